@@ -1,0 +1,35 @@
+"""Containers: one file each, bytes <-> Model. The table says what exists; modules are imported when they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["FORMATS", "FormatInfo", "module"]
+
+
+@dataclass(frozen=True, slots=True)
+class FormatInfo:
+    """A container. suffixes: file names it is known by. magic: the first bytes, where it has any. writes: it can be a destination."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    magic: bytes
+    writes: bool
+    summary: str
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        FormatInfo("gguf", (".gguf",), b"GGUF", True, "llama.cpp's container, versions 1 to 3, splits"),
+        FormatInfo("safetensors", (".safetensors",), b"", True, "Hugging Face's container, single or sharded"),
+        FormatInfo("imatrix_dat", (".dat", ".imatrix"), b"", False, "llama.cpp's legacy importance matrix"),
+    )
+}
+
+
+def module(name: str) -> ModuleType:
+    """The module that reads and writes the format called `name` (a key of FORMATS)."""
+    return import_module(f"modelfmt.formats.{FORMATS[name].name}")

@@ -1,0 +1,1 @@
+"""The one intermediate representation: pure data, no I/O."""

@@ -1,0 +1,69 @@
+"""A model as read from its files: lazy tensors, configuration, tokenizer, assets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modelfmt.ir.tensor import Tensor
+
+if TYPE_CHECKING:
+    from modelfmt.ir.tokenizer import Tokenizer
+
+__all__ = ["Model"]
+
+
+@dataclass(eq=False)
+class Model(Mapping[str, Tensor]):
+    """A mapping from tensor names to lazy tensors, with what else the files hold.
+
+    format: "safetensors", "huggingface", "gguf" ... path: what was opened. architecture: the format's own name for it, or
+    None. config: parsed config.json (Hugging Face). metadata: the format's own key-values. tokenizer: None where there is
+    none. assets: small files kept verbatim, by relative name. extras: what only one format understands, by format.
+    files: every file that the tensors point into. Use as a context manager, or call `close()`.
+    """
+
+    format: str
+    path: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    architecture: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    assets: dict[str, bytes] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    files: Any = None
+
+    @property
+    def n_params(self) -> int:
+        """Number of logical elements over all tensors."""
+        return sum(tensor.n_elements for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes over all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def close(self) -> None:
+        """Close every file that was opened for reading."""
+        if self.files is not None:
+            self.files.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({self.format}, {self.architecture or 'no architecture'}, {len(self)} tensors, {self.n_params:,} parameters)"

@@ -1,0 +1,375 @@
+"""Tensor expressions: a leaf in a file, a constant, or one of a closed set of operations over them.
+
+Expressions are data: they serialise with a plan and hold no file handle. Every tensor is seen as rows (the last axis) of
+encoded bytes. An operation says its shape and encoding, and makes any range of its rows from rows of its inputs, so that a
+tensor never has to be in memory. Operations that only move whole rows keep the encoding: quantized codes pass untouched.
+A `Reader` (modelfmt.tiles) supplies the bytes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from modelfmt.errors import ShapeError
+from modelfmt.ir.encoding import ENCODINGS, Encoding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.uint8]
+
+__all__ = [
+    "AddConstant",
+    "Concat",
+    "Constant",
+    "Expression",
+    "Leaf",
+    "Pad",
+    "Reader",
+    "Reshape",
+    "RopePermute",
+    "Slice",
+    "Stack",
+    "Transpose",
+    "geometry",
+    "row_bytes",
+]
+
+
+class Reader(Protocol):
+    """Evaluates expressions; the operations below call back into it for their inputs."""
+
+    def rows(self, expr: Expression, start: int, stop: int) -> Rows:
+        """Encoded rows start..stop as uint8 [stop - start, row_bytes]."""
+
+    def values(self, expr: Expression, start: int, stop: int) -> NDArray[np.float32]:
+        """The same rows decoded, float32 [stop - start, n_cols]."""
+
+    def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> Rows:
+        """Columns first..last of a dense expression's rows, uint8 [n, (last - first) * itemsize]."""
+
+
+def geometry(shape: tuple[int, ...], encoding: Encoding) -> tuple[int, int]:
+    """(rows, columns) of a shape: the last axis is the row, unless it cuts through a block: then all is one row.
+
+    >>> geometry((2, 3, 4), ENCODINGS["F32"])
+    (6, 4)
+    """
+    if not shape:
+        return 1, 1
+    if shape[-1] % encoding.block_elements:
+        return 1, prod(shape)
+    return prod(shape[:-1]), shape[-1]
+
+
+def row_bytes(expr: Expression) -> int:
+    """Encoded bytes of one row of an expression."""
+    return expr.stored.row_bytes(geometry(expr.shape, expr.stored)[1])
+
+
+class _Op(msgspec.Struct, frozen=True, tag_field="op", tag=str.lower):
+    """What every expression has."""
+
+    @property
+    def stored(self) -> Encoding:
+        """The encoding of the result."""
+        return self.inputs[0].stored
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        """The expressions that this one is made from."""
+        return (self.input,)  # type: ignore[attr-defined]
+
+
+class Leaf(_Op):
+    """Bytes of a file: `shape` elements in `encoding` from `offset` on. big: multi-byte fields are big-endian."""
+
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+    encoding: str
+    big: bool = False
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return ()
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        raise AssertionError("leaves are read by the reader itself")
+
+
+class Constant(_Op):
+    """Values that stand in the plan itself."""
+
+    data: bytes
+    shape: tuple[int, ...]
+    encoding: str
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return ()
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        size = row_bytes(self)
+        return np.frombuffer(self.data, np.uint8, (stop - start) * size, start * size).reshape(-1, size)
+
+
+class Reshape(_Op):
+    """The same bytes in row-major order under another shape. Blocks must not be cut: a quantized row keeps its length."""
+
+    input: Expression
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        old, new = self.input.shape, self.shape
+        if prod(old) != prod(new) or (new and new[-1] % self.stored.block_elements and not self.stored.dense):
+            raise ShapeError("these shapes do not hold the same elements", code="reshape", found=new, allowed=old)
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        size, inner = row_bytes(self), row_bytes(self.input)
+        if inner == 0 or size == 0:
+            return reader.rows(self.input, 0, 0).reshape(stop - start, size)
+        first, last = start * size // inner, -(-stop * size // inner)
+        flat = reader.rows(self.input, first, last).reshape(-1)
+        begin = start * size - first * inner
+        return flat[begin : begin + (stop - start) * size].reshape(-1, size)
+
+
+class RopePermute(_Op):
+    """Rows of each head from halves (x0 x1 .. | y0 y1 ..) to pairs (x0 y0 x1 y1 ..), as llama.cpp's NORM rope wants them.
+
+    input: [heads * head_size, columns]. inverse: pairs back to halves. Commutes with quantized rows.
+    """
+
+    input: Expression
+    heads: int
+    inverse: bool = False
+
+    def __post_init__(self) -> None:
+        rows = geometry(self.input.shape, self.stored)[0]
+        if self.heads <= 0 or rows % (2 * self.heads):
+            raise ShapeError("rows do not divide into heads of two halves", code="rope-heads", found=rows, allowed=f"a multiple of {2 * self.heads}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        size = geometry(self.shape, self.stored)[0] // self.heads
+        first, last = start // size * size, -(-stop // size) * size
+        head = np.arange(size).reshape(size // 2, 2) if self.inverse else np.arange(size).reshape(2, size // 2)
+        order = (np.arange(first, last, size)[:, None] + head.T.reshape(-1)).reshape(-1)[start - first : stop - first]
+        return reader.rows(self.input, first, last)[order - first]
+
+
+class Stack(_Op):
+    """Tensors of one shape under a new first axis (experts)."""
+
+    parts: tuple[Expression, ...]
+
+    def __post_init__(self) -> None:
+        _same("shape", [part.shape for part in self.parts])
+        _same("encoding", [part.stored.name for part in self.parts])
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return self.parts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.parts), *self.parts[0].shape)
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        return _joined(self.parts, start, stop, reader)
+
+
+class Concat(_Op):
+    """Tensors joined along the first axis."""
+
+    parts: tuple[Expression, ...]
+
+    def __post_init__(self) -> None:
+        _same("shape behind the first axis", [part.shape[1:] for part in self.parts])
+        _same("encoding", [part.stored.name for part in self.parts])
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return self.parts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        return _joined(self.parts, start, stop, reader)
+
+
+class Slice(_Op):
+    """Indices start, start + step, .. below stop along one axis that is not the last (fused projections, vocabulary padding)."""
+
+    input: Expression
+    axis: int
+    start: int
+    stop: int
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        shape = self.input.shape
+        if not (0 <= self.axis < len(shape) - 1 and 0 <= self.start <= self.stop <= shape[self.axis] and self.step >= 1):
+            raise ShapeError("a slice outside its tensor", code="slice", found=(self.axis, self.start, self.stop), allowed=shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.input.shape
+        return (*shape[: self.axis], len(range(self.start, self.stop, self.step)), *shape[self.axis + 1 :])
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        behind = prod(self.input.shape[self.axis + 1 : -1])
+        kept, whole = self.shape[self.axis], self.input.shape[self.axis]
+        row = np.arange(start, stop)
+        outer, middle, inner = row // (kept * behind), row // behind % kept, row % behind
+        source = (outer * whole + self.start + middle * self.step) * behind + inner
+        return gather(self.input, source, reader)
+
+
+class Transpose(_Op):
+    """The last two axes exchanged; dense encodings of whole bytes only."""
+
+    input: Expression
+
+    def __post_init__(self) -> None:
+        if len(self.input.shape) < 2 or not self.stored.dense or self.stored.block_elements != 1:
+            raise ShapeError("only dense matrices can be transposed", code="transpose", found=(self.input.shape, self.stored.name))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *outer, rows, columns = self.input.shape
+        return (*outer, columns, rows)
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        n_rows, n_cols = self.input.shape[-2:]
+        item = self.stored.block_bytes
+        pieces = []
+        for matrix, first, last in spans(start, stop, n_cols):
+            block = reader.columns(self.input, (matrix * n_rows, (matrix + 1) * n_rows), first, last)
+            block = block.reshape(n_rows, last - first, item)
+            pieces.append(np.ascontiguousarray(block.transpose(1, 0, 2)).reshape(last - first, n_rows * item))
+        return _stacked(pieces, n_rows * item)
+
+
+class AddConstant(_Op):
+    """Each value plus a number, in float32 (Gemma stores norm weights minus one)."""
+
+    input: Expression
+    value: float
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS["F32"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        return (reader.values(self.input, start, stop) + np.float32(self.value)).view(np.uint8)
+
+
+class Pad(_Op):
+    """Zero rows appended until the first axis has `rows` entries (vocabulary padding)."""
+
+    input: Expression
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.rows, *self.input.shape[1:])
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        end = geometry(self.input.shape, self.stored)[0]
+        held = reader.rows(self.input, min(start, end), min(stop, end))
+        return np.concatenate([held, np.zeros((stop - start - len(held), row_bytes(self)), np.uint8)])
+
+
+Expression = Leaf | Constant | Reshape | RopePermute | Stack | Concat | Slice | Transpose | AddConstant | Pad
+
+
+def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:
+    """The range start..stop cut where multiples of size lie: (which, first, last) with first and last inside the piece.
+
+    >>> spans(3, 9, 4)
+    [(0, 3, 4), (1, 0, 4), (2, 0, 1)]
+    """
+    found = []
+    while start < stop:
+        which, first = divmod(start, size)
+        last = min(size, first + stop - start)
+        found.append((which, first, last))
+        start += last - first
+    return found
+
+
+def gather(expr: Expression, source: NDArray[np.int64], reader: Reader) -> Rows:
+    """The rows of expr with the given numbers, read as few contiguous runs as their order allows."""
+    import numpy as np
+
+    if len(source) == 0:
+        return reader.rows(expr, 0, 0)
+    cuts = np.flatnonzero(np.diff(source) != 1) + 1
+    if len(cuts) > 8:
+        first, last = int(source.min()), int(source.max()) + 1
+        if last - first <= 4 * len(source):
+            return reader.rows(expr, first, last)[source - first]
+    pieces = [reader.rows(expr, int(run[0]), int(run[-1]) + 1).copy() for run in np.split(source, cuts)]
+    return _stacked(pieces, row_bytes(expr))
+
+
+def _joined(parts: tuple[Expression, ...], start: int, stop: int, reader: Reader) -> Rows:
+    pieces, base = [], 0
+    for part in parts:
+        n_rows = geometry(part.shape, part.stored)[0]
+        first, last = max(start - base, 0), min(stop - base, n_rows)
+        if first < last:
+            rows = reader.rows(part, first, last)
+            if last - first == stop - start:
+                return rows
+            pieces.append(rows.copy())
+        base += n_rows
+    return _stacked(pieces, row_bytes(parts[0]))
+
+
+def _stacked(pieces: list[Rows], size: int) -> Rows:
+    import numpy as np
+
+    if not pieces:
+        return np.zeros((0, size), np.uint8)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _same(what: str, found: list[object]) -> None:
+    if not found or any(value != found[0] for value in found):
+        raise ShapeError(f"parts to be joined differ in their {what}", code="parts-differ", found=found[:4])

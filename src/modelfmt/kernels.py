@@ -1,0 +1,98 @@
+"""The C kernels by type name: conversion of rows between any two encodings, and what the library was built with.
+
+A thin layer over `modelfmt._kernels`: names instead of ids, errors of the tree instead of status codes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from modelfmt import _kernels
+from modelfmt.errors import ArrayError, BadValue, UnsupportedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["KernelType", "can_decode", "can_encode", "convert", "kernel_types", "swap_bytes"]
+
+
+class KernelType(NamedTuple):
+    """One row of the C table of types."""
+
+    name: str
+    id: int
+    block_elements: int
+    block_bytes: int
+    can_quantize: bool
+    can_dequantize: bool
+    needs_importance: bool
+    swap_fields: Any
+
+
+@cache
+def kernel_types() -> dict[str, KernelType]:
+    """Every type that the kernels know, by name."""
+    return {row[0]: KernelType(*row) for row in _kernels.types()}
+
+
+def can_encode(name: str) -> bool:
+    """True where float32 rows can be turned into this type."""
+    row = kernel_types().get(name)
+    return row is not None and row.can_quantize
+
+
+def can_decode(name: str) -> bool:
+    """True where rows of this type can be turned into float32."""
+    row = kernel_types().get(name)
+    return row is not None and row.can_dequantize
+
+
+def convert(
+    source_type: str,
+    source: NDArray[Any],
+    target_type: str,
+    target: NDArray[Any],
+    n_rows: int,
+    n_cols: int,
+    importance: NDArray[Any] | None = None,
+) -> None:
+    """Turn n_rows x n_cols elements from one type into another, buffer to buffer; importance: float32 [n_cols] or None.
+
+    Raises BadValue (NaN or infinity, with row and column), UnsupportedError (no kernel), ArrayError (buffer sizes).
+    """
+    types = kernel_types()
+    if source_type not in types or target_type not in types:
+        missing = source_type if source_type not in types else target_type
+        raise UnsupportedError("no kernel for this type", code="no-kernel", found=missing)
+    try:
+        _kernels.convert(types[source_type].id, source, types[target_type].id, target, n_rows, n_cols, importance)
+    except _kernels.KernelError as error:
+        if error.status == "bad-value":
+            raise BadValue(
+                "a value that is not finite cannot be quantized",
+                place=f"row {error.row}, column {error.column}",
+                found="NaN or infinity",
+                allowed="finite numbers",
+                hint="the checkpoint is damaged, or was saved from a diverged run",
+                row=error.row,
+                column=error.column,
+            ) from None
+        raise UnsupportedError(str(error), code="no-kernel", found=f"{source_type} to {target_type}") from None
+    except ValueError as error:
+        raise ArrayError(str(error), code="buffer-size") from None
+
+
+def swap_bytes(name: str, rows: NDArray[Any]) -> None:
+    """Exchange the byte order of every multi-byte field of encoded rows, in place (big-endian files)."""
+    types = kernel_types()
+    if name not in types:
+        import numpy as np
+
+        from modelfmt.ir.encoding import ENCODINGS
+
+        size = ENCODINGS[name].block_bytes
+        if size > 1:
+            rows.reshape(-1).view(np.dtype(f"u{size}")).byteswap(inplace=True)
+        return
+    _kernels.swap_bytes(types[name].id, rows)

@@ -1,0 +1,93 @@
+"""Evaluates tensor expressions: rows of encoded bytes, or of float32 values, from the files they point into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelfmt.errors import CorruptFile, UnsupportedError
+from modelfmt.ir.ops import Expression, Leaf, geometry, row_bytes
+from modelfmt.kernels import convert, kernel_types, swap_bytes
+from modelfmt.storage.files import Files
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+    """The `Reader` of `modelfmt.ir.ops` over a pool of files. Safe to share between threads."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+
+    def rows(self, expr: Expression, start: int, stop: int) -> NDArray[np.uint8]:
+        """Encoded rows start..stop, uint8 [stop - start, row_bytes]."""
+        if not isinstance(expr, Leaf):
+            return expr.tile(start, stop, self)
+        import numpy as np
+
+        size = row_bytes(expr)
+        out = np.empty((stop - start, size), np.uint8)
+        self.files.read_into(expr.file, expr.offset + start * size, memoryview(out.reshape(-1)))
+        if expr.big:
+            swap_bytes(expr.encoding, out)
+        return out
+
+    def values(self, expr: Expression, start: int, stop: int) -> NDArray[np.float32]:
+        """Decoded rows start..stop, float32 [stop - start, n_cols]. Raises UnsupportedError for encodings without values."""
+        n_cols = geometry(expr.shape, expr.stored)[1]
+        return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
+
+    def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
+        """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
+        import numpy as np
+
+        item, size = expr.stored.block_bytes, row_bytes(expr)
+        if not isinstance(expr, Leaf) or size <= 4096 or (last - first) * 4 >= size // item:
+            return self.rows(expr, *rows)[:, first * item : last * item]
+        out = np.empty((rows[1] - rows[0], (last - first) * item), np.uint8)
+        for row in range(rows[0], rows[1]):
+            self.files.read_into(expr.file, expr.offset + row * size + first * item, memoryview(out[row - rows[0]]))
+        if expr.big:
+            swap_bytes(expr.encoding, out)
+        return out
+
+
+def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float32]:
+    """Encoded rows uint8 [n, row_bytes] -> float32 [n, n_cols]."""
+    import numpy as np
+
+    if name == "F32":
+        return rows.view(np.float32)
+    if name in kernel_types():
+        out = np.empty((len(rows), n_cols), np.float32)
+        convert(name, rows, "F32", out, len(rows), n_cols)
+        return out
+    from modelfmt.ir.encoding import ENCODINGS
+
+    row = ENCODINGS[name]
+    if not row.numpy or row.element.kind == "complex":
+        raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)
+    import ml_dtypes
+
+    dtype = np.dtype(getattr(ml_dtypes, row.numpy, None) or row.numpy)
+    return rows.view(dtype).astype(np.float32)
+
+
+def check_span(expr: Leaf, files: Files, *, tensor: str) -> None:
+    """Raise CorruptFile where a leaf reaches past the end of its file. Readers call this before anything is read."""
+    n_rows = geometry(expr.shape, expr.stored)[0]
+    end = expr.offset + n_rows * row_bytes(expr)
+    size = files.size(expr.file)
+    if expr.offset < 0 or end > size:
+        raise CorruptFile(
+            "tensor data runs past the end of the file",
+            code="span-past-end",
+            path=expr.file,
+            place=tensor,
+            found=end,
+            allowed=f"at most {size}",
+            hint="the download may be incomplete",
+        )
