@@ -1,0 +1,1 @@
+"""Turns any machine-learning model format into any other."""
