@@ -3,7 +3,8 @@
  * block in each lane does exactly the scalar reference's operations, in its order, and writes the same bytes at every
  * width. No fused multiply-add is ever formed (-ffp-contract=off); + - * / and vf_sqrt round correctly.
  *
- * Operators work on whole vectors, with scalars broadcast: + - * / on vf; + - * & | ^ ~ << >> (arithmetic) on vi.
+ * Operators work on whole vectors, with scalars broadcast: + - * / on vf; + - * & | ^ ~ << >> on vi, which
+ * wraps; >> is arithmetic.
  * Casts (vi)x and (vf)i reinterpret bits. Never compare with an operator: use the functions, they return vm.
  *
  *   vf_set1(c) vi_set1(c)                    every lane c
@@ -20,6 +21,7 @@
  *   vi_round_even(x)                         lrintf(x);     likewise
  *   vi_round_away(x)                         (int)roundf(x), halves away from zero; likewise
  *   vi_round_magic(x)                        ggml's nearest_int: nearest even for |x| < 2^22, its own garbage beyond
+ *   vf_round_small(x)                        the float nearest_int would give, for |x| < 2^22; zero of either sign
  *   vi_shift_right_logical(i, n)
  *   vi_f16_from_vf(x) vf_from_f16(h)         IEEE half in the low 16 bits of a lane, nearest even; NaN quieted, payload
  *                                            kept. vf_round_f16(x): the value that the stored half stands for
@@ -86,9 +88,15 @@ static inline vi vi_load(const int32_t *p) {
 
 static inline void vi_store(int32_t *p, vi v) { memcpy(p, &v, sizeof v); }
 
+#ifndef VF_HAS_MIN_MAX /* compilers find minps in this for AVX2 alone */
 static inline vf vf_min(vf a, vf b) { return vf_select(vf_lt(a, b), a, b); }
 
 static inline vf vf_max(vf a, vf b) { return vf_select(vf_gt(a, b), a, b); }
+#endif
+
+#ifndef VF_HAS_ROUND
+static inline vf vf_round_small(vf x) { return (x + 12582912.0f) - 12582912.0f; }
+#endif
 
 static inline vi vi_min(vi a, vi b) { return vi_select(vi_lt(a, b), a, b); }
 

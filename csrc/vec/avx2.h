@@ -11,6 +11,8 @@ static inline bool vm_all(vm a) { return _mm256_movemask_ps((__m256)a) == 0xff; 
 static inline vf vf_select(vm m, vf a, vf b) { return (vf)_mm256_blendv_ps(b, a, (__m256)m); }
 static inline vi vi_select(vm m, vi a, vi b) { return (vi)_mm256_blendv_epi8((__m256i)b, (__m256i)a, (__m256i)m); }
 
+#define VF_HAS_ROUND
+static inline vf vf_round_small(vf x) { return (vf)_mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf vf_sqrt(vf x) { return (vf)_mm256_sqrt_ps(x); }
 static inline vf vf_from_vi(vi i) { return (vf)_mm256_cvtepi32_ps((__m256i)i); }
 static inline vi vi_trunc(vf x) { return (vi)_mm256_cvttps_epi32(x); }

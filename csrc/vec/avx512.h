@@ -22,6 +22,13 @@ static inline bool vm_all(vm a) { return a == 0xffff; }
 static inline vf vf_select(vm m, vf a, vf b) { return (vf)_mm512_mask_blend_ps(m, b, a); }
 static inline vi vi_select(vm m, vi a, vi b) { return (vi)_mm512_mask_blend_epi32(m, (__m512i)b, (__m512i)a); }
 
+#define VF_HAS_MIN_MAX
+static inline vf vf_min(vf a, vf b) { return (vf)_mm512_min_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps(a, b); }
+#define VF_HAS_ROUND
+static inline vf vf_round_small(vf x) {
+    return (vf)_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vf vf_sqrt(vf x) { return (vf)_mm512_sqrt_ps(x); }
 static inline vf vf_from_vi(vi i) { return (vf)_mm512_cvtepi32_ps((__m512i)i); }
 static inline vi vi_trunc(vf x) { return (vi)_mm512_cvttps_epi32(x); }

@@ -11,6 +11,9 @@ static inline bool vm_all(vm a) { return _mm_movemask_ps((__m128)a) == 0xf; }
 static inline vi vi_select(vm m, vi a, vi b) { return (m & a) | (~m & b); }
 static inline vf vf_select(vm m, vf a, vf b) { return (vf)vi_select(m, (vi)a, (vi)b); }
 
+#define VF_HAS_MIN_MAX
+static inline vf vf_min(vf a, vf b) { return (vf)_mm_min_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return (vf)_mm_max_ps(a, b); }
 static inline vf vf_sqrt(vf x) { return (vf)_mm_sqrt_ps(x); }
 static inline vf vf_from_vi(vi i) { return (vf)_mm_cvtepi32_ps((__m128i)i); }
 static inline vi vi_trunc(vf x) { return (vi)_mm_cvttps_epi32(x); }
