@@ -14,7 +14,7 @@ from modelfmt.errors import ArrayError, BadValue, UnsupportedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KernelType", "can_decode", "can_encode", "convert", "kernel_types", "swap_bytes"]
+__all__ = ["KernelType", "can_decode", "can_encode", "convert", "error_sums", "kernel_types", "swap_bytes"]
 
 
 class KernelType(NamedTuple):
@@ -56,8 +56,12 @@ def convert(
     n_rows: int,
     n_cols: int,
     importance: NDArray[Any] | None = None,
+    *,
+    first_row: int = 0,
 ) -> None:
     """Turn n_rows x n_cols elements from one type into another, buffer to buffer; importance: float32 [n_cols] or None.
+
+    first_row: the number of the first row in its tensor, for errors.
 
     Raises BadValue (NaN or infinity, with row and column), UnsupportedError (no kernel), ArrayError (buffer sizes).
     """
@@ -68,16 +72,18 @@ def convert(
     try:
         _kernels.convert(types[source_type].id, source, types[target_type].id, target, n_rows, n_cols, importance)
     except _kernels.KernelError as error:
-        if error.status == "bad-value":
+        if error.status == _kernels.BAD_VALUE:
             raise BadValue(
                 "a value that is not finite cannot be quantized",
-                place=f"row {error.row}, column {error.column}",
+                place=f"row {first_row + error.row}, column {error.column}",
                 found="NaN or infinity",
                 allowed="finite numbers",
                 hint="the checkpoint is damaged, or was saved from a diverged run",
-                row=error.row,
+                row=first_row + error.row,
                 column=error.column,
             ) from None
+        if error.status in (_kernels.BAD_IMPORTANCE, _kernels.NEEDS_IMPORTANCE):
+            raise ArrayError(str(error), code="importance", found=target_type) from None
         raise UnsupportedError(str(error), code="no-kernel", found=f"{source_type} to {target_type}") from None
     except ValueError as error:
         raise ArrayError(str(error), code="buffer-size") from None
@@ -96,3 +102,10 @@ def swap_bytes(name: str, rows: NDArray[Any]) -> None:
             rows.reshape(-1).view(np.dtype(f"u{size}")).byteswap(inplace=True)
         return
     _kernels.swap_bytes(types[name].id, rows)
+
+
+def error_sums(source_type: str, source: NDArray[Any], other_type: str, other: NDArray[Any], n_elements: int) -> tuple[float, float, float]:
+    """(sum of squared differences, sum of squares of the source, largest difference) of equal elements in two types."""
+    types = kernel_types()
+    sums: tuple[float, float, float] = _kernels.error_sums(types[source_type].id, source, types[other_type].id, other, n_elements)
+    return sums

@@ -1,0 +1,222 @@
+"""Plans and converts: source and wishes in, a Plan or a Report out. The one orchestrator."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelfmt import sources
+from modelfmt.errors import LossyError, UsageError
+from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Expression, Leaf
+from modelfmt.plans import Output, Plan, Sink, SourceFile, Stream
+from modelfmt.report import Event, Report
+from modelfmt.routes.draft import Draft, Options
+from modelfmt.executor import run
+from modelfmt.storage.outputs import check_destination
+
+if TYPE_CHECKING:
+    from modelfmt.sources import Source
+
+__all__ = ["convert", "parse_size", "plan"]
+
+ROUTES = {"gguf": "modelfmt.routes.gguf", "safetensors": "modelfmt.routes.safetensors"}
+"""Destination format -> the module that drafts it."""
+
+
+def plan(
+    source: Source,
+    dest: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    quant: str | Sequence[str] | None = None,
+    imatrix: str | os.PathLike[str] | None = None,
+    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    output_tensor_type: str | None = None,
+    token_embedding_type: str | None = None,
+    pure: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    pre: str | None = None,
+    split_size: int | str | None = None,
+    split_tensors: int | None = None,
+    alignment: int | None = None,
+    allow_requantize: bool = False,
+    strict: bool = False,
+    stats: bool = False,
+) -> Plan:
+    """Lay a conversion out without reading a weight.
+
+    source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}` in
+    it. to: "gguf" or "safetensors" (default: from dest's name). quant: a file type such as "Q4_K_M", or several (default:
+    from dest's name, else "auto": the source's own 16-bit type). imatrix: importance matrix, .dat or GGUF.
+    tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or text
+    such as "2G". strict: any loss is an error. stats: the run also measures each tensor's error.
+    Returns a Plan for `run`. Raises UsageError, UnsupportedError, CorruptFile, LossyError.
+    """
+    model = sources.open(source)
+    try:
+        target = to or _format_of(dest)
+        quants = _quants(quant, dest)
+        pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
+        options = Options(
+            tensor_types=pairs,
+            output_tensor_type=output_tensor_type,
+            token_embedding_type=token_embedding_type,
+            pure=pure,
+            importance=_importance(imatrix, model),
+            metadata=dict(metadata or {}),
+            pre=pre,
+            split_size=parse_size(split_size),
+            split_tensors=split_tensors,
+            alignment=alignment,
+            allow_requantize=allow_requantize,
+        )
+        from importlib import import_module
+
+        drafts: list[Draft] = import_module(ROUTES[target]).drafts(model, quants, options)
+        recipe = {"to": target, "quant": list(quants), "imatrix": None if imatrix is None else os.fspath(imatrix), "source": model.path}
+        planned = _assemble(model, drafts, _paths(dest, drafts, target, model), recipe, stats)
+    finally:
+        if model is not source:
+            model.close()
+    if strict and planned.losses:
+        raise LossyError(
+            "the conversion would lose something", found=f"{len(planned.losses)} losses, first: {planned.losses[0].subject}: {planned.losses[0].detail}", hint="drop strict, or choose a wider type"
+        )
+    return planned
+
+
+def convert(
+    source: Source,
+    dest: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    threads: int | None = None,
+    memory: int | str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Convert source to dest in one pass; takes every keyword of `plan` as well.
+
+    overwrite: replace dest where it exists. threads: kernels at work at once (default: all processors). memory: bytes in
+    flight, or text such as "512M" (default 1 GiB). on_event: called with `modelfmt.report` events from worker threads.
+    A killed run goes on when the same call is made again. Raises ModelfmtError; dest is the old file or the complete new
+    one, always.
+    """
+    planned = plan(source, dest, **options)
+    for output in planned.outputs:
+        check_destination(output.path, overwrite=overwrite)
+    return run(planned, threads=threads, memory=parse_size(memory), on_event=on_event)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_size(text: int | str | None) -> int | None:
+    """Bytes from a number or text: K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti of 1024; a final B is ignored.
+
+    >>> parse_size("1.5G"), parse_size("64MiB"), parse_size(10)
+    (1500000000, 67108864, 10)
+    """
+    if text is None or isinstance(text, int):
+        if text is not None and text <= 0:
+            raise UsageError("a size must be positive", code="size", found=text)
+        return text
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]I?|)B?\s*", text.upper())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size <= 0:
+        raise UsageError("not a size", code="size", found=text, allowed="a number with K, M, G, T, Ki, Mi, Gi or Ti")
+    return size
+
+
+def _format_of(dest: str | os.PathLike[str]) -> str:
+    from modelfmt.formats import FORMATS
+
+    suffix = Path(dest).suffix.lower()
+    found = next((row.name for row in FORMATS.values() if suffix in row.suffixes and row.writes), None)
+    if found is None:
+        raise UsageError(
+            "cannot tell the destination's format from its name", code="unknown-destination", found=os.fspath(dest), allowed="a name that ends in .gguf or .safetensors", hint="say --to gguf or --to safetensors"
+        )
+    return found
+
+
+def _quants(quant: str | Sequence[str] | None, dest: str | os.PathLike[str]) -> tuple[str, ...]:
+    from modelfmt.quant.recipes import FILE_TYPES, file_type
+
+    if quant is None:
+        words = re.split(r"[-.]", Path(dest).name.upper())
+        named = [word for word in words if word in FILE_TYPES]
+        return (named[-1],) if named else ("auto",)
+    wished = (quant,) if isinstance(quant, str) else tuple(quant)
+    names = tuple("auto" if name.lower() == "auto" else file_type(name).name for name in wished)
+    if not names or len(set(names)) != len(names):
+        raise UsageError("name each type once", code="quant-twice", found=", ".join(wished))
+    return names
+
+
+def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model: Model) -> list[Path]:
+    """The destination of each draft, as an absolute path (for GGUF splits: of the unsplit name)."""
+    text = os.fspath(dest)
+    suffix = f".{target}"
+    base = Path(model.path).name.removesuffix(".gguf").removesuffix(".safetensors").strip("<>")
+    if "{type}" in text:
+        return [Path(text.replace("{type}", draft.quant)).absolute() for draft in drafts]
+    if text.endswith(suffix) and not Path(text).is_dir():
+        if len(drafts) > 1:
+            raise UsageError("several types need several destinations", code="one-destination", found=text, hint="name a folder, or put {type} into the name")
+        return [Path(text).absolute()]
+    return [Path(text, f"{base}-{draft.quant}{suffix}").absolute() for draft in drafts]
+
+
+def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict[str, Any], stats: bool) -> Plan:
+    outputs: list[Output] = []
+    sinks: dict[int, list[Sink]] = {}
+    exprs: dict[int, Expression] = {}
+    for draft, path in zip(drafts, paths, strict=True):
+        for layout in draft.build(path.stem):
+            folder = path if draft.side_files and not path.suffix else path.parent
+            place = folder / layout.name if layout.name else path
+            for tensor in layout.tensors:
+                wanted = draft.tensors[tensor.name]
+                exprs[id(wanted.expr)] = wanted.expr
+                sink = Sink(len(outputs), tensor.name, wanted.encoding, tensor.offset, wanted.via, wanted.importance, wanted.reason)
+                sinks.setdefault(id(wanted.expr), []).append(sink)
+            outputs.append(Output(str(place), layout.size, layout.header, layout.tensors))
+        outputs += [Output(str(path.parent / name), len(data), data, ()) for name, data in draft.side_files.items()]
+    streams = [Stream(exprs[key], tuple(found)) for key, found in sinks.items()]
+    streams.sort(key=lambda stream: _first_place(stream.expr))
+    used = sorted({leaf.file for stream in streams for leaf in _leaves(stream.expr)})
+    prints = {path: model.files.fingerprint(path) for path in used}
+    return Plan(
+        recipe=recipe,
+        sources=tuple(SourceFile(path, found.size, found.mtime_ns, found.inode) for path, found in prints.items()),
+        outputs=tuple(outputs),
+        streams=tuple(streams),
+        losses=tuple(loss for draft in drafts for loss in draft.losses),
+        notes=tuple(dict.fromkeys(note for draft in drafts for note in draft.notes)),
+        importance=recipe["imatrix"],
+        stats=stats,
+    )
+
+
+def _leaves(expr: Expression) -> list[Leaf]:
+    if isinstance(expr, Leaf):
+        return [expr]
+    return [leaf for part in expr.inputs for leaf in _leaves(part)]
+
+
+def _first_place(expr: Expression) -> tuple[str, int]:
+    leaves = _leaves(expr)
+    return (leaves[0].file, leaves[0].offset) if leaves else ("", 0)
+
+
+def _importance(path: str | os.PathLike[str] | None, model: Model) -> Any:
+    if path is None:
+        return None
+    from modelfmt.checkpoints.importance import read
+
+    return read(os.fspath(path), model.files)

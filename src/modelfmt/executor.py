@@ -1,0 +1,387 @@
+"""Carries a plan out: row tiles from source bytes to destination bytes, in any order, on several threads, resumable.
+
+Each worker takes a job, reads its rows, converts them for every sink and writes them at their offsets; kernels, reads and
+writes release the interpreter lock, so that they overlap. A byte budget bounds what is in flight.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from modelfmt.errors import CorruptFile, OutputError, UsageError
+from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
+from modelfmt.plans import Job, Plan, Sink, Stream
+from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport
+from modelfmt.storage.files import Files, Fingerprint
+from modelfmt.storage.outputs import Journal, OutputFile, make_folder, remove_unlocked, stale_parts
+from modelfmt.tiles import Evaluator
+
+__all__ = ["DEFAULT_MEMORY", "finalize", "run"]
+
+DEFAULT_MEMORY = 1 << 30
+SYNC_SECONDS = 20.0
+COPY_BYTES = 64 << 20
+
+
+def run(
+    plan: Plan,
+    *,
+    part: tuple[int, int] | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Report:
+    """Carry a plan out and put its outputs in place; with part=(i, n), only that part's jobs, and `finalize` commits.
+
+    threads: kernels at work at once (default: the processors this process may use). memory: bytes in flight (1 GiB).
+    A run that was killed goes on where it was when the same plan is run again. Raises ModelfmtError; on an error, nothing
+    is left behind; on KeyboardInterrupt, what is done is kept for the next run.
+    """
+    if part is not None and not (0 <= part[0] < part[1]):
+        raise UsageError("no such part", code="part", found=part, allowed="index below count, counted from 0")
+    started = time.monotonic()
+    session = _Session(plan, part, on_event or (lambda event: None))
+    session.work(threads or available_threads(), memory or DEFAULT_MEMORY)
+    return session.finish(started)
+
+
+def finalize(plan: Plan, *, on_event: Callable[[Event], None] | None = None) -> Report:
+    """Commit a plan whose parts have all been run: check that every job is done, write headers, rename.
+
+    Raises OutputError naming how many jobs are missing.
+    """
+    started = time.monotonic()
+    journals = _part_journals(plan)
+    finished: set[int] = set().union(*(journal.finished() for journal in journals))
+    wanted = sum(1 for _ in plan.jobs())
+    if len(finished) < wanted:
+        raise OutputError(
+            "some parts of the plan have not been run", code="parts-missing", found=f"{len(finished)} jobs", allowed=f"{wanted} jobs", hint="run the missing parts, then finalize again"
+        )
+    outputs = [OutputFile(output.path, output.size, plan.hash[:12]) for output in plan.outputs]
+    for output in outputs:
+        output.open()
+    _commit(plan, outputs)
+    for journal in journals:
+        journal.close(remove=True)
+    if on_event:
+        on_event(Done(tuple(output.path for output in plan.outputs), time.monotonic() - started))
+    return _report(plan, started, {}, 0, 0, wanted, wanted)
+
+
+def available_threads() -> int:
+    """Processors that this process may use, after affinity and the cgroup's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, count)
+
+
+class _Session:
+    """One run of a plan: its files, journal, counters."""
+
+    def __init__(self, plan: Plan, part: tuple[int, int] | None, on_event: Callable[[Event], None]) -> None:
+        self.plan = plan
+        self.part = part
+        self.on_event = on_event
+        self.files = Files()
+        self.token = plan.hash[:12]
+        self.outputs = [OutputFile(output.path, output.size, self.token) for output in plan.outputs]
+        name = "all" if part is None else f"{part[0]}-of-{part[1]}"
+        self.journal = Journal.beside(plan.outputs[0].path, self.token, name)
+        self.importance = _load_importance(plan, self.files)
+        self.lock = threading.Lock()
+        self.read = self.written = self.done = self.resumed = 0
+        self.errors: dict[tuple[int, str], list[tuple[int, float, float, float]]] = {}
+        self.made_folders: list[Path] = []
+
+    def work(self, threads: int, memory: int) -> None:
+        """Open everything, do the jobs that are not done yet; on an error, leave nothing behind."""
+        jobs = list(self.plan.jobs() if self.part is None else self.plan.part(*self.part))
+        _check_sources(self.plan, self.files)
+        for output in self.outputs:
+            self.made_folders += make_folder(output.path.parent)
+        finished = self.journal.open()
+        try:
+            remove_unlocked(stale_parts(self.plan.outputs[0].path, self.token))
+            kept = [output.open() for output in self.outputs]
+            if not all(kept) and self.part is None:
+                finished = set()
+            self.journal.begin()
+            self.total = len(jobs)
+            self.resumed = self.done = sum(job.number in finished for job in jobs)
+            self.on_event(PlanReady(self.plan.bytes_read, self.plan.bytes_written, len(jobs)))
+            self.left = [0] * len(self.plan.streams)
+            for job in jobs:
+                self.left[job.stream] += 1
+            pending = [job for job in jobs if job.number not in finished]
+            _Pool(self, pending, threads, memory).run()
+        except KeyboardInterrupt:
+            self._release()
+            raise
+        except BaseException:
+            self._abandon()
+            raise
+
+    def finish(self, started: float) -> Report:
+        """Commit (a whole run) or make durable (a part), and report."""
+        try:
+            if self.part is None:
+                _commit(self.plan, self.outputs)
+            else:
+                position = self.journal.position()
+                for output in self.outputs:
+                    output.sync()
+                self.journal.synced(position)
+        except BaseException:
+            self._abandon()
+            raise
+        self.journal.close(remove=self.part is None)
+        for output in self.outputs:
+            output.close()
+        self.files.close()
+        self.on_event(Done(tuple(output.path for output in self.plan.outputs), time.monotonic() - started))
+        return _report(self.plan, started, self.errors, self.read, self.written, self.total, self.resumed)
+
+    def do(self, job: Job, evaluator: Evaluator, kernel: threading.Semaphore) -> None:
+        """One job: read its rows, convert and write them for every sink."""
+        stream = self.plan.streams[job.stream]
+        wrote = self._copy(job, stream)
+        if wrote is None:
+            rows = evaluator.rows(stream.expr, job.start, job.stop)
+            n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
+            wrote = 0
+            for sink in stream.sinks:
+                with kernel:
+                    encoded = self._encode(stream, sink, job, rows, n_cols)
+                data = memoryview(encoded.reshape(-1)).cast("B")
+                size = len(data) // (job.stop - job.start)
+                self.outputs[sink.output].write(sink.offset + job.start * size, data)
+                wrote += len(data)
+        self.journal.done(job.number)
+        with self.lock:
+            self.done += 1
+            self.read += (job.stop - job.start) * row_bytes(stream.expr)
+            self.written += wrote
+            self.left[job.stream] -= 1
+            name = stream.sinks[0].name
+            self.on_event(Progress(self.read, self.written, self.done, self.total, name))
+            if self.left[job.stream] == 0:
+                self.on_event(TensorDone(name, tuple(sink.encoding for sink in stream.sinks)))
+
+    def _copy(self, job: Job, stream: Stream) -> int | None:
+        """Copy bytes that stay as they are inside the kernel; None where they have to be looked at."""
+        if self.plan.stats or any(sink.encoding != stream.expr.stored.name or sink.via for sink in stream.sinks):
+            return None
+        size, wrote = row_bytes(stream.expr), 0
+        extents = _extents(stream.expr, job.start, job.stop)
+        if extents is None:
+            return None
+        for sink in stream.sinks:
+            target = sink.offset + job.start * size
+            for file, offset, count in extents:
+                handle = self.files.handle(file)
+                if handle is None or self.outputs[sink.output].copy(handle, offset, target, count) != count:
+                    return None
+                target += count
+                wrote += count
+        return wrote
+
+    def _encode(self, stream: Stream, sink: Sink, job: Job, rows, n_cols: int):  # type: ignore[no-untyped-def]
+        from modelfmt.quant.encode import encode_rows, row_errors
+
+        weights = self.importance.weights(sink.importance) if sink.importance else None
+        per_matrix = stream.expr.shape[-2] if weights is not None and len(stream.expr.shape) > 2 else job.stop
+        pieces = spans(job.start, job.stop, per_matrix) if weights is not None else [(0, job.start, job.stop)]
+        encoded, at = [], 0
+        for matrix, first, last in pieces:
+            chosen = None if weights is None else weights[min(matrix, len(weights) - 1)]
+            piece = rows[at : at + last - first]
+            encoded.append(encode_rows(piece, stream.expr.stored.name, sink.encoding, n_cols, via=sink.via, importance=chosen, tensor=sink.name, first_row=job.start + at))
+            at += last - first
+        if len(encoded) == 1:
+            whole = encoded[0]
+        else:
+            import numpy as np
+
+            whole = np.concatenate(encoded)
+        if self.plan.stats:
+            sums = row_errors(rows, stream.expr.stored.name, whole, sink.encoding, n_cols)
+            with self.lock:
+                self.errors.setdefault((sink.output, sink.name), []).append((job.start, *sums))
+        return whole
+
+    def _release(self) -> None:
+        self.journal.close()
+        for output in self.outputs:
+            output.close()
+        self.files.close()
+
+    def _abandon(self) -> None:
+        for output in self.outputs:
+            output.discard()
+        self.journal.close(remove=True)
+        for folder in self.made_folders:
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+        self.files.close()
+
+
+class _Pool:
+    """Worker threads over a list of jobs, with a budget of bytes and a limit on kernels at work."""
+
+    def __init__(self, session: _Session, jobs: list[Job], threads: int, memory: int) -> None:
+        self.session = session
+        self.jobs = iter(jobs)
+        self.kernel = threading.Semaphore(threads)
+        self.workers = min(threads + 1, max(1, len(jobs))) if threads > 1 else 1
+        self.memory = memory
+        self.in_flight = 0
+        self.changed = threading.Condition()
+        self.failure: BaseException | None = None
+        self.synced = time.monotonic()
+
+    def run(self) -> None:
+        """Work until every job is done; the first failure is raised here."""
+        threads = [threading.Thread(target=self._worker, name=f"modelfmt-{i}", daemon=True) for i in range(self.workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:
+            with self.changed:
+                self.failure = self.failure or error
+                self.changed.notify_all()
+            for thread in threads:
+                thread.join()
+            raise
+        if self.failure is not None:
+            raise self.failure
+
+    def _worker(self) -> None:
+        evaluator = Evaluator(self.session.files)
+        try:
+            while (taken := self._take()) is not None:
+                job, size = taken
+                try:
+                    self.session.do(job, evaluator, self.kernel)
+                finally:
+                    with self.changed:
+                        self.in_flight -= size
+                        self.changed.notify_all()
+                self._sync()
+        except BaseException as error:  # handed to the thread that called run()
+            with self.changed:
+                self.failure = self.failure or error
+                self.changed.notify_all()
+
+    def _take(self) -> tuple[Job, int] | None:
+        with self.changed:
+            if self.failure is not None:
+                return None
+            job = next(self.jobs, None)
+            if job is None:
+                return None
+            stream = self.session.plan.streams[job.stream]
+            n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
+            size = self.session.plan.job_bytes(stream, job.stop - job.start, n_cols)
+            while self.in_flight and self.in_flight + size > self.memory and self.failure is None:
+                self.changed.wait()
+            self.in_flight += size
+            return job, size
+
+    def _sync(self) -> None:
+        """Now and then, make what is done survive a power cut: sync the outputs, then say so in the journal."""
+        with self.changed:
+            if time.monotonic() - self.synced < SYNC_SECONDS or self.failure is not None:
+                return
+            self.synced = time.monotonic()
+        position = self.session.journal.position()
+        for output in self.session.outputs:
+            output.sync()
+        self.session.journal.synced(position)
+
+
+def _extents(expr: Expression, start: int, stop: int) -> list[tuple[str, int, int]] | None:
+    """Byte ranges of files that hold rows start..stop as they are; None where they have to be made."""
+    if isinstance(expr, Leaf):
+        if expr.big:
+            return None
+        size = row_bytes(expr)
+        return [(expr.file, expr.offset + start * size, (stop - start) * size)]
+    if isinstance(expr, Stack):
+        found: list[tuple[str, int, int]] = []
+        per_part = geometry(expr.parts[0].shape, expr.stored)[0]
+        for index, first, last in spans(start, stop, per_part):
+            extents = _extents(expr.parts[index], first, last)
+            if extents is None:
+                return None
+            found += extents
+        return found
+    return None
+
+
+def _check_sources(plan: Plan, files: Files) -> None:
+    for source in plan.sources:
+        found = files.fingerprint(source.path)
+        if found != Fingerprint(source.size, source.mtime_ns, source.inode):
+            raise CorruptFile("a source file has changed since the plan was made", code="source-changed", path=source.path, hint="make the plan again")
+
+
+def _load_importance(plan: Plan, files: Files):  # type: ignore[no-untyped-def]
+    if plan.importance is None:
+        return None
+    from modelfmt.checkpoints.importance import read
+
+    return read(plan.importance, files)
+
+
+def _commit(plan: Plan, outputs: list[OutputFile]) -> None:
+    """Headers, fsync, then every rename: tensors first, index and configuration behind them."""
+    for output, planned in zip(outputs, plan.outputs, strict=True):
+        output.seal(planned.header)
+    order = sorted(range(len(outputs)), key=lambda i: (not plan.outputs[i].tensors, i))
+    for index in order:
+        outputs[index].publish()
+        outputs[index].close()
+
+
+def _part_journals(plan: Plan) -> list[Journal]:
+    path = Path(plan.outputs[0].path)
+    prefix = Journal.beside(plan.outputs[0].path, plan.hash[:12], "").path.name.split("..")[0]
+    if not path.parent.is_dir():
+        return []
+    return [Journal(path.parent / name) for name in sorted(os.listdir(path.parent)) if name.startswith(prefix) and ".journal" in name]
+
+
+def _report(plan: Plan, started: float, errors: dict[tuple[int, str], list], read: int, written: int, jobs: int, resumed: int) -> Report:  # type: ignore[type-arg]
+    tensors = []
+    sources = {(sink.output, sink.name): stream for stream in plan.streams for sink in stream.sinks}
+    for index, output in enumerate(plan.outputs):
+        for tensor in output.tensors:
+            source = sources[index, tensor.name].expr.stored.name
+            rmse, largest = _errors(errors.get((index, tensor.name), []))
+            tensors.append(TensorReport(output.path, tensor.name, tensor.shape, source, tensor.encoding, tensor.size, rmse, largest))
+    outputs = tuple(OutputReport(output.path, output.size) for output in plan.outputs)
+    seconds = time.monotonic() - started
+    return Report(outputs, tuple(tensors), plan.losses, plan.notes, seconds, read, written, jobs, resumed, plan.hash)
+
+
+def _errors(sums: Iterable[tuple[int, float, float, float]]) -> tuple[float | None, float | None]:
+    ordered = sorted(sums)
+    if not ordered:
+        return None, None
+    difference, total = sum(row[1] for row in ordered), sum(row[2] for row in ordered)
+    return ((difference / total) ** 0.5 if total else 0.0), max(row[3] for row in ordered)
+

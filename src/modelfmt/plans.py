@@ -1,0 +1,178 @@
+"""The plan of a conversion: every file, header, offset, type and loss, known before a weight is read.
+
+A plan is data. It serialises, hashes, and can be run in parts on several machines; `modelfmt.executor` carries it out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from modelfmt.errors import CorruptFile
+from modelfmt.ir.layout import Placed
+from modelfmt.ir.ops import Expression, RopePermute, geometry, row_bytes
+from modelfmt.report import Loss, Note
+
+__all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
+
+TILE_ELEMENTS = 1 << 20
+"""Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """A file that the plan reads, and what tells that it has not changed since."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class Sink(msgspec.Struct, frozen=True):
+    """Where rows of a stream go: into `output` (index) from `offset` on, in `encoding`.
+
+    via: a dense encoding that values pass through first, where the reference's two steps do so. importance: they are
+    quantized with the importance weights of this name. reason: why this encoding.
+    """
+
+    output: int
+    name: str
+    encoding: str
+    offset: int
+    via: str | None = None
+    importance: str | None = None
+    reason: str = ""
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """One source expression, read once, and every tensor that is made from it."""
+
+    expr: Expression
+    sinks: tuple[Sink, ...]
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One file to be written: `header` at its start, tensors at their offsets, zeros elsewhere."""
+
+    path: str
+    size: int
+    header: bytes
+    tensors: tuple[Placed, ...]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Rows start..stop of a stream."""
+
+    number: int
+    stream: int
+    start: int
+    stop: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A conversion, laid out. recipe: what was asked for, for people and for the hash. stats: measure the error of each tensor."""
+
+    recipe: dict[str, Any]
+    sources: tuple[SourceFile, ...]
+    outputs: tuple[Output, ...]
+    streams: tuple[Stream, ...]
+    losses: tuple[Loss, ...] = ()
+    notes: tuple[Note, ...] = ()
+    importance: str | None = None
+    stats: bool = False
+    tile_elements: int = TILE_ELEMENTS
+    folders: tuple[str, ...] = ()
+    schema: str = "modelfmt.plan/1"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the plan, hexadecimal: equal plans write equal bytes."""
+        return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensor data that will be read."""
+        return sum(geometry(s.expr.shape, s.expr.stored)[0] * row_bytes(s.expr) for s in self.streams)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the finished files."""
+        return sum(output.size for output in self.outputs)
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that the largest job holds: its source rows, their float32 values and what it writes."""
+        return max((self.job_bytes(s, *self._tile(s)) for s in self.streams), default=0)
+
+    def job_bytes(self, stream: Stream, n_rows: int, n_cols: int) -> int:
+        """Bytes that a job of n_rows rows of this stream holds at once."""
+        written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
+        return n_rows * (2 * row_bytes(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
+
+    def jobs(self) -> Iterator[Job]:
+        """Every job, in the order of the sources; numbers are stable for equal plans."""
+        number = 0
+        for index, stream in enumerate(self.streams):
+            n_rows = geometry(stream.expr.shape, stream.expr.stored)[0]
+            step = self._tile(stream)[0]
+            for start in range(0, n_rows, step):
+                yield Job(number, index, start, min(start + step, n_rows))
+                number += 1
+
+    def part(self, index: int, count: int) -> Iterator[Job]:
+        """The jobs of part index (0 .. count - 1) of count: neighbouring jobs, about equal bytes each."""
+        jobs = list(self.jobs())
+        weights = [(job.stop - job.start) * row_bytes(self.streams[job.stream].expr) for job in jobs]
+        total, seen = sum(weights), 0
+        for job, weight in zip(jobs, weights, strict=True):
+            if min(seen * count // max(total, 1), count - 1) == index:
+                yield job
+            seen += weight
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each tensor of each output: name, shape, source and destination encoding, size, reason."""
+        sources = {(sink.output, sink.name): (stream, sink) for stream in self.streams for sink in stream.sinks}
+        rows = []
+        for index, output in enumerate(self.outputs):
+            for tensor in output.tensors:
+                stream, sink = sources[index, tensor.name]
+                row = {"output": output.path, "name": tensor.name, "shape": list(tensor.shape), "from": stream.expr.stored.name}
+                row |= {"to": tensor.encoding, "size": tensor.size, "reason": sink.reason}
+                rows.append(row)
+        return rows
+
+    def to_bytes(self) -> bytes:
+        """The plan as MessagePack, for `from_bytes`."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, path: str | None = None) -> Plan:
+        """A plan as `to_bytes` wrote it. Raises CorruptFile."""
+        try:
+            return msgspec.msgpack.decode(data, type=cls)
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+            raise CorruptFile("not a plan that this version can run", code="bad-plan", path=path, found=str(error)) from None
+
+    def _tile(self, stream: Stream) -> tuple[int, int]:
+        n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
+        unit = _unit(stream.expr)
+        rows = max(1, self.tile_elements // max(n_cols, 1))
+        return max(unit, rows // unit * unit), n_cols
+
+
+def sink_row_bytes(sink: Sink, n_cols: int) -> int:
+    """Bytes of one written row."""
+    from modelfmt.ir.encoding import ENCODINGS
+
+    stored = ENCODINGS[sink.encoding]
+    return -(-n_cols // stored.block_elements) * stored.block_bytes
+
+
+def _unit(expr: Expression) -> int:
+    """Rows that are best made together: those of one head, where a permutation mixes them."""
+    if isinstance(expr, RopePermute):
+        return geometry(expr.shape, expr.stored)[0] // expr.heads
+    return max((_unit(part) for part in expr.inputs[:1]), default=1)

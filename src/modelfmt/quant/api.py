@@ -1,0 +1,180 @@
+"""Quantization of arrays: `modelfmt.quantize`, `modelfmt.dequantize`, `modelfmt.types`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from modelfmt.errors import ArrayError, ShapeError, UnsupportedError, UsageError
+from modelfmt.ir.encoding import Encoding, encoding
+from modelfmt.kernels import can_decode, can_encode, convert, kernel_types
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["TypeInfo", "dequantize", "quantize", "types"]
+
+_ROWS_PER_TASK_ELEMENTS = 1 << 18
+
+
+class TypeInfo(NamedTuple):
+    """One tensor type. needs_importance: it cannot be made without an importance matrix."""
+
+    name: str
+    block_elements: int
+    block_bytes: int
+    bits_per_weight: float
+    can_quantize: bool
+    can_dequantize: bool
+    needs_importance: bool
+
+
+def types() -> tuple[TypeInfo, ...]:
+    """Every GGUF tensor type with its block, size and what the kernels can do.
+
+    >>> next(row.bits_per_weight for row in types() if row.name == "Q4_K")
+    4.5
+    """
+    rows = kernel_types().values()
+    return tuple(
+        TypeInfo(row.name, row.block_elements, row.block_bytes, row.block_bytes * 8 / row.block_elements, row.can_quantize, row.can_dequantize, row.needs_importance)
+        for row in rows
+    )
+
+
+def quantize(
+    x: Any, type: str, *, weights: Any = None, threads: int | None = None, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Quantize the rows of x.
+
+    x: float32, float16 or bfloat16 [..., cols], cols a multiple of the type's block: NumPy, ml_dtypes, or anything with
+    DLPack. weights: float32 [cols], importance >= 0. threads: default 1. out: uint8 [..., row bytes] to write into.
+    Returns uint8 [..., cols / block_elements * block_bytes]; the same bytes on every CPU.
+    Raises ShapeError (cols), BadValue (NaN or infinity, with row and column), UsageError (unknown type).
+    Source: ggml, quantize_row_*_ref and quantize_* of ggml-quants.c.
+
+    >>> import numpy as np
+    >>> quantize(np.zeros((2, 256), "f4"), "Q4_K").shape
+    (2, 144)
+    """
+    import numpy as np
+
+    stored = encoding(type)
+    if not can_encode(stored.name):
+        raise UnsupportedError("no kernel makes this type", code="no-kernel", found=stored.name)
+    array, source = _dense(x)
+    if array.ndim == 0:
+        raise ShapeError("a scalar has no rows", code="scalar", found=array.shape, allowed="at least one axis")
+    n_cols, lead = array.shape[-1], array.shape[:-1]
+    shape = (*lead, stored.row_bytes(n_cols))
+    importance = None
+    if weights is not None:
+        importance = np.ascontiguousarray(weights, dtype=np.float32)
+        if importance.shape != (n_cols,):
+            raise ShapeError("importance weights do not match the columns", code="weights-shape", found=importance.shape, allowed=(n_cols,))
+        if not np.all(np.isfinite(importance)) or np.any(importance < 0):
+            raise ArrayError("importance weights must be finite and not negative", code="weights-value")
+    elif kernel_types()[stored.name].needs_importance:
+        raise UsageError("this type needs importance weights", code="importance-missing", found=stored.name, hint="pass weights=")
+    target = _target(out, shape, np.uint8)
+    _convert_rows(array.reshape(-1, n_cols), source, target.reshape(-1, shape[-1]), stored.name, n_cols, importance, threads)
+    return target
+
+
+def dequantize(blocks: Any, type: str, shape: tuple[int, ...] | None = None, *, threads: int | None = None, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """The float32 values of quantized rows.
+
+    blocks: uint8 [..., row bytes], or any buffer of the right size where shape is given. shape: of the result, default
+    [..., row bytes / block_bytes * block_elements]. Returns float32. Raises ShapeError, UsageError, UnsupportedError.
+
+    >>> import numpy as np
+    >>> dequantize(quantize(np.ones((1, 32), "f4"), "Q8_0"), "Q8_0")[0, :2]
+    array([1., 1.], dtype=float32)
+    """
+    import numpy as np
+
+    stored = encoding(type)
+    if not can_decode(stored.name):
+        raise UnsupportedError("no kernel reads this type", code="no-kernel", found=stored.name)
+    data = np.asarray(blocks) if hasattr(blocks, "dtype") else np.frombuffer(blocks, np.uint8)
+    data = np.ascontiguousarray(data).view(np.uint8) if data.ndim else data.reshape(1).view(np.uint8)
+    if shape is None:
+        if data.shape[-1] % stored.block_bytes:
+            raise ShapeError("rows are no whole blocks", code="row-not-blocks", found=data.shape[-1], allowed=f"a multiple of {stored.block_bytes}")
+        shape = (*data.shape[:-1], data.shape[-1] // stored.block_bytes * stored.block_elements)
+    n_cols = shape[-1] if shape else 1
+    size = _stored_bytes(stored, shape)
+    if data.nbytes != size:
+        raise ShapeError("the blocks are not as many bytes as the shape needs", code="blocks-size", found=data.nbytes, allowed=size)
+    target = _target(out, shape, np.float32)
+    if target.size:
+        _convert_rows(data.reshape(target.size // n_cols, -1), stored.name, target.reshape(-1, n_cols), "F32", n_cols, None, threads)
+    return target
+
+
+def _stored_bytes(stored: Encoding, shape: tuple[int, ...]) -> int:
+    n_cols = shape[-1] if shape else 1
+    return prod(shape[:-1]) * stored.row_bytes(n_cols)
+
+
+def _dense(x: Any) -> tuple[NDArray[Any], str]:
+    import numpy as np
+
+    if not isinstance(x, np.ndarray):
+        x = _from_foreign(x)
+    name = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(x.dtype.name)
+    if name is None:
+        if x.dtype.kind not in "fiu" and not x.dtype.name.startswith("float8"):
+            raise ArrayError("these elements are no numbers", code="array-dtype", found=x.dtype.name, allowed="float32, float16, bfloat16 or what converts to float32")
+        x, name = x.astype(np.float32), "F32"
+    return np.ascontiguousarray(x), name
+
+
+def _from_foreign(x: Any) -> NDArray[Any]:
+    import numpy as np
+
+    if hasattr(x, "__dlpack__"):
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError):
+            pass  # bfloat16 and the like have no NumPy type: fall through to what the array offers
+        view = getattr(x, "view", None)
+        if view is not None and "bfloat16" in str(getattr(x, "dtype", "")):
+            import sys
+
+            import ml_dtypes
+
+            torch = sys.modules.get("torch")
+            if torch is not None and isinstance(x, torch.Tensor):
+                return np.from_dlpack(x.detach().contiguous().view(torch.uint16)).view(ml_dtypes.bfloat16)
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArrayError("this object cannot be seen as an array", code="array-kind", found=str(error)) from None
+
+
+def _target(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    import numpy as np
+
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ShapeError("out does not fit the result", code="out", found=(out.shape, str(out.dtype)), allowed=(shape, np.dtype(dtype).name))
+    return out
+
+
+def _convert_rows(rows: NDArray[Any], source: str, target: NDArray[Any], name: str, n_cols: int, importance: NDArray[Any] | None, threads: int | None) -> None:
+    n_rows = len(target)
+    step = max(1, _ROWS_PER_TASK_ELEMENTS // max(n_cols, 1))
+    if not threads or threads == 1 or n_rows <= step:
+        convert(source, rows, name, target, n_rows, n_cols, importance)
+        return
+
+    def task(start: int) -> None:
+        stop = min(start + step, n_rows)
+        convert(source, rows[start:stop], name, target[start:stop], stop - start, n_cols, importance, first_row=start)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(task, range(0, n_rows, step)))

@@ -1,0 +1,138 @@
+"""Opens any source as a Model: a file by its first bytes, a folder by what lies in it, a mapping of arrays as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelfmt.errors import SourceMissing, UnsupportedError, UsageError
+from modelfmt.ir.model import Model
+from modelfmt.storage.files import Files
+from modelfmt.tiles import Evaluator
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    Source = str | os.PathLike[str] | Mapping[str, ArrayLike]
+
+__all__ = ["detect", "open"]
+
+_HEAD_BYTES = 4096
+
+
+def open(source: Source, *, format: str | None = None) -> Model:
+    """Open a model without reading a weight.
+
+    source: a file, a folder (Hugging Face checkpoint), or a mapping of names to arrays. format: skips recognition (a key
+    of `modelfmt.formats()`). Returns a Model, a mapping of names to lazy tensors; close it, or use it with `with`.
+    Raises SourceMissing, UnsupportedError, CorruptFile.
+
+    >>> import numpy as np
+    >>> with open({"w": np.ones((2, 3), "f4")}) as model:
+    ...     model["w"].shape, model.n_params
+    ((2, 3), 6)
+    """
+    files = Files()
+    evaluator = Evaluator(files)
+    try:
+        if isinstance(source, Model):
+            return source
+        if isinstance(source, Mapping):
+            return _from_arrays(source, files, evaluator)
+        path = os.fspath(source)
+        kind = format or detect(path, files)
+        model = _reader(kind)(path, files, evaluator)
+    except BaseException:
+        files.close()
+        raise
+    model.files = files
+    return model
+
+
+def detect(path: str, files: Files | None = None) -> str:
+    """The name of the format of a file or folder: "huggingface" or a key of modelfmt.formats.FORMATS.
+
+    Raises SourceMissing, or UnsupportedError naming what it looked like.
+    """
+    from modelfmt.formats import FORMATS, module
+
+    place = Path(path)
+    if place.is_dir():
+        from modelfmt.checkpoints import huggingface
+
+        if huggingface.is_checkpoint(path):
+            return "huggingface"
+        raise UnsupportedError(
+            "the folder holds no checkpoint", code="no-checkpoint", path=path, allowed="config.json and *.safetensors", hint=_folder_hint(place)
+        )
+    if not place.exists():
+        hint = "download the model first; modelfmt reads local files" if "/" in path else None
+        raise SourceMissing("no such file or folder", path=path, hint=hint)
+    pool = files or Files()
+    size = pool.size(path)
+    head = pool.read(path, 0, min(size, _HEAD_BYTES))
+    for row in FORMATS.values():
+        if hasattr(module(row.name), "read") and (module(row.name).sniff(head) if hasattr(module(row.name), "sniff") else place.suffix in row.suffixes):
+            return row.name
+    known = _known(head)
+    by_suffix = next((row.name for row in FORMATS.values() if place.suffix.lower() in row.suffixes), None)
+    if by_suffix and not known:
+        return by_suffix
+    raise UnsupportedError(
+        "not a model file that modelfmt reads", code="unknown-format", path=path, found=known or "unknown content", allowed=", ".join(("huggingface folder", *FORMATS))
+    )
+
+
+_MAGICS = (
+    (b"PK\x03\x04", "a zip archive (PyTorch, Keras or NumPy)"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x80\x04", "a Python pickle"),
+    (b"\x89HDF", "HDF5"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"lmgg", "an old ggml file"),
+    (b"tjgg", "an old ggjt file"),
+)
+
+
+def _known(head: bytes) -> str | None:
+    return next((what for magic, what in _MAGICS if head.startswith(magic)), None)
+
+
+def _folder_hint(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())[:6]
+    return f"it holds {', '.join(names)}" if names else "it is empty"
+
+
+def _reader(kind: str) -> Any:
+    from modelfmt.formats import FORMATS, module
+
+    if kind == "huggingface":
+        from modelfmt.checkpoints import huggingface
+
+        return huggingface.read
+    if kind not in FORMATS or not hasattr(module(kind), "read"):
+        raise UsageError("no such source format", code="unknown-format", found=kind, allowed=", ".join(("huggingface", *FORMATS)))
+    return module(kind).read
+
+
+def _from_arrays(arrays: Mapping[str, Any], files: Files, evaluator: Evaluator) -> Model:
+    import numpy as np
+
+    from modelfmt.ir.encoding import ENCODINGS
+    from modelfmt.ir.ops import Leaf
+    from modelfmt.ir.tensor import Tensor
+
+    by_numpy = {row.numpy: row.name for row in ENCODINGS.values() if row.numpy}
+    model = Model(format="arrays", path="<arrays>", files=files)
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        stored = by_numpy.get(array.dtype.name)
+        if stored is None:
+            raise UnsupportedError("no encoding for this array type", code="array-dtype", place=name, found=array.dtype.name)
+        key = files.register(f"<array {name}>", array.reshape(-1).view(np.uint8))
+        model.tensors[name] = Tensor(name, Leaf(key, 0, array.shape, stored), evaluator)
+    return model
