@@ -1,0 +1,25 @@
+"""What tests share: where the golden data lies, and the larger real files where they are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """tests/data/golden: small checkpoints, and what llama.cpp's own tools made of them."""
+    return _HERE / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real files that are too large to commit: MODELFMT_TEST_DATA, or ../shared/data beside the checkout."""
+    path = Path(os.environ.get("MODELFMT_TEST_DATA") or _HERE.parent.parent / "shared" / "data")
+    if not path.is_dir():
+        pytest.skip("real files are not there: set MODELFMT_TEST_DATA, or put them in ../shared/data")
+    return path
