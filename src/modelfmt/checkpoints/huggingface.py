@@ -1,0 +1,314 @@
+"""A Hugging Face checkpoint folder: config.json, safetensors (one, sharded by an index, or several), tokenizer files.
+
+Source: what `save_pretrained` of transformers writes and `from_pretrained` reads; sentence-transformers' modules.json; the
+cache of huggingface_hub, whose files are links. The weights are, in this order: model.safetensors, the shards of
+model.safetensors.index.json (or of the only other index), every *.safetensors. A path to one .safetensors file opens the
+checkpoint around it: all shards where the index names that file, else that file alone with the folder's configuration.
+Not here: what the tensors mean, pickled weights, adapters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, cast
+
+from modelfmt.errors import CorruptFile, LimitExceeded, SourceMissing, UnsupportedError
+from modelfmt.formats import safetensors
+from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Reader
+from modelfmt.ir.tensor import Tensor
+from modelfmt.storage import strict_json
+from modelfmt.storage.files import Files
+from modelfmt.storage.paths import contained
+
+__all__ = ["Assets", "is_checkpoint", "read"]
+
+CONFIG_LIMIT = 16 << 20
+INDEX_LIMIT = 64 << 20
+ASSET_LIMIT = 256 << 20
+MAX_SHARDS = 10_000
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_INDEX_SUFFIX = ".safetensors.index.json"
+_MODULES = "modules.json"
+_TEMPLATES = "additional_chat_templates"
+
+# what goes along with the weights; weight indices are left out of *.json
+_ASSETS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.md", "*vocab*.txt", "merges.txt", "LICENSE*", "NOTICE*")
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.npz", "*.pkl")
+
+
+class Assets(Mapping[str, bytes]):
+    """Small files by relative name, read when asked for. `paths` says where each lies.
+
+    Raises, on access: UnsafePath (a link that leads out of the folder), LimitExceeded, SourceMissing.
+    """
+
+    def __init__(self, places: Mapping[str, tuple[str, str]], files: Files) -> None:
+        self._places = dict(places)
+        self._files = files
+
+    def __getitem__(self, name: str) -> bytes:
+        folder, own = self._places[name]
+        return _content(folder, own, self._files, ASSET_LIMIT)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def is_checkpoint(folder: str) -> bool:
+    """True for a folder with a configuration or with safetensors in it."""
+    if not os.path.isdir(folder):
+        return False
+    return any(
+        name in ("config.json", _MODULES) or name.endswith((".safetensors", _INDEX_SUFFIX)) for name in _names(folder)
+    )
+
+
+def read(path: str, files: Files, reader: Reader) -> Model:
+    """The checkpoint in a folder, or around one of its .safetensors files.
+
+    `config` is config.json ({} where there is none), `architecture` its first entry of `architectures`, `metadata` what the
+    shards' headers say, `assets` lazy. extras["huggingface"]: shards (paths), index (its metadata), modules (of a
+    sentence-transformers folder: path, type, config and tensors of each module behind the first). extras["notes"]: files
+    that were left alone. Raises SourceMissing (no folder, shards), CorruptFile (also: the index and the shards disagree),
+    UnsafePath, LimitExceeded, UnsupportedError (no safetensors).
+    """
+    folder, only = (path, None) if os.path.isdir(path) else os.path.split(path)
+    modules = _read_modules(folder, files)
+    home = os.path.join(folder, modules[0]["path"]) if modules else folder
+    names = _names(home)
+    config = _object(home, "config.json", files, CONFIG_LIMIT) if "config.json" in names else {}
+    shards, index = _shards(home, names, only, files)
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    held: dict[str, str] = {}
+    paths = []
+    for shard in shards:
+        paths.append(str(contained(home, shard, named_in=home)))
+        part = safetensors.read(paths[-1], files, reader)
+        for name, tensor in part.items():
+            if name in tensors:
+                raise CorruptFile(
+                    "a tensor is in two files", code="duplicate-key", path=paths[-1], place=name, found=held[name]
+                )
+            tensors[name], held[name] = tensor, shard
+        metadata = {**part.metadata, **metadata}
+    if index:
+        _check_index(home, index["weight_map"], held)
+    own = {
+        "shards": paths,
+        "index": index.get("metadata", {}),
+        "modules": [_module(folder, row, files, reader) for row in modules[1:]],
+    }
+    return Model(
+        "huggingface",
+        path,
+        tensors,
+        architecture=_architecture(config),
+        config=config,
+        metadata=metadata,
+        assets=cast("dict[str, bytes]", _assets(folder, home, modules, files)),
+        extras={"huggingface": own, "notes": _notes(names, shards)},
+        files=files,
+    )
+
+
+def _names(folder: str) -> list[str]:
+    """What lies in a folder, sorted; names that are not text are left out."""
+    try:
+        return sorted(name for name in os.listdir(folder or ".") if name.isprintable())
+    except OSError as error:
+        raise SourceMissing("cannot list the folder", path=folder, found=error.strerror) from error
+
+
+def _content(folder: str, name: str, files: Files, at_most: int) -> bytes:
+    path = str(contained(folder, name, named_in=folder))
+    size = files.size(path)
+    if size > at_most:
+        raise LimitExceeded(
+            "the file is too long", code="file-size", path=path, found=size, allowed=f"at most {at_most} bytes"
+        )
+    return files.read(path, 0, size)
+
+
+def _object(folder: str, name: str, files: Files, at_most: int) -> dict[str, Any]:
+    """A JSON file whose top level is an object. NaN and Infinity are let through: transformers writes them."""
+    path = os.path.join(folder, name)
+    found = strict_json.parse(_content(folder, name, files, at_most), path=path, at_most=at_most, non_finite=True)
+    if not isinstance(found, dict):
+        raise CorruptFile("not a JSON object", code="json", path=path, found=type(found).__name__)
+    return found
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    found = config.get("architectures")
+    return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
+
+
+def _shards(folder: str, names: list[str], only: str | None, files: Files) -> tuple[list[str], dict[str, Any]]:
+    """The names of the weight files, and the index that lists them ({} without one)."""
+    indices = [name for name in names if name.endswith(_INDEX_SUFFIX)]
+    index_name = _INDEX if _INDEX in indices else indices[0] if len(indices) == 1 else None
+    if only is None and _SINGLE in names:
+        return [_SINGLE], {}
+    if index_name is not None:
+        index = _read_index(folder, index_name, files)
+        shards = sorted(set(index["weight_map"].values()))
+        if only is None or only in shards:
+            _check_present(folder, index_name, shards)
+            return shards, index
+    if only is not None:
+        return [only], {}
+    loose = [name for name in names if name.endswith(".safetensors")]
+    found = [name for name in loose if not name.startswith("consolidated")] or loose
+    if not found:
+        others = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
+        raise UnsupportedError(
+            "the folder holds no safetensors",
+            code="no-weights",
+            path=folder,
+            found=", ".join(others[:5]) or None,
+            allowed=f"{_SINGLE}, or shards with {_INDEX}",
+            hint="convert the pickled weights to safetensors first" if others else "the download may be incomplete",
+        )
+    return found, {}
+
+
+def _read_index(folder: str, name: str, files: Files) -> dict[str, Any]:
+    path = os.path.join(folder, name)
+    index = _object(folder, name, files, INDEX_LIMIT)
+    weights = index.get("weight_map")
+    if not isinstance(weights, dict) or not weights or not all(isinstance(shard, str) for shard in weights.values()):
+        raise CorruptFile(
+            "the index has no map from tensors to files",
+            code="index",
+            path=path,
+            place="weight_map",
+            found=type(weights).__name__,
+        )
+    if not isinstance(index.setdefault("metadata", {}), dict):
+        raise CorruptFile("the index's metadata is no object", code="index", path=path, place="metadata")
+    shards = set(weights.values())
+    if len(shards) > MAX_SHARDS:
+        raise LimitExceeded(
+            "too many shards",
+            code="shards",
+            path=path,
+            place="weight_map",
+            found=len(shards),
+            allowed=f"at most {MAX_SHARDS}",
+        )
+    for shard in sorted(shards):
+        contained(folder, shard, named_in=path)
+    return index
+
+
+def _check_present(folder: str, index_name: str, shards: list[str]) -> None:
+    missing = [name for name in shards if not Path(folder, name).exists()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise SourceMissing(
+            f"{len(missing)} of {len(shards)} shards are missing",
+            code="shard-missing",
+            path=os.path.join(folder, index_name),
+            found="no " + ", ".join(missing[:5]) + more,
+            hint="the download is incomplete; fetch the rest of the files",
+        )
+
+
+def _check_index(folder: str, weights: Mapping[str, str], held: Mapping[str, str]) -> None:
+    """Raise where the index and the shards do not agree on every tensor."""
+    absent = sorted(name for name, shard in weights.items() if held.get(name) != shard)
+    unlisted = sorted(held.keys() - weights.keys())
+    if absent or unlisted:
+        what = (
+            "the index lists tensors that its shards do not hold"
+            if absent
+            else "the shards hold tensors that the index does not list"
+        )
+        raise CorruptFile(
+            what,
+            code="index-mismatch",
+            path=os.path.join(folder, _INDEX),
+            place=(absent or unlisted)[0],
+            found=f"{len(absent)} absent, {len(unlisted)} unlisted",
+            hint="index and shards are of different versions; download the checkpoint again",
+        )
+
+
+def _read_modules(folder: str, files: Files) -> list[dict[str, str]]:
+    """Path and type of every module of a sentence-transformers folder; [] for any other folder."""
+    if _MODULES not in _names(folder):
+        return []
+    path = os.path.join(folder, _MODULES)
+    rows = strict_json.parse(_content(folder, _MODULES, files, CONFIG_LIMIT), path=path)
+    if not isinstance(rows, list) or not rows or len(rows) > 64:
+        raise CorruptFile(
+            "not a list of modules", code="modules", path=path, found=type(rows).__name__, allowed="1 to 64 modules"
+        )
+    modules = []
+    for number, row in enumerate(rows):
+        place, kind = (row.get("path"), row.get("type")) if isinstance(row, dict) else (None, None)
+        if not isinstance(place, str) or not isinstance(kind, str):
+            raise CorruptFile("a module without path and type", code="modules", path=path, place=number, found=row)
+        if place:
+            contained(folder, place, named_in=path)
+        modules.append({"path": place, "type": kind})
+    return modules
+
+
+def _module(folder: str, row: Mapping[str, str], files: Files, reader: Reader) -> dict[str, Any]:
+    """A module behind the first: its configuration and, where it has weights (Dense), their tensors."""
+    place = os.path.join(folder, row["path"])
+    names = _names(place) if row["path"] and os.path.isdir(place) else []
+    config = _object(place, "config.json", files, CONFIG_LIMIT) if "config.json" in names else {}
+    tensors: dict[str, Tensor] = {}
+    if _SINGLE in names:
+        tensors = safetensors.read(str(contained(place, _SINGLE, named_in=place)), files, reader).tensors
+    return {**row, "config": config, "tensors": tensors}
+
+
+def _assets(folder: str, home: str, modules: list[dict[str, str]], files: Files) -> Assets:
+    """Assets by name: those beside the weights, then those of the folder around them, then those of its sub-folders."""
+    places = {name: (home, name) for name in _asset_names(home)}
+    for name in _asset_names(folder) if folder != home else ():
+        places.setdefault(name, (folder, name))
+    for below in [*(row["path"] for row in modules[1:]), _TEMPLATES]:
+        inner = os.path.join(home if below == _TEMPLATES else folder, below)
+        if below and os.path.isdir(inner):
+            places |= {f"{below}/{name}": (inner, name) for name in _asset_names(inner)}
+    return Assets(places, files)
+
+
+def _asset_names(folder: str) -> list[str]:
+    return [
+        name
+        for name in _names(folder)
+        if any(fnmatchcase(name, pattern) for pattern in _ASSETS)
+        and not name.endswith(".index.json")
+        and not os.path.isdir(os.path.join(folder, name))
+    ]
+
+
+def _notes(names: list[str], shards: list[str]) -> list[str]:
+    """Which files of the folder have no part in the model."""
+    notes = []
+    spare = [name for name in names if name.endswith(".safetensors") and name not in shards]
+    spare += [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
+    if spare:
+        notes.append(f"other weights in the folder are ignored: {', '.join(spare)}")
+    code = [name for name in names if name.endswith(".py")]
+    if code:
+        notes.append(f"custom code is neither run nor carried over: {', '.join(code)}")
+    return notes
