@@ -1,15 +1,14 @@
 """A Hugging Face checkpoint folder: config.json, safetensors (one, sharded by an index, or several), tokenizer files.
 
-Source: what `save_pretrained` of transformers writes and `from_pretrained` reads; sentence-transformers' modules.json; the
-cache of huggingface_hub, whose files are links. The weights are, in this order: model.safetensors, the shards of
-model.safetensors.index.json (or of the only other index), every *.safetensors. A path to one .safetensors file opens the
-checkpoint around it: all shards where the index names that file, else that file alone with the folder's configuration.
+Source: what `save_pretrained` of transformers writes and `from_pretrained` reads; sentence-transformers' modules.json;
+the cache of huggingface_hub, whose files are links. The weights are, in this order: model.safetensors, the shards of
+model.safetensors.index.json (or of the only other index), every *.safetensors. A path to one .safetensors file opens
+the checkpoint around it: all shards where the index names that file, else that file alone with the folder's config.
 Not here: what the tensors mean, pickled weights, adapters.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -48,7 +47,7 @@ class Assets(Mapping[str, bytes]):
     Raises, on access: UnsafePath (a link that leads out of the folder), LimitExceeded, SourceMissing.
     """
 
-    def __init__(self, places: Mapping[str, tuple[str, str]], files: Files) -> None:
+    def __init__(self, places: Mapping[str, tuple[Path, str]], files: Files) -> None:
         self._places = dict(places)
         self._files = files
 
@@ -68,25 +67,25 @@ class Assets(Mapping[str, bytes]):
 
 def is_checkpoint(folder: str) -> bool:
     """True for a folder with a configuration or with safetensors in it."""
-    if not os.path.isdir(folder):
-        return False
-    return any(
-        name in ("config.json", _MODULES) or name.endswith((".safetensors", _INDEX_SUFFIX)) for name in _names(folder)
+    place = Path(folder)
+    return place.is_dir() and any(
+        name in ("config.json", _MODULES) or name.endswith((".safetensors", _INDEX_SUFFIX)) for name in _names(place)
     )
 
 
 def read(path: str, files: Files, reader: Reader) -> Model:
     """The checkpoint in a folder, or around one of its .safetensors files.
 
-    `config` is config.json ({} where there is none), `architecture` its first entry of `architectures`, `metadata` what the
-    shards' headers say, `assets` lazy. extras["huggingface"]: shards (paths), index (its metadata), modules (of a
-    sentence-transformers folder: path, type, config and tensors of each module behind the first). extras["notes"]: files
-    that were left alone. Raises SourceMissing (no folder, shards), CorruptFile (also: the index and the shards disagree),
-    UnsafePath, LimitExceeded, UnsupportedError (no safetensors).
+    `config` is config.json ({} where there is none), `architecture` its first entry of `architectures`, `metadata` what
+    the shards' headers say, `assets` lazy. extras["huggingface"]: shards (paths), index (its metadata), modules (of a
+    sentence-transformers folder: path, type, config and tensors of each module behind the first). extras["notes"]:
+    files that were left alone. Raises SourceMissing (no folder, shards), CorruptFile (also: the index and the shards
+    disagree), UnsafePath, LimitExceeded, UnsupportedError (no safetensors).
     """
-    folder, only = (path, None) if os.path.isdir(path) else os.path.split(path)
+    place = Path(path)
+    folder, only = (place, None) if place.is_dir() else (place.parent, place.name)
     modules = _read_modules(folder, files)
-    home = os.path.join(folder, modules[0]["path"]) if modules else folder
+    home = folder / modules[0]["path"] if modules else folder
     names = _names(home)
     config = _object(home, "config.json", files, CONFIG_LIMIT) if "config.json" in names else {}
     shards, index = _shards(home, names, only, files)
@@ -124,15 +123,15 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     )
 
 
-def _names(folder: str) -> list[str]:
+def _names(folder: Path) -> list[str]:
     """What lies in a folder, sorted; names that are not text are left out."""
     try:
-        return sorted(name for name in os.listdir(folder or ".") if name.isprintable())
+        return sorted(entry.name for entry in folder.iterdir() if entry.name.isprintable())
     except OSError as error:
         raise SourceMissing("cannot list the folder", path=folder, found=error.strerror) from error
 
 
-def _content(folder: str, name: str, files: Files, at_most: int) -> bytes:
+def _content(folder: Path, name: str, files: Files, at_most: int) -> bytes:
     path = str(contained(folder, name, named_in=folder))
     size = files.size(path)
     if size > at_most:
@@ -142,9 +141,9 @@ def _content(folder: str, name: str, files: Files, at_most: int) -> bytes:
     return files.read(path, 0, size)
 
 
-def _object(folder: str, name: str, files: Files, at_most: int) -> dict[str, Any]:
+def _object(folder: Path, name: str, files: Files, at_most: int) -> dict[str, Any]:
     """A JSON file whose top level is an object. NaN and Infinity are let through: transformers writes them."""
-    path = os.path.join(folder, name)
+    path = folder / name
     found = strict_json.parse(_content(folder, name, files, at_most), path=path, at_most=at_most, non_finite=True)
     if not isinstance(found, dict):
         raise CorruptFile("not a JSON object", code="json", path=path, found=type(found).__name__)
@@ -156,7 +155,7 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
     return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
 
 
-def _shards(folder: str, names: list[str], only: str | None, files: Files) -> tuple[list[str], dict[str, Any]]:
+def _shards(folder: Path, names: list[str], only: str | None, files: Files) -> tuple[list[str], dict[str, Any]]:
     """The names of the weight files, and the index that lists them ({} without one)."""
     indices = [name for name in names if name.endswith(_INDEX_SUFFIX)]
     index_name = _INDEX if _INDEX in indices else indices[0] if len(indices) == 1 else None
@@ -185,8 +184,8 @@ def _shards(folder: str, names: list[str], only: str | None, files: Files) -> tu
     return found, {}
 
 
-def _read_index(folder: str, name: str, files: Files) -> dict[str, Any]:
-    path = os.path.join(folder, name)
+def _read_index(folder: Path, name: str, files: Files) -> dict[str, Any]:
+    path = folder / name
     index = _object(folder, name, files, INDEX_LIMIT)
     weights = index.get("weight_map")
     if not isinstance(weights, dict) or not weights or not all(isinstance(shard, str) for shard in weights.values()):
@@ -214,20 +213,20 @@ def _read_index(folder: str, name: str, files: Files) -> dict[str, Any]:
     return index
 
 
-def _check_present(folder: str, index_name: str, shards: list[str]) -> None:
-    missing = [name for name in shards if not Path(folder, name).exists()]
+def _check_present(folder: Path, index_name: str, shards: list[str]) -> None:
+    missing = [name for name in shards if not (folder / name).exists()]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise SourceMissing(
             f"{len(missing)} of {len(shards)} shards are missing",
             code="shard-missing",
-            path=os.path.join(folder, index_name),
+            path=folder / index_name,
             found="no " + ", ".join(missing[:5]) + more,
             hint="the download is incomplete; fetch the rest of the files",
         )
 
 
-def _check_index(folder: str, weights: Mapping[str, str], held: Mapping[str, str]) -> None:
+def _check_index(folder: Path, weights: Mapping[str, str], held: Mapping[str, str]) -> None:
     """Raise where the index and the shards do not agree on every tensor."""
     absent = sorted(name for name, shard in weights.items() if held.get(name) != shard)
     unlisted = sorted(held.keys() - weights.keys())
@@ -240,18 +239,18 @@ def _check_index(folder: str, weights: Mapping[str, str], held: Mapping[str, str
         raise CorruptFile(
             what,
             code="index-mismatch",
-            path=os.path.join(folder, _INDEX),
+            path=folder / _INDEX,
             place=(absent or unlisted)[0],
             found=f"{len(absent)} absent, {len(unlisted)} unlisted",
             hint="index and shards are of different versions; download the checkpoint again",
         )
 
 
-def _read_modules(folder: str, files: Files) -> list[dict[str, str]]:
+def _read_modules(folder: Path, files: Files) -> list[dict[str, str]]:
     """Path and type of every module of a sentence-transformers folder; [] for any other folder."""
     if _MODULES not in _names(folder):
         return []
-    path = os.path.join(folder, _MODULES)
+    path = folder / _MODULES
     rows = strict_json.parse(_content(folder, _MODULES, files, CONFIG_LIMIT), path=path)
     if not isinstance(rows, list) or not rows or len(rows) > 64:
         raise CorruptFile(
@@ -268,10 +267,10 @@ def _read_modules(folder: str, files: Files) -> list[dict[str, str]]:
     return modules
 
 
-def _module(folder: str, row: Mapping[str, str], files: Files, reader: Reader) -> dict[str, Any]:
+def _module(folder: Path, row: Mapping[str, str], files: Files, reader: Reader) -> dict[str, Any]:
     """A module behind the first: its configuration and, where it has weights (Dense), their tensors."""
-    place = os.path.join(folder, row["path"])
-    names = _names(place) if row["path"] and os.path.isdir(place) else []
+    place = folder / row["path"]
+    names = _names(place) if row["path"] and place.is_dir() else []
     config = _object(place, "config.json", files, CONFIG_LIMIT) if "config.json" in names else {}
     tensors: dict[str, Tensor] = {}
     if _SINGLE in names:
@@ -279,25 +278,25 @@ def _module(folder: str, row: Mapping[str, str], files: Files, reader: Reader) -
     return {**row, "config": config, "tensors": tensors}
 
 
-def _assets(folder: str, home: str, modules: list[dict[str, str]], files: Files) -> Assets:
+def _assets(folder: Path, home: Path, modules: list[dict[str, str]], files: Files) -> Assets:
     """Assets by name: those beside the weights, then those of the folder around them, then those of its sub-folders."""
     places = {name: (home, name) for name in _asset_names(home)}
     for name in _asset_names(folder) if folder != home else ():
         places.setdefault(name, (folder, name))
     for below in [*(row["path"] for row in modules[1:]), _TEMPLATES]:
-        inner = os.path.join(home if below == _TEMPLATES else folder, below)
-        if below and os.path.isdir(inner):
+        inner = (home if below == _TEMPLATES else folder) / below
+        if below and inner.is_dir():
             places |= {f"{below}/{name}": (inner, name) for name in _asset_names(inner)}
     return Assets(places, files)
 
 
-def _asset_names(folder: str) -> list[str]:
+def _asset_names(folder: Path) -> list[str]:
     return [
         name
         for name in _names(folder)
         if any(fnmatchcase(name, pattern) for pattern in _ASSETS)
         and not name.endswith(".index.json")
-        and not os.path.isdir(os.path.join(folder, name))
+        and not (folder / name).is_dir()
     ]
 
 

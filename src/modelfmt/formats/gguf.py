@@ -1,24 +1,36 @@
 """GGUF: llama.cpp's container. Key-values, a table of tensors, then their bytes, aligned.
 
-Source: the GGUF specification (versions 1 to 3), ggml's gguf.cpp, and gguf-split. Reads little and big-endian files of any
-alignment, and splits given by any of their shards; writes version 3, little-endian, contiguous as llama.cpp demands. That
-the file stores dimensions innermost first, and types as numbers, is known here and nowhere else.
+Source: the GGUF specification (versions 1 to 3) and ggml's gguf.cpp. Reads little and big-endian files of any
+alignment, and splits given by any of their shards; writing is in gguf_layout. That the file stores dimensions innermost
+first, and types as numbers, is known in the gguf files of this folder and nowhere else.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from struct import Struct
 from typing import Any
 
-from modelfmt.errors import CorruptFile, ShapeError, SourceMissing, UnsupportedError, UsageError
-from modelfmt.formats.gguf_metadata import MAX_KEY, Cursor, GgufArray, encode_string, encode_value, read_value
+from modelfmt.errors import CorruptFile, SourceMissing, UnsupportedError
+from modelfmt.formats.gguf_layout import layout
+from modelfmt.formats.gguf_metadata import Cursor, GgufArray, read_value
+from modelfmt.formats.gguf_tables import (
+    ALIGNMENTS,
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    MAX_DIMS,
+    MAX_KEY,
+    MAX_NAME,
+    REMOVED_TYPES,
+    SPLIT_KEYS,
+    TENSOR_TYPES,
+    nbytes,
+    padded,
+)
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.layout import Entry, FileLayout, Placed
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Leaf, Reader
 from modelfmt.ir.tensor import Tensor
@@ -27,26 +39,8 @@ from modelfmt.storage.paths import contained
 
 __all__ = ["TENSOR_TYPES", "GgufArray", "layout", "read", "sniff"]
 
-MAGIC = b"GGUF"
-DEFAULT_ALIGNMENT = 32
-ALIGNMENTS = tuple(1 << power for power in range(3, 21))
-MAX_DIMS = 4
-MAX_NAME = 64
-
-# fmt: off
-TENSOR_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
-    13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 30: "BF16", 34: "TQ1_0",
-    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
-}
-"""Encodings by their number in the file."""
-REMOVED_TYPES = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8"}
-# fmt: on
-_TYPE_IDS = {name: number for number, name in TENSOR_TYPES.items()}
 _OLDER = {b"tjgg": "GGJT", b"fmgg": "GGMF", b"lmgg": "GGML"}
 
-_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
@@ -78,7 +72,8 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     """One GGUF file, or all shards of a split of which any one is given; the others lie next to it.
 
     `metadata` holds plain values and, for arrays, a lazy GgufArray; the split's own keys are left out. extras["gguf"]:
-    version, byteorder, alignment, types (value type by key: "UINT32", "ARRAY:STRING"), split (None, or count and files).
+    version, byteorder, alignment, types (value type by key: "UINT32", "ARRAY:STRING"), split (None, or count and
+    files).
     Raises SourceMissing (a shard), CorruptFile, LimitExceeded, UnsupportedError (version, tensor type).
     """
     shard = _read_shard(path, files)
@@ -98,10 +93,10 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         "version": first.version,
         "byteorder": "big" if first.big else "little",
         "alignment": first.alignment,
-        "types": {key: kind for key, kind in first.types.items() if key not in _SPLIT_KEYS},
+        "types": {key: kind for key, kind in first.types.items() if key not in SPLIT_KEYS},
         "split": split,
     }
-    metadata = {key: value for key, value in first.metadata.items() if key not in _SPLIT_KEYS}
+    metadata = {key: value for key, value in first.metadata.items() if key not in SPLIT_KEYS}
     architecture = metadata.get("general.architecture")
     return Model(
         "gguf",
@@ -112,57 +107,6 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         extras={"gguf": own},
         files=files,
     )
-
-
-def layout(
-    entries: Sequence[Entry],
-    *,
-    metadata: Sequence[tuple[str, str, Any]],
-    alignment: int = DEFAULT_ALIGNMENT,
-    split_size: int | None = None,
-    split_tensors: int | None = None,
-    stem: str = "model",
-) -> list[FileLayout]:
-    """Where everything lies in one file, or in shards as gguf-split cuts them: by padded tensor bytes or number of tensors.
-
-    metadata: (key, type, value) in order; types as in extras["gguf"]["types"]; a GgufArray's bytes are copied. Shards are
-    called `<stem>-00001-of-0000N.gguf`, all metadata is in the first; a single file has no name and no split keys. A
-    tensor larger than split_size stands alone. Written contiguously in the given order, each padded to the alignment;
-    `general.alignment` is added where it is not 32.
-
-    Raises UsageError (keys, values, names, options), ShapeError (rows that are not whole blocks), UnsupportedError (types).
-    """
-    metadata = _with_alignment(metadata, alignment)
-    _check_entries(entries)
-    values = [(key, _encode_key(key, kind, value)) for key, kind, value in metadata]
-    if len(dict(values)) != len(values) or any(key in _SPLIT_KEYS for key, _ in values):
-        keys = [key for key, _ in values]
-        twice = next(key for key in keys if keys.count(key) > 1 or key in _SPLIT_KEYS)
-        raise UsageError("a metadata key is given twice, or belongs to splitting", code="duplicate-key", place=twice)
-    groups = _groups(entries, alignment, split_size, split_tensors)
-    if len(groups) == 1:
-        return [_file("", groups[0], [data for _, data in values], alignment)]
-    if "/" in stem or "\\" in stem or not stem:
-        raise UsageError("a stem is part of a file name", code="stem", found=stem)
-    if len(groups) > 0xFFFF:
-        raise UsageError(
-            "too many shards",
-            code="shards",
-            found=len(groups),
-            allowed="at most 65535",
-            hint="give a larger split size",
-        )
-    parsing = [data for key, data in values if key == "general.alignment"]
-    files = []
-    for number, group in enumerate(groups):
-        own = [
-            _encode_key("split.no", "UINT16", number),
-            _encode_key("split.tensors.count", "INT32", len(entries)),
-            _encode_key("split.count", "UINT16", len(groups)),
-        ]
-        held = [data for _, data in values] if number == 0 else parsing
-        files.append(_file(f"{stem}-{number + 1:05}-of-{len(groups):05}.gguf", group, held + own, alignment))
-    return files
 
 
 def _read_shard(path: str, files: Files) -> _Shard:
@@ -287,7 +231,7 @@ def _tensor(cursor: Cursor) -> tuple[str, str, tuple[int, ...], int]:
 def _leaves(cursor: Cursor, rows: list[tuple[str, str, tuple[int, ...], int]], alignment: int) -> dict[str, Leaf]:
     """Where the tensors lie, once each is known to lie inside the file, aligned, and apart from every other."""
     path = cursor.path
-    start = _padded(cursor.at, alignment)
+    start = padded(cursor.at, alignment)
     leaves: dict[str, Leaf] = {}
     spans = []
     for name, encoding, shape, offset in rows:
@@ -303,7 +247,7 @@ def _leaves(cursor: Cursor, rows: list[tuple[str, str, tuple[int, ...], int]], a
                 allowed=f"a multiple of {alignment}",
             )
         begin = start + offset
-        size = _nbytes(encoding, shape)
+        size = nbytes(encoding, shape)
         if begin + size > cursor.size:
             raise CorruptFile(
                 "tensor data runs past the end of the file",
@@ -323,13 +267,13 @@ def _leaves(cursor: Cursor, rows: list[tuple[str, str, tuple[int, ...], int]], a
                 "tensors overlap", code="overlap", path=path, place=name, found=begin, allowed=f"at least {end}"
             )
         end = stop
-    if cursor.size > _padded(end, alignment):
+    if cursor.size > padded(end, alignment):
         raise CorruptFile(
             "bytes follow the last tensor",
             code="data-size",
             path=path,
             found=f"{cursor.size} bytes",
-            allowed=f"at most {_padded(end, alignment)}",
+            allowed=f"at most {padded(end, alignment)}",
             hint="shards must not be joined with cat: give one of the shards as they were downloaded",
         )
     return leaves
@@ -401,137 +345,3 @@ def _check_total(first: _Shard, n_tensors: int) -> None:
             found=n_tensors,
             allowed=first.split("split.tensors.count"),
         )
-
-
-def _with_alignment(metadata: Sequence[tuple[str, str, Any]], alignment: int) -> list[tuple[str, str, Any]]:
-    """The metadata with the alignment that the file will have."""
-    if alignment not in ALIGNMENTS:
-        raise UsageError(
-            "an impossible alignment", code="alignment", found=alignment, allowed="a power of two from 8 to 1048576"
-        )
-    rows = list(metadata)
-    given = [value for key, _, value in rows if key == "general.alignment"]
-    if given and given != [alignment]:
-        raise UsageError(
-            "general.alignment contradicts the alignment", code="alignment", found=given[0], allowed=alignment
-        )
-    if not given and alignment != DEFAULT_ALIGNMENT:
-        rows.append(("general.alignment", "UINT32", alignment))
-    return rows
-
-
-def _check_entries(entries: Sequence[Entry]) -> None:
-    names = set()
-    for entry in entries:
-        if entry.encoding not in _TYPE_IDS:
-            raise UnsupportedError(
-                "GGUF has no type for this encoding",
-                code="tensor-type",
-                place=entry.name,
-                found=entry.encoding,
-                allowed=" ".join(_TYPE_IDS),
-            )
-        block = ENCODINGS[entry.encoding].block_elements
-        if block > 1 and (not entry.shape or entry.shape[-1] % block):
-            raise ShapeError(
-                "a row is not whole blocks",
-                code="row-not-blocks",
-                place=entry.name,
-                found=entry.shape,
-                allowed=f"rows in multiples of {block} for {entry.encoding}",
-            )
-        size = _utf8(entry.name)
-        if not 0 < size < MAX_NAME:
-            raise UsageError(
-                "not a tensor name of GGUF",
-                code="name-length",
-                place=entry.name,
-                found=f"{size} bytes",
-                allowed=f"1 to {MAX_NAME - 1} bytes",
-            )
-        if entry.name in names:
-            raise UsageError("a tensor name is given twice", code="duplicate-key", place=entry.name)
-        if len(entry.shape) > MAX_DIMS or any(n < 0 for n in entry.shape):
-            raise ShapeError(
-                "a shape that cannot be stored",
-                code="dimensions",
-                place=entry.name,
-                found=entry.shape,
-                allowed=f"at most {MAX_DIMS} dimensions",
-            )
-        names.add(entry.name)
-
-
-def _groups(
-    entries: Sequence[Entry], alignment: int, split_size: int | None, split_tensors: int | None
-) -> list[list[Entry]]:
-    if split_size is not None and split_tensors is not None:
-        raise UsageError("a split is by size or by number of tensors, not both", code="split-options")
-    if (split_size is not None and split_size <= 0) or (split_tensors is not None and split_tensors <= 0):
-        raise UsageError(
-            "a split limit is positive",
-            code="split-options",
-            found=split_size if split_tensors is None else split_tensors,
-        )
-    groups: list[list[Entry]] = [[]]
-    filled = 0
-    for entry in entries:
-        size = _padded(_nbytes(entry.encoding, entry.shape), alignment)
-        full = (split_size is not None and filled + size > split_size) or (
-            split_tensors is not None and len(groups[-1]) == split_tensors
-        )
-        if full and groups[-1]:
-            groups.append([])
-            filled = 0
-        groups[-1].append(entry)
-        filled += size
-    return groups
-
-
-def _file(name: str, entries: list[Entry], values: list[bytes], alignment: int) -> FileLayout:
-    table = []
-    places = []
-    offset = 0
-    for entry in entries:
-        size = _nbytes(entry.encoding, entry.shape)
-        dims = tuple(reversed(entry.shape))
-        form = Struct(f"<I{len(dims)}QIQ")
-        table.append(encode_string(entry.name) + form.pack(len(dims), *dims, _TYPE_IDS[entry.encoding], offset))
-        places.append((offset, size))
-        offset = _padded(offset + size, alignment)
-    head = MAGIC + Struct("<IQQ").pack(3, len(entries), len(values)) + b"".join(values) + b"".join(table)
-    head += bytes(-len(head) % alignment)
-    placed = tuple(
-        Placed(entry.name, entry.encoding, tuple(entry.shape), len(head) + begin, size)
-        for entry, (begin, size) in zip(entries, places, strict=True)
-    )
-    return FileLayout(name, len(head) + offset, head, placed)
-
-
-def _encode_key(key: str, type_name: str, value: Any) -> bytes:
-    if not 0 < _utf8(key) <= MAX_KEY:
-        raise UsageError(
-            "not a metadata key of GGUF",
-            code="name-length",
-            place=key,
-            found=f"{len(key)} characters",
-            allowed=f"1 to {MAX_KEY} bytes",
-        )
-    return encode_string(key) + encode_value(key, type_name, value)
-
-
-def _utf8(name: str) -> int:
-    """Bytes of a name in UTF-8; 0 where it cannot be written."""
-    try:
-        return 0 if any(c < " " or c == "\x7f" for c in name) else len(name.encode())
-    except UnicodeEncodeError:
-        return 0
-
-
-def _nbytes(encoding: str, shape: tuple[int, ...]) -> int:
-    row = ENCODINGS[encoding]
-    return prod(shape) // row.block_elements * row.block_bytes
-
-
-def _padded(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment

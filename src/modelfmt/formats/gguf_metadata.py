@@ -10,37 +10,19 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
-from struct import error as StructError
+from struct import error as struct_error
 from typing import TYPE_CHECKING, Any, overload
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError, UsageError
+from modelfmt.formats.gguf_tables import VALUE_TYPES
 from modelfmt.storage.files import Files
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["VALUE_TYPES", "Cursor", "GgufArray", "encode_value", "encode_string", "read_value"]
-
-VALUE_TYPES = (
-    "UINT8",
-    "INT8",
-    "UINT16",
-    "INT16",
-    "UINT32",
-    "INT32",
-    "FLOAT32",
-    "BOOL",
-    "STRING",
-    "ARRAY",
-    "UINT64",
-    "INT64",
-    "FLOAT64",
-)
-"""Value types by their number in the file."""
+__all__ = ["Cursor", "GgufArray", "encode_string", "encode_value", "read_value"]
 
 HEADER_LIMIT = 1 << 28
-MAX_KEY = 65_535
 
 # struct codes of the scalars; a bool is read as a byte so that 2 can be refused
 _CODES = {
@@ -94,7 +76,7 @@ class Cursor:
         return found
 
     def count(self, what: str, *, least: int) -> int:
-        """A count of things that take at least `least` bytes each, so that no count can promise more than the file holds."""
+        """A count of things of at least `least` bytes each: no count may promise more than the file holds."""
         place = self.at
         found = self.number("UINT64" if self.width == 8 else "UINT32", what)
         if found * least > self.left:
@@ -146,15 +128,16 @@ class Cursor:
         """The bytes of n strings, lengths included."""
         begin = at = self.at
         unpack, width = _SCALARS["UINT64" if self.width == 8 else "UINT32", self.big].unpack_from, self.width
-        done = 0
-        while done < n:
+        remaining = iter(range(n))
+        while True:
             buffer = self.buffer
             try:
-                for done in range(done, n):  # noqa: B020  resumes at the string that the buffer cut
+                for _ in remaining:
                     at += unpack(buffer, at)[0] + width
-                done = n
-            except (StructError, OverflowError):
+                break
+            except (struct_error, OverflowError):
                 self._need(at + width, what)
+                at += unpack(self.buffer, at)[0] + width
         self._need(at, what)
         self.at = at
         return self.buffer[begin:at]
@@ -188,7 +171,7 @@ class Cursor:
 
 
 class GgufArray(Sequence[Any]):
-    """An array as it stands in the file: `type` ("STRING", "INT32" ...), `raw` bytes; elements are decoded when asked for.
+    """An array as it stands in the file: `type` ("STRING", "INT32" ...) and `raw` bytes, decoded when asked for.
 
     >>> GgufArray.of("INT32", [1, -1])[1]
     -1
@@ -386,7 +369,7 @@ def _encode_items(key: str, type_name: str, values: Sequence[Any]) -> bytes:
         if type_name == "STRING":
             return b"".join(map(encode_string, values))
         return Struct(f"<{len(values)}{_CODES[type_name]}").pack(*values)
-    except (StructError, OverflowError, TypeError, AttributeError, UnicodeEncodeError) as error:
+    except (struct_error, OverflowError, TypeError, AttributeError, UnicodeEncodeError) as error:
         raise _unfit(key, type_name, next(iter(values)) if len(values) == 1 else str(error)) from None
 
 

@@ -2,8 +2,7 @@
 
 Source: the safetensors 0.8 format and its dtype table. Stricter than the reference library in four points: the header
 begins with `{`, no key is given twice at any level, an entry has exactly its three fields, and names hold no control
-characters. Not here: shards and their index, which are a folder convention (modelfmt.checkpoints.huggingface) except for
-laying them out.
+characters. Shards are laid out here; reading them by their index is a folder's affair (checkpoints.huggingface).
 """
 
 from __future__ import annotations
@@ -31,9 +30,12 @@ MAX_DIMS = 32
 _METADATA = "__metadata__"
 
 # The 22 dtypes of safetensors 0.8; a dense encoding bears the name of its dtype.
-DTYPES = frozenset(
-    "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64".split()
-)
+# fmt: off
+DTYPES = frozenset({
+    "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ",
+    "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+})
+# fmt: on
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KEY = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:', re.DOTALL)
@@ -89,14 +91,15 @@ def read(path: str, files: Files, reader: Reader) -> Model:
 def layout(
     entries: Sequence[Entry], *, metadata: Mapping[str, str], shard_size: int | None = None, stem: str = "model"
 ) -> tuple[list[FileLayout], bytes | None]:
-    """Where everything lies in one file, or in shards of at most `shard_size` tensor bytes (a larger tensor stands alone).
+    """Where everything lies in one file, or in shards of at most `shard_size` tensor bytes (a larger one stands alone).
 
     Returns the files and, where there are several, the text of `<stem>.safetensors.index.json`; shards are called
-    `<stem>-00001-of-0000N.safetensors`, a single file has no name. Tensors keep the given order; only in a file where that
-    would misalign one, they are moved (stably) to descending element size, as the reference library does. Metadata goes
-    into every shard.
+    `<stem>-00001-of-0000N.safetensors`, a single file has no name. Tensors keep the given order; only in a file where
+    that would misalign one, they are moved (stably) to descending element size, as the reference library does.
+    Metadata goes into every shard.
 
-    Raises UsageError (a name twice, control characters), UnsupportedError (an encoding that is no dtype), LimitExceeded.
+    Raises UsageError (a name twice, control characters), UnsupportedError (an encoding that is no dtype),
+    LimitExceeded.
     """
     _check_entries(entries, metadata)
     if "/" in stem or "\\" in stem or not stem:

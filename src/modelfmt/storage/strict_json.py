@@ -1,4 +1,4 @@
-"""JSON from untrusted files: bounded size and depth, no repeated keys, nothing but CorruptFile and LimitExceeded comes out.
+"""JSON from untrusted files: bounded size and depth, no repeated keys, no error but CorruptFile and LimitExceeded.
 
 Source: RFC 8259. Not for huge documents: values are built as ordinary Python objects.
 """
