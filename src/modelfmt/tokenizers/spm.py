@@ -1,0 +1,151 @@
+"""SentencePiece BPE ("llama"): from a SentencePiece model, or from a byte-fallback BPE in tokenizer.json.
+
+The runtime merges the pair of neighbours whose joined text has the highest score. A SentencePiece model holds the
+scores; tokenizer.json holds merges instead, whose order gives them: score = -(rank of the first merge that makes the
+token). llama.cpp's converter writes -1000 for every token there, which merges from left to right whatever the merges
+say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir.tokenizer import Note, Tokenizer, TokenType
+from .assemble import assemble
+from .files import Files
+from .hfjson import merge_pairs, normalizer_steps, vocab_by_id
+from .sentencepiece import SentencePieceModel
+from .special import added_tokens
+from .vocabulary import Vocabulary, byte_token, first_ids
+
+__all__ = ["from_merges", "from_model"]
+
+_JSON = "tokenizer.json"
+
+
+def from_model(files: Files, config: Mapping[str, Any], model: SentencePieceModel, size: int | None) -> Tokenizer:
+    """A "llama" tokenizer from a SentencePiece model."""
+    vocabulary = Vocabulary(size or len(model.pieces))
+    for i, piece in enumerate(model.pieces):
+        text = piece.text.replace("\u2581", " ") if piece.kind == TokenType.USER_DEFINED else piece.text
+        vocabulary.put(i, text, piece.kind, piece.score)
+    for row in added_tokens(files):
+        if not _is_unknown(model, row.token_id, row.text):
+            vocabulary.add(row.token_id, row.text, special=row.special)
+    notes = []
+    if model.precompiled_charsmap:
+        notes.append(Note("normalizer", f"the runtime does not apply the normalizer {model.normalizer!r}", lossy=True))
+    if model.remove_extra_whitespaces:
+        notes.append(
+            Note("extra-whitespace", "the runtime keeps repeated spaces, which the tokenizer removes", lossy=True)
+        )
+    prefix = files.json("tokenizer_config.json").get("add_prefix_space")
+    if not isinstance(prefix, bool):  # None: the runtime's default is to add one
+        prefix = False if _is_gemma(config) or not model.add_dummy_prefix else None
+    defaults = {"bos": model.bos_id, "eos": model.eos_id}
+    return assemble(
+        "llama",
+        "default",
+        vocabulary,
+        files,
+        config,
+        scores=True,
+        defaults=defaults,
+        notes=notes,
+        add_space_prefix=prefix,
+    )
+
+
+def from_merges(files: Files, config: Mapping[str, Any], size: int | None) -> Tokenizer:
+    """A "llama" tokenizer from a byte-fallback BPE in tokenizer.json."""
+    by_id = vocab_by_id(files)
+    merges = merge_pairs(files)
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(merges):
+        ranks.setdefault(left + right, rank)
+    last = -float(len(merges) + 1)
+    added = added_tokens(files)
+    own = {row.token_id for row in added}
+    vocabulary = Vocabulary(size or 1 + max(max(by_id, default=-1), max(own, default=-1)))
+    unknown = files.json(_JSON)["model"].get("unk_token")
+    for token_id, text in by_id.items():
+        if byte_token(text, path=_JSON, token_id=token_id):
+            vocabulary.put(token_id, text, TokenType.BYTE)
+        elif text == unknown:
+            vocabulary.put(token_id, text, TokenType.UNKNOWN)
+        else:
+            vocabulary.put(token_id, text, TokenType.NORMAL, -float(ranks[text]) if text in ranks else last)
+    for row in added:
+        if row.text != unknown:
+            vocabulary.add(row.token_id, row.text, special=row.special)
+    notes = _closure_notes({text: i for i, text in by_id.items() if i not in own}, merges)
+    prefix, other = _space_prefix(files)
+    notes += other
+    return assemble("llama", "default", vocabulary, files, config, scores=True, notes=notes, add_space_prefix=prefix)
+
+
+def _is_gemma(config: Mapping[str, Any]) -> bool:
+    """Gemma's tokenizer class never puts a space before the text, whatever its model file says."""
+    return str(config.get("model_type")).startswith("gemma")
+
+
+def _is_unknown(model: SentencePieceModel, token_id: int, text: str) -> bool:
+    """Whether an added token is the model's own unknown token, which must stay of that type."""
+    return (
+        token_id < len(model.pieces)
+        and model.pieces[token_id].kind == TokenType.UNKNOWN
+        and model.pieces[token_id].text == text
+    )
+
+
+def _closure_notes(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> list[Note]:
+    """The runtime merges any neighbours whose joined text is a token; the tokenizer only those that it lists.
+
+    Both agree if every split of a token into two tokens is listed, as in all tokenizers made from SentencePiece models.
+    """
+    listed = set(merges)
+    made = {left + right for left, right in merges}
+    unlisted = [
+        token_id
+        for text, token_id in vocab.items()
+        if len(text) > 1
+        and not (text.startswith("<0x") and len(text) == 6)
+        and any(
+            text[:i] in vocab and text[i:] in vocab and (text[:i], text[i:]) not in listed for i in range(1, len(text))
+        )
+    ]
+    if not unlisted:
+        return []
+    never = sum(1 for text, token_id in vocab.items() if token_id in set(unlisted[:1000]) and text not in made)
+    message = (
+        f"{len(unlisted)} tokens can be made by merges that the tokenizer does not list (ids {first_ids(unlisted)})"
+    )
+    return [Note("merges-by-score", message + (f", {never} of them by no listed merge" if never else ""), lossy=True)]
+
+
+def _space_prefix(files: Files) -> tuple[bool | None, list[Note]]:
+    """Whether a space is put before the text, and notes on normalizers that the runtime does not have."""
+    prefix: bool | None = False
+    notes = []
+    for step in normalizer_steps(files):
+        if step == {"type": "Prepend", "prepend": "\u2581"}:
+            prefix = None
+        elif step != {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}:
+            notes.append(
+                Note("normalizer", f"the runtime does not apply the normalizer {step.get('type')}", lossy=True)
+            )
+    before = files.json(_JSON).get("pre_tokenizer")
+    if isinstance(before, dict) and before.get("type") == "Metaspace":
+        scheme = before.get("prepend_scheme", "always" if before.get("add_prefix_space", True) else "never")
+        prefix = False if scheme == "never" else None
+    elif before is not None and not _splits_words(before):
+        kind = before.get("type") if isinstance(before, dict) else type(before).__name__
+        notes.append(Note("pre-tokenizer", f"the runtime does not apply the pre-tokenizer {kind}", lossy=True))
+    stated = files.json("tokenizer_config.json").get("add_prefix_space")
+    return (stated if isinstance(stated, bool) else prefix), notes
+
+
+def _splits_words(step: Any) -> bool:
+    """A split at spaces joined to what precedes (Gemma): no effect once the normalizer has replaced all spaces."""
+    return isinstance(step, dict) and step.get("type") == "Split" and step.get("pattern") == {"String": " "}
