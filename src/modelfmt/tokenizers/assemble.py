@@ -29,8 +29,8 @@ def assemble(
 ) -> Tokenizer:
     """A Tokenizer of this vocabulary.
 
-    defaults: special ids for roles that no file gives. add_nothing: where no file says a word on it, no bos is added (the
-    runtime adds one under some pre-tokenizer names). fields: whatever else the reader knows of the Tokenizer.
+    defaults: special ids for roles that no file gives. add_nothing: where no file says anything of it, no bos is added
+    (the runtime adds one under some pre-tokenizer names). fields: whatever else the reader knows of the Tokenizer.
     """
     texts = vocabulary.finish()
     special = read_special(files, config, {text: i for i, text in enumerate(texts)}, vocabulary.types, defaults)

@@ -182,7 +182,8 @@ NAMES: tuple[Name, ...] = (
     *_rows("gpt-2", "jina-v1-en", "jina-v2-code", "roberta-bpe", add_sep=True),
     *_rows("llama3", "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", ignore_merges=True, add_bos=True),
     *_rows("llama3", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", ignore_merges=True, add_bos=True),
-    *_rows("llama3", "dbrx", "smaug-bpe", "glm4", "chatglm-bpe", "glm5"),
+    *_rows("llama3", "glm4", "glm5", ignore_merges=True),
+    *_rows("llama3", "dbrx", "smaug-bpe", "chatglm-bpe"),
     *_rows(
         "qwen2", "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "hunyuan", "solar-open", "grok-2", clean_spaces=False
     ),
