@@ -59,6 +59,8 @@ def test_kinds_that_gguf_lacks_are_refused_by_name() -> None:
         read_json(bpe(model={"type": "BPE", "vocab": VOCAB, "merges": [], "end_of_word_suffix": "</w>"}))
     with pytest.raises(UsageError):
         read({}, config={}, model="sentencepiece")
+    with pytest.raises(UnsupportedError, match="another kind"):
+        read({"tokenizer.json": json.dumps(bpe()).encode()}, config={}, model="bert")
 
 
 def test_holes_are_padding_and_ids_beyond_the_rows_are_a_named_loss() -> None:

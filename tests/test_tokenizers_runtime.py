@@ -1,4 +1,4 @@
-"""Token ids from llama.cpp's runtime on our metadata, against `tokenizers` and `sentencepiece` on the original files."""
+"""Token ids from llama.cpp's runtime on our metadata, against `tokenizers` and `sentencepiece` on the originals."""
 
 from __future__ import annotations
 
@@ -156,6 +156,21 @@ def test_byte_fallback_bpe_gets_scores_from_its_merges(golden: Path, tmp_path: P
     assert differing(runtime(tok, tmp_path), by_tokenizers(raw)) == []
     flat = runtime(tok, tmp_path, scores=[-1000.0] * len(tok))  # what llama.cpp's converter writes
     assert differing(flat, by_tokenizers(raw)) != []
+
+
+def test_gemma4_keeps_the_merges(golden: Path, tmp_path: Path) -> None:
+    raw = byte_fallback_json((golden / "checkpoints" / "llama-spm" / "tokenizer.model").read_bytes())
+    changed = json.loads(raw)
+    del changed["normalizer"]["normalizers"][0]  # no space before the text
+    del changed["model"]["merges"][10:40]  # merging by score would still make these
+    raw = json.dumps(changed).encode()
+    files = {"tokenizer.json": raw, "tokenizer_config.json": b'{"bos_token": "<s>", "add_bos_token": true}'}
+    tok = read(files, config={"model_type": "gemma4_text"})
+    assert tok is not None and (tok.model, tok.notes) == ("gemma4", ())
+    assert differing(runtime(tok, tmp_path), by_tokenizers(raw)) == []
+    by_score = read(files, config={}, model="llama")
+    assert by_score is not None and [note.code for note in by_score.notes] == ["merges-by-score"]
+    assert differing(runtime(by_score, tmp_path), by_tokenizers(raw)) != []
 
 
 def test_user_defined_pieces_are_found_in_text(golden: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ MODELS = {
     "gpt2": "byte-level BPE: merges by rank, a pre-tokenizer named by `pre`",
     "bert": "WordPiece: longest match, U+2581 marks word starts",
     "t5": "SentencePiece Unigram: best path by score",
-    "rwkv": "RWKV World: longest match on bytes",
+    "gemma4": "BPE by rank on SentencePiece's texts, byte fallback",
 }
 """The vocabulary kinds, by the name that GGUF gives them."""
 

@@ -50,14 +50,24 @@ def read(
     size = _size(config, vocab_size)
     name = held.first(*sentencepiece.NAMES)
     if name is not None and not (name == "sentencepiece.bpe.model" and _JSON in held):
-        return _from_sentencepiece(held, config, size, name, model, f"{architecture_hint} {config.get('model_type')}")
-    if _JSON in held:
-        return _from_json(held, config, size, pre)
-    if "vocab.json" in held and "merges.txt" in held:
-        return bpe.from_vocab_json(held, config, size, pre=pre)
-    if "vocab.txt" in held:
-        return wordpiece.from_vocab_txt(held, config, size)
-    return None
+        tok = _from_sentencepiece(held, config, size, name, model, f"{architecture_hint} {config.get('model_type')}")
+    elif _JSON in held:
+        tok = _from_json(held, config, size, pre, model)
+    elif "vocab.json" in held and "merges.txt" in held:
+        tok = bpe.from_vocab_json(held, config, size, pre=pre)
+    elif "vocab.txt" in held:
+        tok = wordpiece.from_vocab_txt(held, config, size)
+    else:
+        return None
+    if model not in (None, tok.model):
+        raise UnsupportedError(
+            "these tokenizer files are of another kind",
+            code="tokenizer-kind",
+            path=name,
+            found=tok.model,
+            allowed=model,
+        )
+    return tok
 
 
 def _size(config: Mapping[str, Any], vocab_size: int | None) -> int | None:
@@ -89,7 +99,9 @@ def _from_sentencepiece(
     return spm.from_model(files, config, parsed, size)
 
 
-def _from_json(files: Files, config: Mapping[str, Any], size: int | None, pre: str | None) -> Tokenizer:
+def _from_json(
+    files: Files, config: Mapping[str, Any], size: int | None, pre: str | None, model: str | None
+) -> Tokenizer:
     kind = hfjson.model_type(files)
     if kind == "WordPiece":
         return wordpiece.from_json(files, config, size)
@@ -97,7 +109,8 @@ def _from_json(files: Files, config: Mapping[str, Any], size: int | None, pre: s
         return unigram.from_json(files, config, size)
     if kind == "BPE":
         if files.json(_JSON)["model"].get("byte_fallback"):
-            return spm.from_merges(files, config, size)
+            by_rank = model == "gemma4" or (model is None and str(config.get("model_type")).startswith("gemma4"))
+            return spm.from_merges(files, config, size, by_rank=by_rank)
         return bpe.from_json(files, config, size, pre=pre)
     raise UnsupportedError(
         "a tokenizer of a kind that GGUF cannot express",

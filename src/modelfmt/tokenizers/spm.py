@@ -22,6 +22,10 @@ from .vocabulary import Vocabulary, byte_token, first_ids
 __all__ = ["from_merges", "from_model"]
 
 _JSON = "tokenizer.json"
+# Gemma 4's markers that are shown in text, as chat parsers read them there. Source: llama.cpp, conversion/gemma.py.
+_VISIBLE = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+)
 
 
 def from_model(files: Files, config: Mapping[str, Any], model: SentencePieceModel, size: int | None) -> Tokenizer:
@@ -57,8 +61,8 @@ def from_model(files: Files, config: Mapping[str, Any], model: SentencePieceMode
     )
 
 
-def from_merges(files: Files, config: Mapping[str, Any], size: int | None) -> Tokenizer:
-    """A "llama" tokenizer from a byte-fallback BPE in tokenizer.json."""
+def from_merges(files: Files, config: Mapping[str, Any], size: int | None, *, by_rank: bool = False) -> Tokenizer:
+    """A "llama" tokenizer from a byte-fallback BPE in tokenizer.json; by_rank: a "gemma4" one, with its merges."""
     by_id = vocab_by_id(files)
     merges = merge_pairs(files)
     ranks: dict[str, int] = {}
@@ -79,10 +83,30 @@ def from_merges(files: Files, config: Mapping[str, Any], size: int | None) -> To
     for row in added:
         if row.text != unknown:
             vocabulary.add(row.token_id, row.text, special=row.special)
-    notes = _closure_notes({text: i for i, text in by_id.items() if i not in own}, merges)
-    prefix, other = _space_prefix(files)
-    notes += other
-    return assemble("llama", "default", vocabulary, files, config, scores=True, notes=notes, add_space_prefix=prefix)
+    prefix, notes = _space_prefix(files)
+    if by_rank:
+        return _ranked(files, config, vocabulary, merges, prefix, notes)
+    notes += _closure_notes({text: i for i, text in by_id.items() if i not in own}, merges)
+    fields: dict[str, Any] = {"scores": True, "notes": notes, "add_space_prefix": prefix}
+    return assemble("llama", "default", vocabulary, files, config, **fields)
+
+
+def _ranked(
+    files: Files,
+    config: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    merges: list[tuple[str, str]],
+    prefix: bool | None,
+    notes: list[Note],
+) -> Tokenizer:
+    for i, text in enumerate(vocabulary.texts):
+        if text in _VISIBLE:
+            vocabulary.types[i] = TokenType.USER_DEFINED
+    if prefix is not False:
+        message = "the runtime does not put a space before the text, the tokenizer does"
+        notes.append(Note("prefix-space", message, lossy=True))
+    joined = tuple(f"{left} {right}" for left, right in merges if " " not in left + right)
+    return assemble("gemma4", "gemma4", vocabulary, files, config, merges=joined, notes=notes, add_space_prefix=False)
 
 
 def _is_gemma(config: Mapping[str, Any]) -> bool:
