@@ -1,0 +1,1 @@
+"""Quantized types: arrays in and out of them, which tensor gets which, and importance matrices."""

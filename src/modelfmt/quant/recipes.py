@@ -1,0 +1,271 @@
+"""File types by name (Q4_K_M, F16 ...), and users' own recipes in TOML or JSON.
+
+A file type is a base tensor type and, for most, a mixture of types around it (modelfmt.quant.mixture). Source: enum
+llama_ftype of llama.h, llama_ftype_get_default_type of llama-quant.cpp, QUANT_OPTIONS of tools/quantize.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import Any
+
+from modelfmt.errors import UsageError
+from modelfmt.quant.ggml_types import target_type
+from modelfmt.quant.mixture_rules import ROLES
+
+__all__ = [
+    "ALIASES",
+    "AUTO",
+    "FILE_TYPES",
+    "FileType",
+    "Recipe",
+    "RecipeRule",
+    "as_recipe",
+    "file_type",
+    "layer_number",
+    "load",
+    "output_metadata",
+    "tensor_order",
+]
+
+AUTO = "auto"
+"""The source's own 16-bit type for a checkpoint, every tensor as it is for a GGUF file."""
+
+QUANTIZATION_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FileType:
+    """A value of general.file_type.
+
+    number: as it stands there. base: the tensor type it is built round. needs_importance: some of its tensors are not
+    made without an importance matrix.
+    """
+
+    name: str
+    number: int
+    base: str
+    needs_importance: bool = False
+
+
+# fmt: off
+FILE_TYPES: dict[str, FileType] = {
+    row.name: row
+    for row in (
+        FileType("F32", 0, "F32"),                    FileType("F16", 1, "F16"),
+        FileType("BF16", 32, "BF16"),                 FileType("Q8_0", 7, "Q8_0"),
+        FileType("Q6_K", 18, "Q6_K"),                 FileType("Q5_K_M", 17, "Q5_K"),
+        FileType("Q5_K_S", 16, "Q5_K"),               FileType("Q5_1", 9, "Q5_1"),
+        FileType("Q5_0", 8, "Q5_0"),                  FileType("Q4_K_M", 15, "Q4_K"),
+        FileType("Q4_K_S", 14, "Q4_K"),               FileType("Q4_1", 3, "Q4_1"),
+        FileType("Q4_0", 2, "Q4_0"),                  FileType("IQ4_NL", 25, "IQ4_NL"),
+        FileType("IQ4_XS", 30, "IQ4_XS"),             FileType("MXFP4_MOE", 38, "MXFP4"),
+        FileType("Q3_K_L", 13, "Q3_K"),               FileType("Q3_K_M", 12, "Q3_K"),
+        FileType("Q3_K_S", 11, "Q3_K"),               FileType("IQ3_M", 27, "IQ3_S"),
+        FileType("IQ3_S", 26, "IQ3_S"),               FileType("IQ3_XS", 22, "IQ3_S", True),
+        FileType("IQ3_XXS", 23, "IQ3_XXS", True),     FileType("Q2_K", 10, "Q2_K"),
+        FileType("Q2_K_S", 21, "Q2_K", True),         FileType("IQ2_M", 29, "IQ2_S", True),
+        FileType("IQ2_S", 28, "IQ2_XS", True),        FileType("IQ2_XS", 20, "IQ2_XS", True),
+        FileType("IQ2_XXS", 19, "IQ2_XXS", True),     FileType("Q2_0", 41, "Q2_0"),
+        FileType("TQ2_0", 37, "TQ2_0"),               FileType("TQ1_0", 36, "TQ1_0"),
+        FileType("IQ1_M", 31, "IQ1_M", True),         FileType("IQ1_S", 24, "IQ1_S", True),
+        FileType("Q1_0", 40, "Q1_0"),
+    )
+}
+"""Every file type that llama-quantize makes, largest first."""
+# fmt: on
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+
+def file_type(name: str) -> FileType:
+    """The file type called `name`, in any case. Raises UsageError (unknown-file-type) with the closest names.
+
+    >>> file_type("q4_k").name, file_type("Q4_K_M").number
+    ('Q4_K_M', 15)
+    """
+    upper = name.strip().upper()
+    found = FILE_TYPES.get(ALIASES.get(upper, upper))
+    if found is not None:
+        return found
+    close = get_close_matches(upper, [*FILE_TYPES, *ALIASES], n=3)
+    raise UsageError(
+        "no such file type",
+        code="unknown-file-type",
+        found=name,
+        allowed=", ".join([AUTO, *FILE_TYPES]),
+        hint=f"did you mean {' or '.join(close)}?" if close else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRule:
+    """Tensors that meet every condition get `type`.
+
+    tensors: a pattern, searched in the name without regard to case. roles: see mixture.role. layers: (first, last)
+    ranges, both ends in; negative ones count from the last layer.
+    """
+
+    type: str
+    tensors: str = ""
+    roles: frozenset[str] = frozenset()
+    layers: tuple[tuple[int, int], ...] = ()
+    label: str = ""
+
+    def matches(self, name: str, role: str, layer: int | None, n_layer: int) -> bool:
+        """True where the tensor meets every condition. layer: its number, None outside the layers."""
+        if self.tensors and not re.search(self.tensors, name, re.IGNORECASE):
+            return False
+        if self.roles and role not in self.roles:
+            return False
+        if not self.layers:
+            return True
+        if layer is None:
+            return False
+        ends = [tuple(end + n_layer if end < 0 else end for end in span) for span in self.layers]
+        return any(first <= layer <= last for first, last in ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A file type, and rules that come before its own.
+
+    base: None keeps every tensor as it is. number: general.file_type. mixture: whether llama.cpp's rules hold for what
+    the recipe's own do not name.
+    """
+
+    name: str
+    base: str | None
+    number: int | None
+    rules: tuple[RecipeRule, ...] = ()
+    mixture: bool = True
+
+
+def as_recipe(file_type_or_recipe: str | Recipe) -> Recipe:
+    """The recipe itself, or that of a file type by name; "auto" is one without a base. Raises UsageError."""
+    if isinstance(file_type_or_recipe, Recipe):
+        return file_type_or_recipe
+    if file_type_or_recipe.strip().lower() == AUTO:
+        return Recipe(AUTO, None, None)
+    row = file_type(file_type_or_recipe)
+    return Recipe(row.name, row.base, row.number)
+
+
+def load(text: str, path: str = "") -> Recipe:
+    """A recipe from TOML, or from JSON where path ends in .json or the text starts with a brace.
+
+    Keys: base (a file type), mixture (default true), rule (a list of tables: type, and any of tensors, roles, layers).
+    The rules come before llama.cpp's; the first that matches decides. Raises UsageError (recipe-...), naming the key.
+
+    >>> recipe = load('base = "Q4_K_M"\\n[[rule]]\\nroles = ["ffn_down"]\\nlayers = "0-1, -2-"\\ntype = "Q8_0"')
+    >>> recipe.name, recipe.rules[0].layers
+    ('Q4_K_M', ((0, 1), (-2, -1)))
+    """
+    as_json = PurePath(path).suffix.lower() == ".json" or text.lstrip().startswith("{")
+    try:
+        data = json.loads(text) if as_json else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the recipe cannot be read: {error}", code="recipe-syntax", path=path or None) from None
+    keys = _keys(data, {"base": str, "mixture": bool, "rule": list}, path, "the recipe")
+    row = file_type(keys.get("base", ""))
+    rules = tuple(_rule(entry, path, f"rule {at}") for at, entry in enumerate(keys.get("rule", ()), 1))
+    return Recipe(row.name, row.base, row.number, rules, keys.get("mixture", True))
+
+
+def _rule(entry: Any, path: str, place: str) -> RecipeRule:
+    keys = _keys(entry, {"type": str, "tensors": str, "roles": list, "layers": str}, path, place)
+    if "type" not in keys:
+        raise UsageError("a rule without a type", code="recipe-key", path=path or None, place=place, allowed="type")
+    known = {name for name, _, _ in ROLES} | {"other"}
+    roles = frozenset(map(str, keys.get("roles", ())))
+    if roles - known:
+        raise UsageError(
+            "no such role",
+            code="recipe-role",
+            path=path or None,
+            place=place,
+            found=min(roles - known),
+            allowed=", ".join(sorted(known)),
+        )
+    pattern = keys.get("tensors", "")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"not a regular expression: {error}", code="bad-pattern", path=path or None, place=place, found=pattern
+        ) from None
+    return RecipeRule(
+        target_type(keys["type"], place).name, pattern, roles, _layers(keys.get("layers", ""), path, place), place
+    )
+
+
+def _layers(text: str, path: str, place: str) -> tuple[tuple[int, int], ...]:
+    ranges = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = re.fullmatch(r"(?P<first>-?\d{1,6})(?P<to>\s*-\s*(?P<last>-?\d{1,6})?)?", part)
+        if found is None:
+            raise UsageError(
+                "not a range of layers",
+                code="recipe-layers",
+                path=path or None,
+                place=place,
+                found=part,
+                allowed='such as "0-3, 7, -2-"',
+            )
+        first = int(found["first"])
+        ranges.append((first, first if found["to"] is None else int(found["last"] or -1)))
+    return tuple(ranges)
+
+
+def _keys(data: Any, allowed: Mapping[str, type], path: str, place: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise UsageError("not a table", code="recipe-key", path=path or None, place=place, found=type(data).__name__)
+    for key, value in data.items():
+        if key not in allowed or not isinstance(value, allowed[key]):
+            raise UsageError(
+                "no such key, or of the wrong kind",
+                code="recipe-key",
+                path=path or None,
+                place=place,
+                found=key,
+                allowed=", ".join(allowed),
+            )
+    return data
+
+
+_LAYER = re.compile(r"blk\.\s*([+-]?\d+)")
+
+
+def layer_number(name: str) -> int | None:
+    """The number after `blk.` at the start of a tensor name.
+
+    >>> layer_number("blk.12.attn_q.weight"), layer_number("output.weight")
+    (12, None)
+    """
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
+
+
+def tensor_order(name: str) -> tuple[int, bytes]:
+    """Sort key for the order in which llama-quantize writes tensors: by layer, those outside first, then by name.
+
+    >>> sorted(["blk.10.a", "output.weight", "blk.9.b", "blk.9.a"], key=tensor_order)
+    ['output.weight', 'blk.9.a', 'blk.9.b', 'blk.10.a']
+    """
+    number = layer_number(name)
+    return (-1 if number is None else number, name.encode("utf-8", "surrogatepass"))
+
+
+def output_metadata(recipe: Recipe) -> list[tuple[str, str, int]]:
+    """(key, GGUF value type, value) of what llama-quantize writes about the type; the importance matrix's keys follow.
+
+    >>> output_metadata(as_recipe("Q4_K_M"))
+    [('general.quantization_version', 'UINT32', 2), ('general.file_type', 'UINT32', 15)]
+    """
+    number = [] if recipe.number is None else [("general.file_type", "UINT32", recipe.number)]
+    return [("general.quantization_version", "UINT32", QUANTIZATION_VERSION), *number]
