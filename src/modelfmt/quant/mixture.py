@@ -109,8 +109,8 @@ class MixtureContext:
 class Overrides:
     """What the user wants otherwise.
 
-    tensor_types: (pattern, type), searched in the name without regard to case; the first that is found decides. pure: no
-    mixture. leave_output: output.weight stays as it is. Raises UsageError (bad-pattern, unknown-tensor-type).
+    tensor_types: (pattern, type), searched in the name without regard to case; the first that is found decides. pure:
+    no mixture. leave_output: output.weight stays as it is. Raises UsageError (bad-pattern, unknown-tensor-type).
     """
 
     tensor_types: Sequence[tuple[str, str]] = ()
