@@ -1,0 +1,106 @@
+"""Architectures as tables: the literal registry of class names, model types and GGUF names.
+
+Tables are imported when they are asked for. A new family is one file and its lines here (docs/architectures.md).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from modelfmt.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from modelfmt.archs.table import Architecture
+
+__all__ = ["GGUF", "HUGGING_FACE", "MODEL_TYPES", "find"]
+
+HUGGING_FACE = {
+    "BertForMaskedLM": "bert.BERT",
+    "BertForPreTraining": "bert.BERT",
+    "BertModel": "bert.BERT",
+    "GPT2LMHeadModel": "gpt2.GPT2",
+    "GPT2Model": "gpt2.GPT2",
+    "Gemma2ForCausalLM": "gemma.GEMMA2",
+    "Gemma3ForCausalLM": "gemma.GEMMA3",
+    "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
+    "GemmaForCausalLM": "gemma.GEMMA",
+    "LLaMAForCausalLM": "llama.LLAMA",
+    "LlamaForCausalLM": "llama.LLAMA",
+    "LlamaModel": "llama.LLAMA",
+    "MistralForCausalLM": "llama.MISTRAL",
+    "MistralModel": "llama.MISTRAL",
+    "MixtralForCausalLM": "llama.MIXTRAL",
+    "Phi3ForCausalLM": "phi.PHI3",
+    "Qwen2ForCausalLM": "qwen.QWEN2",
+    "Qwen2Model": "qwen.QWEN2",
+    "Qwen3ForCausalLM": "qwen.QWEN3",
+    "Qwen3Model": "qwen.QWEN3",
+    "Qwen3MoeForCausalLM": "qwen.QWEN3_MOE",
+    "Starcoder2ForCausalLM": "starcoder.STARCODER2",
+}
+"""Class names, as `architectures` in config.json has them."""
+
+MODEL_TYPES = {
+    "bert": "bert.BERT",
+    "gemma": "gemma.GEMMA",
+    "gemma2": "gemma.GEMMA2",
+    "gemma3": "gemma.GEMMA3",
+    "gemma3_text": "gemma.GEMMA3",
+    "gpt2": "gpt2.GPT2",
+    "llama": "llama.LLAMA",
+    "mistral": "llama.MISTRAL",
+    "mixtral": "llama.MIXTRAL",
+    "phi3": "phi.PHI3",
+    "qwen2": "qwen.QWEN2",
+    "qwen3": "qwen.QWEN3",
+    "qwen3_moe": "qwen.QWEN3_MOE",
+    "starcoder2": "starcoder.STARCODER2",
+}
+"""`model_type` of config.json."""
+
+GGUF = {
+    "bert": "bert.BERT",
+    "gemma": "gemma.GEMMA",
+    "gemma2": "gemma.GEMMA2",
+    "gemma3": "gemma.GEMMA3",
+    "gpt2": "gpt2.GPT2",
+    "llama": "llama.LLAMA",
+    "phi3": "phi.PHI3",
+    "qwen2": "qwen.QWEN2",
+    "qwen3": "qwen.QWEN3",
+    "qwen3moe": "qwen.QWEN3_MOE",
+    "starcoder2": "starcoder.STARCODER2",
+}
+"""`general.architecture` of a GGUF file; llama is also what Mistral and Mixtral become."""
+
+
+def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
+    """The table for a class name, else for a model type, else for a GGUF name: the first one given decides.
+
+    Raises UnsupportedError (unsupported-architecture) with the nearest known names.
+
+    >>> find("Qwen3ForCausalLM").gguf
+    'qwen3'
+    """
+    for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
+        if name is not None:
+            if name not in tables:
+                raise _unknown(name, tables)
+            module, _, table = tables[name].partition(".")
+            found: Architecture = getattr(import_module(f"{__name__}.{module}"), table)
+            return found
+    raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
+
+
+def _unknown(name: str, tables: dict[str, str]) -> UnsupportedError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, tables, n=4, cutoff=0.5)
+    return UnsupportedError(
+        "there is no table for this architecture",
+        code="unsupported-architecture",
+        found=name,
+        allowed=f"nearest: {', '.join(near)}" if near else ", ".join(tables),
+        hint="docs/architectures.md says how to add one",
+    )

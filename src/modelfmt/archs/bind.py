@@ -1,0 +1,270 @@
+"""Applies a table to a checkpoint: which tensor of the file is made of what, and what its metadata says.
+
+Fails closed: a source tensor that no row and no ignore pattern speaks for, a required row without a source and a shape
+that the configuration does not imply are errors. Nothing is read and no array is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
+
+from modelfmt.archs import hparams, pooling, rope
+from modelfmt.archs.specs import Shape, Stacked, before, forward
+from modelfmt.archs.table import Architecture, Row
+from modelfmt.archs.terms import Scope, evaluate, holds
+from modelfmt.archs.values import flat
+from modelfmt.errors import CorruptFile, UnsupportedError
+from modelfmt.ir.ops import Expression
+from modelfmt.report import Loss, Note
+
+__all__ = ["Bound", "BoundTensor", "to_gguf"]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTensor:
+    """One tensor of the file: GGUF name, how it is made, of which source tensors. keep: the encoding it must have."""
+
+    name: str
+    expr: Expression
+    source_names: tuple[str, ...]
+    keep: str | None
+
+
+@dataclass
+class Bound:
+    """A checkpoint as its file will have it.
+
+    tensors: constants first, then in the order of their sources. metadata: (key, GGUF type, value), the keys of the
+    architecture only. notes: what was left out (Note) or lost (Loss). hparams: the params of the table by name; `tied`
+    says whether the output is the embedding.
+    """
+
+    architecture: Architecture
+    tensors: list[BoundTensor] = field(default_factory=list)
+    metadata: list[tuple[str, str, Any]] = field(default_factory=list)
+    notes: list[Note | Loss] = field(default_factory=list)
+    hparams: dict[str, Any] = field(default_factory=dict)
+
+
+def to_gguf(
+    arch: Architecture,
+    *,
+    tensors: Mapping[str, Expression],
+    config: Mapping[str, Any],
+    assets: Mapping[str, bytes],
+) -> Bound:
+    """The tensors and the architecture's metadata of the GGUF file of a Hugging Face checkpoint.
+
+    tensors: source name -> expression. config: config.json. assets: small files by relative name, for the pooling.
+    Raises UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value,
+    tensor-shape).
+    """
+    config = flat(config)
+    scope = hparams.read(arch, config)
+    bound = Bound(arch, hparams=scope)
+    keys = hparams.metadata(arch, scope)
+    if arch.window is not None:
+        keys |= hparams.window(arch.window, config, scope["n_layer"])
+    if arch.rope is not None:
+        turned = rope.encode(arch.rope, config, scope)
+        keys |= turned.metadata
+        scope |= turned.hparams
+        bound.notes += turned.losses
+        bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
+    if arch.pooled:
+        kind, losses = pooling.encode(assets)
+        keys |= {} if kind is None else {"pooling_type": ("UINT32", kind)}
+        bound.notes += losses
+    hparams.refuse(arch, scope)
+    bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
+    bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]
+    _Binder(bound, tensors).bind()
+    return bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A row in one layer, its weight or its bias."""
+
+    row: Row
+    layer: int
+    bias: bool
+
+    def name(self, template: str, expert: int | None = None) -> str:
+        name = template.replace("{i}", str(self.layer))
+        if expert is not None:
+            name = name.replace("{e}", str(expert))
+        return name.removesuffix(".weight") + ".bias" if self.bias else name
+
+    @property
+    def target(self) -> str:
+        return self.name(self.row.target)
+
+    @property
+    def required(self) -> bool:
+        return self.row.bias == "required" if self.bias else not self.row.optional
+
+    def shape(self, scope: Scope) -> Shape:
+        shape = tuple(evaluate(term, scope, self.layer) for term in self.row.shape)
+        return shape[:1] if self.bias else shape
+
+
+class _Binder:
+    """Walks the rows of a table over a checkpoint."""
+
+    def __init__(self, bound: Bound, tensors: Mapping[str, Expression]) -> None:
+        self.bound = bound
+        self.arch = bound.architecture
+        self.scope = bound.hparams
+        self.tensors = tensors
+        self.used: set[str] = set()
+        self.missing: list[tuple[str, Shape]] = []
+        self.bare = False  # saved without its head: names lack the prefix of the body
+
+    def bind(self) -> None:
+        made: list[BoundTensor] = []
+        for slots in _slots(self.arch.rows, self.scope):
+            tensor = self._first(slots)
+            if tensor is not None:
+                made.append(tensor)
+        self._finish()
+        place = {name: index for index, name in enumerate(self.tensors)}
+        made.sort(key=lambda tensor: min(place[name] for name in tensor.source_names))
+        self.bound.tensors += made
+        self.scope["tied"] = all(tensor.name != "output.weight" for tensor in made)
+
+    def _first(self, slots: list[_Slot]) -> BoundTensor | None:
+        """The tensor from the first of several layouts that is there."""
+        for slot in slots:
+            for template in slot.row.sources:
+                names = self._sources(slot, template)
+                if names is not None:
+                    return self._made(slot, names)
+        slot = slots[0]
+        if slot.required and not (slot.row.tied_to and (self.scope["tied"] or self.bare)):
+            self.missing.append((slot.name(slot.row.sources[0]), slot.shape(self.scope)))
+        return None
+
+    def _sources(self, slot: _Slot, template: str) -> tuple[str, ...] | None:
+        """The source tensors of a slot as the checkpoint spells them, None where any is missing."""
+        experts: list[int | None] = [None]
+        if "{e}" in template:
+            spec = slot.row.ops[0]
+            assert isinstance(spec, Stacked)
+            experts = list(range(evaluate(spec.count, self.scope, slot.layer)))
+        names = []
+        for expert in experts:
+            name = self._spelled(slot.name(template, expert))
+            if name is None:
+                return None
+            names.append(name)
+        return tuple(names)
+
+    def _spelled(self, name: str) -> str | None:
+        """The name under which the checkpoint has the tensor, if it has it."""
+        ends = [name] + [name.removesuffix(ours) + other for ours, other in self.arch.suffixes if name.endswith(ours)]
+        for end in ends:
+            if end in self.tensors:
+                return end
+            for ours, other in self.arch.prefixes:
+                if end.startswith(ours) and (found := other + end.removeprefix(ours)) in self.tensors:
+                    self.bare = self.bare or not other
+                    return found
+        return None
+
+    def _made(self, slot: _Slot, names: tuple[str, ...]) -> BoundTensor | None:
+        self.used.update(names)
+        if slot.row.tied_to and self._copies(slot, names[0]):
+            return None
+        shape, source = self._shapes(slot)
+        for name in names:
+            if self.tensors[name].shape != source:
+                raise CorruptFile(
+                    "a tensor has another shape than the configuration implies",
+                    code="tensor-shape",
+                    place=name,
+                    found=list(self.tensors[name].shape),
+                    allowed=list(source),
+                    hint="config.json and the weights may belong to different models",
+                )
+        expr = self._expression(slot, tuple(self.tensors[name] for name in names))
+        keep = "F32" if len(shape) <= 1 else slot.row.keep
+        return BoundTensor(slot.target, expr, names, keep)
+
+    def _copies(self, slot: _Slot, name: str) -> bool:
+        """Whether a tensor is the very bytes of the one that it may be tied to, and so is left out."""
+        twin = self._spelled(slot.name(slot.row.tied_to))
+        if twin is not None and self.tensors[twin] == self.tensors[name]:
+            self.bound.notes.append(Note(name, f"the same bytes as {twin}, written once"))
+            return True
+        if self.scope["tied"]:
+            detail = f"config.json ties it to {slot.row.tied_to}, but it is there of its own: kept"
+            self.bound.notes.append(Note(name, detail))
+        return False
+
+    def _shapes(self, slot: _Slot) -> tuple[Shape, Shape]:
+        """The shape in the file, and what it means for each source tensor."""
+        shape = source = slot.shape(self.scope)
+        for spec in () if slot.bias else reversed(slot.row.ops):
+            source = before(spec, source)
+        return shape, source
+
+    def _expression(self, slot: _Slot, parts: tuple[Expression, ...]) -> Expression:
+        for spec in slot.row.ops:
+            parts = (forward(spec, parts, self.scope, slot.layer),)
+        return parts[0]
+
+    def _finish(self) -> None:
+        """Name every tensor that no row used; raise where one of them, or a missing one, is not accounted for."""
+        left = [name for name in self.tensors if name not in self.used]
+        for rule in self.arch.ignores:
+            names = [name for name in left if fnmatchcase(name, rule.pattern)]
+            if names and holds(rule.when, self.scope):
+                left = [name for name in left if name not in set(names)]
+                self._leave_out(names, rule.reason, loss=rule.loss)
+        if left or self.missing:
+            raise _unmatched([(name, self.tensors[name].shape) for name in left], self.missing)
+
+    def _leave_out(self, names: list[str], reason: str, *, loss: bool) -> None:
+        if loss:
+            count = sum(prod(self.tensors[name].shape) for name in names)
+            self.bound.notes += [
+                Loss("dropped", name, f"{reason} ({count:,} values in {len(names)})") for name in names
+            ]
+        else:
+            self.bound.notes += [Note(name, f"left out: {reason}") for name in names]
+
+
+def _slots(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[_Slot]]:
+    """The slots of each tensor that the rows may make: one for each layout of it, in the order of the rows."""
+    targets: dict[str, list[Row]] = {}
+    for row in rows:
+        targets.setdefault(row.target, []).append(row)
+    for target, layouts in targets.items():
+        for layer in range(scope["n_layer"]) if "{i}" in target else (0,):
+            there = [row for row in layouts if holds(row.when, scope, layer)]
+            if there:
+                yield [_Slot(row, layer, bias=False) for row in there]
+            biased = [row for row in there if row.bias != "none"]
+            if biased:
+                yield [_Slot(row, layer, bias=True) for row in biased]
+
+
+def _unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -> UnsupportedError:
+    parts = [
+        f"{word}: {', '.join(f'{name} {list(shape)}' for name, shape in entries)}"
+        for word, entries in (("not known", left), ("not there", missing))
+        if entries
+    ]
+    return UnsupportedError(
+        "the tensors of this checkpoint are not those of its architecture",
+        code="unmatched-tensors",
+        found="; ".join(parts),
+        hint="the checkpoint may be incomplete, an adapter, or of a changed architecture",
+        missing=missing,
+        unmatched=left,
+    )

@@ -1,0 +1,120 @@
+"""Gemma 1, 2 and 3 (the text model, also inside the multimodal checkpoints of Gemma 3).
+
+Norms are stored minus one. Checked against transformers 5.23 models/{gemma,gemma2,gemma3}/{configuration,modeling}_*.py
+and llama.cpp src/models/{gemma,gemma2,gemma3}.cpp (October 2026).
+"""
+
+from __future__ import annotations
+
+from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN
+from modelfmt.archs.specs import Add
+from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
+
+__all__ = ["GEMMA", "GEMMA2", "GEMMA3"]
+
+_LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
+_PLUS_ONE = (Add(1.0),)
+_BIDIRECTIONAL = Refuses("bidirectional", "llama.cpp's gemma graphs look backwards only")
+
+
+def _norm(source: str, target: str, size: str = "n_embd") -> Row:
+    return Row(source, target, (size,), _PLUS_ONE)
+
+
+GEMMA = DECODER.derive(
+    gguf="gemma",
+    hf=("GemmaForCausalLM",),
+    model_type=("gemma",),
+    rope=Rope("neox", implied=10000.0),
+    without=("output.weight",),
+    params=(
+        *HEAD_SIZE_WRITTEN,
+        Param("head_size", "head_dim", "attention.key_length", default=256),
+        Param("tied", "tie_word_embeddings", type="BOOL", default=True),
+        Param(
+            "activation",
+            ("hidden_activation", "hidden_act"),
+            type="STRING",
+            default="gelu_pytorch_tanh",
+            allowed=("gelu_pytorch_tanh", "gelu"),  # transformers reads the gelu of old checkpoints as the tanh form
+        ),
+        Param("bidirectional", "use_bidirectional_attention", type="BOOL", default=False),
+    ),
+    rows=(
+        _norm("model.norm.weight", "output_norm.weight"),
+        _norm(_LAYER + "input_layernorm.weight", _BLOCK + "attn_norm.weight"),
+        _norm(_LAYER + "post_attention_layernorm.weight", _BLOCK + "ffn_norm.weight"),
+    ),
+    ignores=(Ignore("*lm_head.weight", "the output of this architecture is its embedding", when="tied"),),
+    refuses=(
+        _BIDIRECTIONAL,
+        Refuses("not tied", "llama.cpp's graph of this architecture has no output matrix besides the embedding"),
+    ),
+    graph={"activation": "gelu_tanh", "norm_offset": 1.0, "embedding_scale": "sqrt(n_embd)"},
+)
+
+_QUERY_SCALE = "llama.cpp's graph scales queries by the head size, in the 27B model by n_embd / n_head"
+
+GEMMA2 = GEMMA.derive(
+    gguf="gemma2",
+    hf=("Gemma2ForCausalLM",),
+    model_type=("gemma2",),
+    window=Window(period=2, size=4096),
+    params=(
+        Param("query_scale", "query_pre_attn_scalar", default=256),
+        Param("attention_cap", "attn_logit_softcapping", "attn_logit_softcapping", "FLOAT32", default=None),
+        Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),
+    ),
+    rows=(
+        _norm(_LAYER + "post_attention_layernorm.weight", _BLOCK + "post_attention_norm.weight"),
+        _norm(_LAYER + "pre_feedforward_layernorm.weight", _BLOCK + "ffn_norm.weight"),
+        _norm(_LAYER + "post_feedforward_layernorm.weight", _BLOCK + "post_ffw_norm.weight"),
+    ),
+    refuses=(
+        Refuses("not attention_cap", "llama.cpp's gemma2 graph always caps the scores of attention"),
+        Refuses("not output_cap", "llama.cpp's gemma2 graph always caps the logits"),
+        Refuses("n_layer != 46 and query_scale != head_size", _QUERY_SCALE),
+        Refuses("n_layer == 46 and query_scale != n_embd/n_head", _QUERY_SCALE),
+    ),
+    graph={"norm_place": "pre+post"},
+)
+
+_VISION = "the vision part belongs into a projector file of its own"
+
+GEMMA3 = DECODER.derive(
+    gguf="gemma3",
+    hf=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    model_type=("gemma3_text", "gemma3"),
+    rope=Rope("neox", theta=1e6, local_theta=10000.0, kinds=("default", "linear", "yarn")),
+    window=Window(period=6, size=4096),
+    params=(
+        Param("n_layer", "num_hidden_layers", "block_count", default=26, high=1024),
+        Param("n_ctx", "max_position_embeddings", "context_length", default=131072),
+        Param("n_embd", "hidden_size", "embedding_length", default=2304),
+        Param("n_ff", "intermediate_size", "feed_forward_length", default=9216),
+        Param("n_head", "num_attention_heads", "attention.head_count", default=8),
+        Param("n_head_kv", "num_key_value_heads", "attention.head_count_kv", default=4),
+        Param("vocab_size", "vocab_size", default=262208),
+        *(param for param in GEMMA.params if param.name in ("head_size", "tied", "activation", "bidirectional")),
+        Param("value_size", (), "attention.value_length", derive="head_size"),
+        Param("query_scale", "query_pre_attn_scalar", default=256),
+        Param("attention_cap", "attn_logit_softcapping", type="FLOAT32", default=None),
+        Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),
+    ),
+    rows=(
+        *(row for row in GEMMA2.rows if row.ops),
+        _norm(_LAYER + "self_attn.q_norm.weight", _BLOCK + "attn_q_norm.weight", "head_size"),
+        _norm(_LAYER + "self_attn.k_norm.weight", _BLOCK + "attn_k_norm.weight", "head_size"),
+    ),
+    ignores=(
+        Ignore("*vision_tower.*", _VISION, loss=True),
+        Ignore("*multi_modal_projector.*", _VISION, loss=True),
+    ),
+    refuses=(
+        _BIDIRECTIONAL,
+        Refuses("attention_cap", "llama.cpp's gemma3 graph does not cap the scores of attention"),
+        Refuses("n_layer != 62 and query_scale != head_size", _QUERY_SCALE),
+        Refuses("n_layer == 62 and query_scale != n_embd/n_head", _QUERY_SCALE),
+    ),
+    graph={**GEMMA2.graph, "qk_norm": "head"},
+)

@@ -1,0 +1,95 @@
+"""Reads the hyper-parameters of a table out of a configuration: aliases, defaults, derivations, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modelfmt.archs.table import Architecture, Param, Window
+from modelfmt.archs.terms import evaluate, holds
+from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, refused, text
+from modelfmt.errors import CorruptFile
+
+__all__ = ["metadata", "read", "refuse", "window"]
+
+Metadata = dict[str, tuple[str, Any]]
+
+_READERS: dict[str, Callable[[object, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
+
+
+def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every param of the table by name, from a flat configuration.
+
+    Raises CorruptFile (a missing key, a value of the wrong type or size), UnsupportedError (one that is not allowed).
+    """
+    scope: dict[str, Any] = {}
+    for param in arch.params:
+        place, value = next(((p, config[p]) for p in param.paths if config.get(p) is not None), (param.name, None))
+        if value is None:
+            scope[param.name] = _absent(param, scope)
+            continue
+        scope[param.name] = value = _checked(param, value, place, scope)
+        if param.allowed and value not in param.allowed:
+            raise refused(place, value, "llama.cpp computes this architecture in another way", allowed=param.allowed)
+    return scope
+
+
+def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError where the table says that the file would be wrong."""
+    for rule in arch.refuses:
+        if holds(rule.when, scope):
+            names = {
+                word: scope[word] for word in rule.when.replace("/", " ").replace("*", " ").split() if word in scope
+            }
+            raise refused(rule.when, ", ".join(f"{name} = {value}" for name, value in names.items()), rule.detail)
+
+
+def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
+    """The keys that the params of the table write, behind the architecture's name."""
+    found: Metadata = {}
+    for param in arch.params:
+        value = scope[param.name]
+        if param.key and value is not None and value != param.omit:
+            found[param.key] = ("ARRAY:INT32" if isinstance(value, list) else param.type, value)
+    return found
+
+
+def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
+    """The size of the sliding window, and which layers slide where that is not what the architecture implies."""
+    period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern"))
+    period = spec.period if period is None else integer(period, "sliding_window_pattern")
+    slides = [(layer + 1) % period != 0 for layer in range(n_layer)]
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        if (
+            not isinstance(kinds, list)
+            or len(kinds) != n_layer
+            or not set(kinds) <= {"sliding_attention", "full_attention"}
+        ):
+            raise bad_value("layer_types", kinds, f"{n_layer} times sliding_attention or full_attention")
+        slides = [kind == "sliding_attention" for kind in kinds]
+    size = config.get("sliding_window", spec.size)
+    if size is None or not any(slides):
+        return {}
+    found: Metadata = {"attention.sliding_window": ("UINT32", integer(size, "sliding_window"))}
+    if slides != [(layer + 1) % spec.period != 0 for layer in range(n_layer)]:
+        found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
+    return found
+
+
+def _absent(param: Param, scope: Mapping[str, Any]) -> Any:
+    if param.derive:
+        return evaluate(param.derive, scope)
+    if param.default is ...:
+        raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))
+    return param.default
+
+
+def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any]) -> Any:
+    if param.type != "UINT32":
+        return _READERS[param.type](value, place)
+    if param.per_layer and isinstance(value, list):
+        if len(value) != scope["n_layer"]:
+            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer")
+        return [integer(entry, f"{place}[{at}]", param.low, param.high) for at, entry in enumerate(value)]
+    return integer(value, place, param.low, param.high)

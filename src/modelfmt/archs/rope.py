@@ -1,0 +1,253 @@
+"""Rotary positions: from the many spellings of config.json to GGUF keys and factor tensors.
+
+transformers 4 writes `rope_theta` and `rope_scaling` {`type` or `rope_type`, ...}; transformers 5 writes
+`rope_parameters`, with one set per layer type where they differ. Checked against transformers 5.23
+modeling_rope_utils.py and llama.cpp's llama-context.cpp (October 2026).
+
+| kind     | in the file                                                                                  |
+|----------|----------------------------------------------------------------------------------------------|
+| default  | rope.freq_base                                                                               |
+| linear   | rope.scaling.type, .factor                                                                   |
+| yarn     | rope.scaling.type, .factor, .original_context_length, .yarn_*; .attn_factor where not implied |
+| llama3   | tensor rope_freqs: what each frequency is divided by                                         |
+| longrope | tensors rope_factors_long, rope_factors_short; rope.scaling.attn_factor                      |
+| dynamic  | nothing: a named loss                                                                        |
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelfmt.archs.table import Rope
+from modelfmt.archs.terms import Scope
+from modelfmt.archs.values import bad_value, integer, number, numbers, record, refused, text
+from modelfmt.ir.ops import Constant
+from modelfmt.report import Loss
+
+__all__ = ["Encoded", "encode", "llama3_factors"]
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_THETAS = ("rope_theta", "global_rope_theta", "rotary_emb_base")
+_LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
+_YARN_EXTRAS = {
+    "extrapolation_factor": "yarn_ext_factor",
+    "attention_factor": "yarn_attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
+
+
+@dataclass
+class Encoded:
+    """What the rope of one model puts into a file. metadata: key behind the architecture's name -> (type, value)."""
+
+    metadata: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    tensors: dict[str, Constant] = field(default_factory=dict)
+    hparams: dict[str, Any] = field(default_factory=dict)
+    losses: list[Loss] = field(default_factory=list)
+
+    def scaling(self, key: str, type: str, value: Any) -> None:
+        self.metadata[f"rope.scaling.{key}"] = (type, value)
+
+    def factors(self, name: str, values: list[float]) -> None:
+        data = struct.pack(f"<{len(values)}f", *values)
+        self.tensors[name] = Constant(data, (len(values),), "F32")
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One rope: the settings of full attention, the whole configuration, the hyper-parameters."""
+
+    spec: Rope
+    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
+    scope: Scope
+
+    @property
+    def kind(self) -> str:
+        return _kind(self.spec, self.settings)
+
+    def number(self, name: str) -> float:
+        return number(self.settings.get(name), f"rope_parameters.{name}")
+
+    def given(self, name: str) -> bool:
+        return self.settings.get(name) is not None
+
+    @property
+    def original_context(self) -> int:
+        key = "original_max_position_embeddings"
+        for where in (self.config, self.settings):
+            if where.get(key) is not None:
+                return integer(where[key], key)
+        return int(self.scope["n_ctx"])
+
+    @property
+    def factor(self) -> float:
+        return self.number("factor") if self.given("factor") else self.scope["n_ctx"] / self.original_context
+
+
+def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
+    """The rope of a (flat) configuration. Raises CorruptFile on bad values, UnsupportedError on what GGUF lacks."""
+    settings, local = _settings(spec, config)
+    case = _Case(spec, settings, config, scope)
+    if case.kind not in spec.kinds:
+        raise refused(
+            "rope_parameters.rope_type",
+            case.kind,
+            "this architecture has no such rope in llama.cpp",
+            allowed=spec.kinds,
+        )
+    out = Encoded()
+    theta = _theta(settings, config, _THETAS, spec.theta)
+    out.hparams = {"rope_theta": theta, "rope_kind": case.kind, "n_rot": int(scope["head_size"] * _partial(case))}
+    if theta != spec.implied:
+        out.metadata["rope.freq_base"] = ("FLOAT32", theta)
+    if spec.local_theta is not None:
+        out.metadata["rope.freq_base_swa"] = ("FLOAT32", _theta(local, config, _LOCAL_THETAS, spec.local_theta))
+    if spec.dimension:
+        out.metadata["rope.dimension_count"] = ("UINT32", out.hparams["n_rot"])
+    if case.kind in _SCALINGS:
+        _SCALINGS[case.kind](case, out)
+    return out
+
+
+def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The settings of full and of sliding-window layers."""
+    key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    found = record(config.get(key) or {}, key)
+    full, local = found, record({}, key)
+    if _FULL in found or _SLIDING in found:
+        full = record(found.get(_FULL) or {}, f"{key}.{_FULL}")
+        local = record(found.get(_SLIDING) or {}, f"{key}.{_SLIDING}")
+        if local and (spec.local_theta is None or _kind(spec, local) != "default"):
+            raise refused(f"{key}.{_SLIDING}", dict(local), "layers with a rope of their own cannot be expressed")
+    if full.get("mrope_section") is not None:
+        raise refused(f"{key}.mrope_section", full["mrope_section"], "this architecture has one position per token")
+    return full, local
+
+
+def _kind(spec: Rope, settings: Mapping[str, Any]) -> str:
+    name = settings.get("rope_type") or settings.get("type") or "default"
+    kind = text(name, "rope_parameters.rope_type").lower()
+    return spec.aliases.get(kind, kind)
+
+
+def _theta(settings: Mapping[str, Any], config: Mapping[str, Any], names: tuple[str, ...], default: float) -> float:
+    if settings.get("rope_theta") is not None:
+        return number(settings["rope_theta"], "rope_parameters.rope_theta")
+    return next((number(config[name], name) for name in names if config.get(name) is not None), default)
+
+
+def _partial(case: _Case) -> float:
+    for where in (case.settings, case.config):
+        if where.get("partial_rotary_factor") is not None:
+            factor = number(where["partial_rotary_factor"], "partial_rotary_factor")
+            if factor > 1 or (factor < 1 and not case.spec.partial):
+                raise refused("partial_rotary_factor", factor, "whole heads turn in this architecture", allowed=1)
+            return factor
+    return 1.0
+
+
+def _linear(case: _Case, out: Encoded) -> None:
+    out.scaling("type", "STRING", "linear")
+    out.scaling("factor", "FLOAT32", case.number("factor"))
+
+
+def _dynamic(case: _Case, out: Encoded) -> None:
+    detail = f"GGUF holds no dynamic scaling: positions beyond {case.scope['n_ctx']} will not be rescaled"
+    out.losses.append(Loss("dropped", "rope_parameters.rope_type", detail))
+
+
+def _yarn(case: _Case, out: Encoded) -> None:
+    out.scaling("type", "STRING", "yarn")
+    out.scaling("factor", "FLOAT32", case.factor)
+    out.scaling("original_context_length", "UINT32", case.original_context)
+    for name, key in _YARN_EXTRAS.items():
+        if case.given(name):
+            out.scaling(key, "FLOAT32", case.number(name))
+    implied, attention = _mscale(case.factor), _yarn_attention(case)
+    if not math.isclose(attention, implied, rel_tol=1e-6):
+        # the runtime computes `implied` itself and multiplies it by this key; it passes over yarn_attn_factor
+        out.scaling("attn_factor", "FLOAT32", attention / implied)
+    if case.settings.get("truncate") is False:
+        detail = "llama.cpp rounds the bounds of the yarn ramp to whole frequencies"
+        out.losses.append(Loss("approximated", "rope_parameters.truncate", detail))
+
+
+def _yarn_attention(case: _Case) -> float:
+    if case.given("attention_factor"):
+        return case.number("attention_factor")
+    if case.settings.get("mscale") and case.settings.get("mscale_all_dim"):
+        return _mscale(case.factor, case.number("mscale")) / _mscale(case.factor, case.number("mscale_all_dim"))
+    return _mscale(case.factor)
+
+
+def _mscale(factor: float, scale: float = 1.0) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _llama3(case: _Case, out: Encoded) -> None:
+    bounds = low, high = case.number("low_freq_factor"), case.number("high_freq_factor")
+    if low >= high:
+        raise bad_value("rope_parameters.low_freq_factor", low, f"less than high_freq_factor, which is {high}")
+    n_rot, theta = out.hparams["n_rot"], out.hparams["rope_theta"]
+    factors = llama3_factors(n_rot, theta, case.number("factor"), bounds, case.original_context)
+    out.factors("rope_freqs.weight", factors)
+
+
+def _longrope(case: _Case, out: Encoded) -> None:
+    for name in ("long", "short"):
+        key = f"{name}_factor"
+        values = numbers(case.settings.get(key), f"rope_parameters.{key}", out.hparams["n_rot"] // 2)
+        out.factors(f"rope_factors_{name}.weight", values)
+    original = case.original_context
+    if case.spec.names_longrope:
+        out.scaling("type", "STRING", "longrope")
+    out.scaling("original_context_length", "UINT32", original)
+    stretch, attention = case.scope["n_ctx"] / original, 1.0
+    if case.given("attention_factor"):
+        attention = case.number("attention_factor")
+    elif stretch > 1 and original > 1:
+        attention = math.sqrt(1 + math.log(stretch) / math.log(original))
+    out.scaling("attn_factor", "FLOAT32", attention)
+
+
+_SCALINGS: dict[str, Callable[[_Case, Encoded], None]] = {
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "llama3": _llama3,
+    "longrope": _longrope,
+}
+
+
+def llama3_factors(n_rot: int, theta: float, factor: float, bounds: tuple[float, float], context: int) -> list[float]:
+    """What Llama 3.1 divides its n_rot / 2 frequencies by; each step rounded to float32, as the original computes it.
+
+    >>> llama3_factors(4, 10000.0, 8.0, (1.0, 4.0), 8)
+    [1.0, 8.0]
+    """
+    low, high = bounds
+    factors = []
+    for index in range(0, n_rot, 2):
+        frequency = _f32(1 / _f32(theta ** _f32(index / n_rot)))
+        wavelength = _f32(_f32(2 * math.pi) / frequency)
+        if wavelength < _f32(context / high):
+            factors.append(1.0)
+        elif wavelength > _f32(context / low):
+            factors.append(factor)
+        else:
+            smooth = _f32(_f32(_f32(context / wavelength) - low) / _f32(high - low))
+            factors.append(_f32(1 / _f32(_f32(_f32(1 - smooth) / factor) + smooth)))
+    return factors
+
+
+def _f32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,134 @@
+"""The operations that rows of a table name: small data, each with its exact inverse, turned into tensor expressions.
+
+`forward` goes from Hugging Face to GGUF, `backward` the other way, `before` says what shape a source has where the
+result has `shape`. On a bias (one axis) an operation does what belongs to the rows of its weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelfmt.archs.terms import Scope, evaluate
+from modelfmt.ir.ops import AddConstant, Concat, Expression, Reshape, RopePermute, Slice, Stack, Transpose
+
+__all__ = [
+    "Add",
+    "Part",
+    "Permute",
+    "Shape",
+    "Spec",
+    "Stacked",
+    "Transposed",
+    "backward",
+    "before",
+    "forward",
+    "joined",
+]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term."""
+
+    heads: str
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """A number added to each value, in float32."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """The last two axes exchanged (weights stored as [in, out]); its own inverse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """One tensor per `{e}` of the source template, under a new first axis of `count`; a row's first operation."""
+
+    count: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part `index` of `of` equal parts along an axis of a fused source. The rows of a source have all of its parts."""
+
+    index: int
+    of: int
+    axis: int
+
+
+Spec = Permute | Add | Transposed | Stacked | Part
+
+
+def before(spec: Spec, shape: Shape) -> Shape:
+    """The shape of each source of an operation whose result has `shape`.
+
+    >>> before(Part(0, of=2, axis=1), (8, 32, 64))
+    (8, 64, 64)
+    """
+    match spec:
+        case Transposed():
+            return (*shape[:-2], *reversed(shape[-2:]))
+        case Stacked():
+            return shape[1:]
+        case Part(of=of, axis=axis):
+            return (*shape[:axis], shape[axis] * of, *shape[axis + 1 :])
+        case _:
+            return shape
+
+
+def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int) -> Expression:
+    """An operation over its source: one expression, for `Stacked` one for each expert."""
+    expr = parts[0]
+    match spec:
+        case Permute(heads=heads):
+            return _permuted(expr, evaluate(heads, scope, layer), inverse=False)
+        case Add(value=value):
+            return AddConstant(expr, value)
+        case Transposed():
+            return Transpose(expr) if len(expr.shape) > 1 else expr
+        case Stacked():
+            return Stack(parts)
+        case Part(index=index, of=of, axis=axis):
+            size = expr.shape[axis] // of
+            return Slice(expr, axis, index * size, (index + 1) * size)
+
+
+def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:
+    """The sources of an operation from its result. What `Part` cut is put together by `joined`, here it stays."""
+    match spec:
+        case Permute(heads=heads):
+            return (_permuted(expr, evaluate(heads, scope, layer), inverse=True),)
+        case Add(value=value):
+            return (AddConstant(expr, -value),)
+        case Transposed():
+            return (Transpose(expr) if len(expr.shape) > 1 else expr,)
+        case Stacked():
+            return tuple(_entry(expr, index) for index in range(expr.shape[0]))
+        case Part():
+            return (expr,)
+
+
+def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
+    """Tensors put together along an axis: the inverse of all parts of a fused source."""
+    if axis == 0:
+        return Concat(parts)
+    rows = (tuple(_entry(part, index) for part in parts) for index in range(parts[0].shape[0]))
+    return Stack(tuple(joined(row, axis - 1) for row in rows))
+
+
+def _entry(expr: Expression, index: int) -> Expression:
+    return Reshape(Slice(expr, 0, index, index + 1), expr.shape[1:])
+
+
+def _permuted(expr: Expression, heads: int, *, inverse: bool) -> Expression:
+    if len(expr.shape) > 1:
+        return RopePermute(expr, heads, inverse)
+    column = Reshape(expr, (expr.shape[0], 1))
+    return Reshape(RopePermute(column, heads, inverse), expr.shape)

@@ -1,0 +1,192 @@
+"""The schema of an architecture table: rows for tensors, params for hyper-parameters, and what must hold for both.
+
+Tables are data about two sides, a Hugging Face checkpoint and a GGUF file; `modelfmt.archs.bind` applies them. Terms
+and conditions are strings of `modelfmt.archs.terms`, operations are `modelfmt.archs.specs`. How to write one:
+docs/architectures.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from modelfmt.archs.specs import Spec
+
+__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Window"]
+
+REQUIRED: Any = ...
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tensor: Hugging Face template(s), GGUF template, shape in the GGUF file (row-major, terms), operations.
+
+    {i} is the layer, {e} the expert (with `Stacked`). source: several templates are spellings of the same tensor, the
+    first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
+    are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
+    tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
+    quantization must not change.
+    """
+
+    source: str | tuple[str, ...]
+    target: str
+    shape: tuple[str, ...]
+    ops: tuple[Spec, ...] = ()
+    bias: Literal["none", "maybe", "required"] = "none"
+    when: str = ""
+    optional: bool = False
+    tied_to: str = ""
+    keep: str | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The source templates, as a tuple also where there is one."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
+
+    config: names in order of preference; the first is written in the other direction. A null counts as absent. key:
+    empty where GGUF does not hold it. default: `...` where config.json must have it; derive: a term instead. low, high:
+    bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit:
+    the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    """
+
+    name: str
+    config: str | tuple[str, ...] = ()
+    key: str = ""
+    type: Literal["UINT32", "FLOAT32", "BOOL", "STRING"] = "UINT32"
+    default: Any = REQUIRED
+    derive: str = ""
+    low: int = 1
+    high: int = 2**31 - 1
+    allowed: tuple[Any, ...] = ()
+    omit: Any = None
+    per_layer: bool = False
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names in config.json, as a tuple also where there is one."""
+        return (self.config,) if isinstance(self.config, str) else self.config
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions. style: pairs ("norm") or halves ("neox"); GGUF does not say, each graph knows.
+
+    theta: where config.json has none. implied: a theta that is not written. local_theta: of sliding-window layers.
+    kinds: scalings that the graph supports. dimension: write rope.dimension_count. partial: part of a head may turn.
+    aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
+    """
+
+    style: Literal["norm", "neox"]
+    theta: float = 10000.0
+    implied: float | None = None
+    local_theta: float | None = None
+    kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
+    dimension: bool = False
+    partial: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    names_longrope: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise."""
+
+    period: int
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Source tensors (a shell pattern) that have no place in the file, and why. loss: they carried information."""
+
+    pattern: str
+    reason: str
+    when: str = ""
+    loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuses:
+    """A condition under which the file would be wrong, so that none is made."""
+
+    when: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loses:
+    """A condition under which something of the source is not expressed. kind: see `modelfmt.report.Loss`."""
+
+    when: str
+    kind: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One architecture on both sides.
+
+    gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
+    some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
+    of sentence-transformers.
+    """
+
+    gguf: str
+    hf: tuple[str, ...]
+    model_type: tuple[str, ...]
+    rows: tuple[Row, ...]
+    params: tuple[Param, ...]
+    rope: Rope | None = None
+    window: Window | None = None
+    pooled: bool = False
+    ignores: tuple[Ignore, ...] = ()
+    refuses: tuple[Refuses, ...] = ()
+    loses: tuple[Loses, ...] = ()
+    prefixes: tuple[tuple[str, str], ...] = ()
+    suffixes: tuple[tuple[str, str], ...] = ()
+    graph: Mapping[str, Any] = field(default_factory=dict)
+
+    def derive(
+        self,
+        *,
+        rows: tuple[Row, ...] = (),
+        params: tuple[Param, ...] = (),
+        without: tuple[str, ...] = (),
+        graph: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Architecture:
+        """This table with changes. rows replace those of the same target, params those of the same name, others follow;
+        without: targets and param names that fall away; graph is merged; ignores, refuses and loses are appended to.
+
+        >>> base = Architecture("a", (), (), (), (Param("n_layer", "num_layers", "block_count"),))
+        >>> base.derive(gguf="b", without=("n_layer",)).params
+        ()
+        """
+        for name in ("ignores", "refuses", "loses"):
+            changes[name] = getattr(self, name) + changes.pop(name, ())
+        return replace(
+            self,
+            rows=_merged(self.rows, rows, "target", without),
+            params=_merged(self.params, params, "name", without),
+            graph={**self.graph, **(graph or {})},
+            **changes,
+        )
+
+
+def _merged(old: tuple[Any, ...], new: tuple[Any, ...], key: str, without: tuple[str, ...]) -> tuple[Any, ...]:
+    merged: dict[str, list[Any]] = {}
+    for row in old:
+        if getattr(row, key) not in without:
+            merged.setdefault(getattr(row, key), []).append(row)
+    for row in new:
+        merged[getattr(row, key)] = []
+    for row in new:
+        merged[getattr(row, key)].append(row)
+    return tuple(row for rows in merged.values() for row in rows)

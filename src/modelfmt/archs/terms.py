@@ -1,0 +1,77 @@
+"""The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
+
+A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_embd/n_head` (must divide), `n_head % n_head_kv`.
+Names are hyper-parameters; one that is a list has an entry per layer. A condition is a chain of `and`: a name or term
+(true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or `<` between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from operator import eq, lt, ne
+from typing import Any
+
+from modelfmt.errors import CorruptFile
+
+__all__ = ["Scope", "evaluate", "holds"]
+
+Scope = Mapping[str, Any]
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {" == ": eq, " != ": ne, " < ": lt}
+
+
+def evaluate(term: str, scope: Scope, layer: int = 0) -> Any:
+    """The value of a term. Raises CorruptFile where a division leaves a rest.
+
+    >>> evaluate("n_head*size + 2*2", {"n_head": 4, "size": [16, 8]}, layer=1)
+    36
+    """
+    products = [_product(part, scope, layer) for part in term.split("+")]
+    return products[0] if len(products) == 1 else sum(products)
+
+
+def holds(condition: str, scope: Scope, layer: int = 0) -> bool:
+    """Whether a condition is true; the empty one is.
+
+    >>> holds("n_expert and not tied", {"n_expert": 8, "tied": False})
+    True
+    """
+    return all(_holds(part.strip(), scope, layer) for part in condition.split(" and ")) if condition else True
+
+
+def _holds(part: str, scope: Scope, layer: int) -> bool:
+    if part.startswith("not "):
+        return not evaluate(part[4:], scope, layer)
+    for sign, compare in _COMPARISONS.items():
+        if sign in part:
+            left, right = (evaluate(side, scope, layer) for side in part.split(sign))
+            return compare(left, right)
+    return bool(evaluate(part, scope, layer))
+
+
+def _product(text: str, scope: Scope, layer: int) -> Any:
+    first, *rest = re.split(r"([*/%])", text)
+    value = _atom(first.strip(), scope, layer)
+    for sign, word in zip(rest[::2], rest[1::2], strict=True):
+        other = _atom(word.strip(), scope, layer)
+        if sign == "*":
+            value *= other
+            continue
+        value, remainder = divmod(value, other)
+        if sign == "%":
+            value = remainder
+        elif remainder:
+            raise CorruptFile(
+                "two sizes of the model do not divide",
+                code="config-value",
+                path="config.json",
+                place=text.strip(),
+                found=f"a rest of {remainder}",
+            )
+    return value
+
+
+def _atom(word: str, scope: Scope, layer: int) -> Any:
+    value = int(word) if word.isdigit() else scope[word]
+    return value[layer] if isinstance(value, list) else value

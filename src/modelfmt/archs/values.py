@@ -1,0 +1,76 @@
+"""Numbers and words from config.json, checked before use; every error names the file and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelfmt.errors import CorruptFile, UnsupportedError
+
+__all__ = ["CONFIG", "bad_value", "boolean", "flat", "integer", "number", "numbers", "record", "refused", "text"]
+
+CONFIG = "config.json"
+
+
+def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the language model: that of `text_config`, where there is one, over the outer one.
+
+    >>> flat({"model_type": "gemma3", "text_config": {"hidden_size": 8}})["hidden_size"]
+    8
+    """
+    inner = config.get("text_config")
+    return config if inner is None else {**config, **record(inner, "text_config")}
+
+
+def bad_value(key: str, found: object, allowed: str, *, path: str = CONFIG) -> CorruptFile:
+    """The error for a value that its key cannot have."""
+    return CorruptFile(
+        "this key cannot have such a value", code="config-value", path=path, place=key, found=found, allowed=allowed
+    )
+
+
+def refused(key: str, found: object, detail: str, *, allowed: object = None, path: str = CONFIG) -> UnsupportedError:
+    """The error for a value that is valid, but that the destination cannot express."""
+    return UnsupportedError(detail, code="config-unsupported", path=path, place=key, found=found, allowed=allowed)
+
+
+def integer(value: object, key: str, low: int = 1, high: int = 2**31 - 1, *, path: str = CONFIG) -> int:
+    """An integer within bounds; a bool is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise bad_value(key, value, f"an integer from {low} to {high}", path=path)
+    return value
+
+
+def number(value: object, key: str) -> float:
+    """A positive number that float32 can hold, and whose products and quotients it can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 <= value <= 1e30:
+        raise bad_value(key, value, "a number from 1e-30 to 1e30")
+    return value
+
+
+def numbers(value: object, key: str, count: int) -> list[float]:
+    """A list of `count` positive numbers."""
+    if not isinstance(value, list) or len(value) != count:
+        raise bad_value(key, len(value) if isinstance(value, list) else value, f"a list of {count} numbers")
+    return [number(entry, f"{key}[{index}]") for index, entry in enumerate(value)]
+
+
+def boolean(value: object, key: str, *, path: str = CONFIG) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise bad_value(key, value, "true or false", path=path)
+    return value
+
+
+def text(value: object, key: str, *, path: str = CONFIG) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise bad_value(key, value, "a string", path=path)
+    return value
+
+
+def record(value: object, key: str, *, path: str = CONFIG) -> Mapping[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, Mapping):
+        raise bad_value(key, value, "an object", path=path)
+    return value
