@@ -20,7 +20,7 @@ _Static_assert(sizeof(q3_k_block) == 110, "block_q3_K of ggml-common.h");
 
 /* make_q3_quants for n groups at once (their chains of divisions overlap): take levels one by one to where the error
  * is least given all others, at most five times over. A pass that changes nothing in a lane never will again, so all
- * lanes may go on until none changes. */
+ * lanes of a group may go on until none changes. */
 SYM_INLINE void q3_descend(k_batch *batch, size_t first, const size_t n) {
     const vf zero = vf_set1(0.0f);
     vf w[TOGETHER][SUB], wx[TOGETHER][SUB], l[TOGETHER][SUB], sum_lx[TOGETHER], sum_l2[TOGETHER];
@@ -38,15 +38,18 @@ SYM_INLINE void q3_descend(k_batch *batch, size_t first, const size_t n) {
             sum_l2[g] = sum_l2[g] + w[g][j] * l[g][j] * l[g][j];
         }
     }
-    bool is_changing = true;
-    for (int pass = 0; pass < 5 && is_changing; pass++) {
-        vm changed = vf_lt(zero, zero);
+    bool is_changing[TOGETHER] = {false};
+    for (size_t g = 0; g < n; g++) is_changing[g] = true;
+    for (int pass = 0; pass < 5; pass++) {
+        vm changed[TOGETHER];
+        for (size_t g = 0; g < n; g++) changed[g] = vf_lt(zero, zero);
         for (size_t j = 0; j < SUB; j++)
             for (size_t g = 0; g < n; g++) {
+                if (!is_changing[g]) continue;
                 const vf old = l[g][j];
                 vf lx = sum_lx[g] - wx[g][j] * old, l2 = sum_l2[g] - w[g][j] * old * old;
-                vm take = vf_gt(lx, zero);
                 const vf new = sym_level_of_any(batch->x[first + g][j] * l2 / lx, LEVELS) - SYM_BIAS;
+                vm take = vf_gt(lx, zero);
                 lx = lx + wx[g][j] * new;
                 l2 = l2 + w[g][j] * new * new;
                 take = vm_and(take, vm_and(vm_not(vf_eq(new, old)), vf_gt(l2, zero)));
@@ -54,9 +57,11 @@ SYM_INLINE void q3_descend(k_batch *batch, size_t first, const size_t n) {
                 l[g][j] = vf_select(take, new, old);
                 sum_lx[g] = vf_select(take, lx, sum_lx[g]);
                 sum_l2[g] = vf_select(take, l2, sum_l2[g]);
-                changed = vm_or(changed, take);
+                changed[g] = vm_or(changed[g], take);
             }
-        is_changing = vm_any(changed);
+        bool any = false;
+        for (size_t g = 0; g < n; g++) any |= is_changing[g] = vm_any(changed[g]);
+        if (!any) break;
     }
     for (size_t g = 0; g < n; g++) {
         const vm none = vm_or(nothing[g], vm_not(vf_gt(sum_l2[g], zero)));

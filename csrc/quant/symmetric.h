@@ -54,39 +54,70 @@ typedef struct {
     vm nothing; /* where the block counts as all zeros: scale 0, codes 0 */
 } sym_fit;
 
-SYM_INLINE void sym_sums(const vf *x, const vf *wx, const vf *w, vf inverse, size_t n, int n_levels, bool any_value,
-                         vf *sum_lx, vf *sum_l2) {
-    vf lx = vf_set1(0.0f), l2 = lx;
+enum { SYM_WAYS = 2 }; /* tries side by side: their sums, which must run element after element, overlap */
+
+typedef struct {
+    vf inverse[SYM_WAYS], lx[SYM_WAYS], l2[SYM_WAYS];
+} sym_tries;
+
+#define SYM_EACH_WAY _Pragma("GCC unroll 4") for (size_t u = 0; u < n_ways; u++)
+
+/* The sums of w x l and w l l for each of the tries. */
+SYM_INLINE void sym_sums(const vf *x, const vf *wx, const vf *w, size_t n, int n_levels, bool any_value, bool clamp_low,
+                         bool clamp_high, size_t n_ways, sym_tries *tries) {
+    const vf low = vf_set1(-(float)n_levels), high = vf_set1((float)n_levels - 1.0f);
+    vf lx[SYM_WAYS] = {0}, l2[SYM_WAYS] = {0};
     for (size_t j = 0; j < n; j++) {
-        const vf v = inverse * x[j];
-        const vf l = (any_value ? sym_level_of_any(v, (float)n_levels) : sym_level(v, (float)n_levels)) - SYM_BIAS;
-        lx = lx + wx[j] * l;
-        l2 = l2 + w[j] * l * l;
+        SYM_EACH_WAY {
+            vf v = tries->inverse[u] * x[j], l;
+            if (any_value)
+                l = sym_level_of_any(v, (float)n_levels) - SYM_BIAS;
+            else {
+                if (clamp_low) v = vf_max(v, low);
+                if (clamp_high) v = vf_min(v, high);
+                l = vf_round_small(v);
+            }
+            lx[u] = lx[u] + wx[j] * l;
+            l2[u] = l2[u] + w[j] * l * l;
+        }
     }
-    *sum_lx = lx;
-    *sum_l2 = l2;
+    SYM_EACH_WAY {
+        tries->lx[u] = lx[u];
+        tries->l2[u] = l2[u];
+    }
 }
 
 /* make_qx_quants: of 19 scales around the one that puts the peak at -n_levels, the one with the least weighted square
  * error after a least-squares refit. x are finite, or else any_value. n <= 32. */
 SYM_INLINE sym_fit sym_search(const vf *x, const vf *w, size_t n, int n_levels, bool any_value) {
     const vf zero = vf_set1(0.0f), peak = sym_peak(x, n);
-    vf wx[32], sum_lx, sum_l2;
+    vf wx[32];
     for (size_t j = 0; j < n; j++) wx[j] = w[j] * x[j];
 
+    sym_tries tries;
     sym_fit fit = {.inverse = -(float)n_levels / peak, .nothing = vf_lt(vf_abs(peak), vf_set1(SYM_NOTHING))};
-    sym_sums(x, wx, w, fit.inverse, n, n_levels, any_value, &sum_lx, &sum_l2);
-    fit.scale = vf_select(vf_eq(sum_l2, zero), zero, sum_lx / sum_l2);
-    vf best = fit.scale * sum_lx;
-    for (int step = -9; step <= 9; step++) {
-        if (step == 0) continue;
-        const vf inverse = -((float)n_levels + 0.1f * (float)step) / peak;
-        sym_sums(x, wx, w, inverse, n, n_levels, any_value, &sum_lx, &sum_l2);
-        const vm better = vm_and(vf_gt(sum_l2, zero), vf_gt(sum_lx * sum_lx, best * sum_l2));
-        const vf scale = sum_lx / sum_l2;
-        fit.scale = vf_select(better, scale, fit.scale);
-        best = vf_select(better, scale * sum_lx, best);
-        fit.inverse = vf_select(better, inverse, fit.inverse);
+    tries.inverse[0] = fit.inverse;
+    sym_sums(x, wx, w, n, n_levels, any_value, true, true, 1, &tries);
+    fit.scale = vf_select(vf_eq(tries.l2[0], zero), zero, tries.lx[0] / tries.l2[0]);
+    vf best = fit.scale * tries.lx[0];
+    for (int try = 0; try < 18; try += SYM_WAYS) {
+        for (int u = 0; u < SYM_WAYS; u++) {
+            const int step = try + u - 9 + (try + u >= 9);
+            tries.inverse[u] = -((float)n_levels + 0.1f * (float)step) / peak;
+        }
+        if (try < 3)
+            sym_sums(x, wx, w, n, n_levels, any_value, false, false, SYM_WAYS, &tries);
+        else if (try < 12)
+            sym_sums(x, wx, w, n, n_levels, any_value, false, true, SYM_WAYS, &tries);
+        else
+            sym_sums(x, wx, w, n, n_levels, any_value, true, true, SYM_WAYS, &tries);
+        for (size_t u = 0; u < SYM_WAYS; u++) {
+            const vf lx = tries.lx[u], l2 = tries.l2[u], scale = lx / l2;
+            const vm better = vm_and(vf_gt(l2, zero), vf_gt(lx * lx, best * l2));
+            fit.scale = vf_select(better, scale, fit.scale);
+            best = vf_select(better, scale * lx, best);
+            fit.inverse = vf_select(better, tries.inverse[u], fit.inverse);
+        }
     }
     fit.scale = vf_select(fit.nothing, zero, fit.scale);
     return fit;
