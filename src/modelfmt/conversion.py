@@ -44,6 +44,7 @@ def plan(
     split_tensors: int | None = None,
     alignment: int | None = None,
     allow_requantize: bool = False,
+    intermediate: str = "auto",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -53,7 +54,8 @@ def plan(
     it. to: "gguf" or "safetensors" (default: from dest's name). quant: a file type such as "Q4_K_M", or several (default:
     from dest's name, else "auto": the source's own 16-bit type). imatrix: importance matrix, .dat or GGUF.
     tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or text
-    such as "2G". strict: any loss is an error. stats: the run also measures each tensor's error.
+    such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are quantized, as
+    in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none). strict: any loss is an error. stats: the run also measures each tensor's error.
     Returns a Plan for `run`. Raises UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     model = sources.open(source)
@@ -73,6 +75,7 @@ def plan(
             split_tensors=split_tensors,
             alignment=alignment,
             allow_requantize=allow_requantize,
+            intermediate=intermediate,
         )
         from importlib import import_module
 

@@ -198,7 +198,7 @@ class _Session:
     def _encode(self, stream: Stream, sink: Sink, job: Job, rows, n_cols: int):  # type: ignore[no-untyped-def]
         from modelfmt.quant.encode import encode_rows, row_errors
 
-        weights = self.importance.weights(sink.importance) if sink.importance else None
+        weights = self.importance.weights(sink.importance, stream.expr.shape) if sink.importance else None
         per_matrix = stream.expr.shape[-2] if weights is not None and len(stream.expr.shape) > 2 else job.stop
         pieces = spans(job.start, job.stop, per_matrix) if weights is not None else [(0, job.start, job.stop)]
         encoded, at = [], 0

@@ -10,12 +10,13 @@ from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
-__all__ = ["Draft", "DraftTensor", "Options"]
+__all__ = ["Draft", "DraftTensor", "Options", "narrowing"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for, as far as routes care. Sizes are bytes; `importance` answers `weights(name)` and `names`."""
+    """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
+    `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -28,6 +29,7 @@ class Options:
     split_tensors: int | None = None
     alignment: int | None = None
     allow_requantize: bool = False
+    intermediate: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,13 @@ class Draft:
     losses: list[Loss] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     side_files: dict[str, bytes] = field(default_factory=dict)
+
+
+_NARROWER = {("F32", "F16"), ("F32", "BF16"), ("F64", "F32"), ("F64", "F16"), ("F64", "BF16"), ("BF16", "F16"), ("F16", "BF16")}
+
+
+def narrowing(name: str, source: str, target: str) -> list[Loss]:
+    """The loss, if any, of storing a tensor of one dense type in another."""
+    if (source, target) in _NARROWER:
+        return [Loss("narrowed", name, f"{source} to {target}")]
+    return []

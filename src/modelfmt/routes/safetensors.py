@@ -9,7 +9,7 @@ from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import Draft, DraftTensor, Options
+from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 
 __all__ = ["drafts"]
 
@@ -44,12 +44,3 @@ def _draft(model: Model, quant: str, options: Options) -> Draft:
     notes = [Note(model.path, "names are those of the source container")] if model.format == "gguf" else []
     return Draft(quant, chosen, build, losses, notes, side)
 
-
-_NARROWER = {("F32", "F16"), ("F32", "BF16"), ("F64", "F32"), ("F64", "F16"), ("F64", "BF16"), ("BF16", "F16"), ("F16", "BF16")}
-
-
-def narrowing(name: str, source: str, target: str) -> list[Loss]:
-    """The loss, if any, of storing a tensor of one dense type in another."""
-    if (source, target) in _NARROWER:
-        return [Loss("narrowed", name, f"{source} to {target}")]
-    return []

@@ -1,0 +1,216 @@
+"""Any model to GGUF: architecture table, general metadata, tokenizer, mixture of types, layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelfmt.errors import LossyError, UnsupportedError, UsageError
+from modelfmt.formats import gguf
+from modelfmt.ir.encoding import ENCODINGS, Encoding
+from modelfmt.ir.layout import Entry, FileLayout
+from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Expression
+from modelfmt.quant import mixture, recipes
+from modelfmt.report import Loss, Note
+from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
+from modelfmt.storage import strict_json
+
+__all__ = ["drafts"]
+
+Metadata = list[tuple[str, str, Any]]
+
+
+@dataclass
+class _Content:
+    """What goes into the file, before a type is chosen. keep: the type a tensor has whatever was asked for."""
+
+    tensors: dict[str, Expression]
+    metadata: Metadata
+    context: mixture.MixtureContext
+    from_checkpoint: bool
+    keep: dict[str, str] = field(default_factory=dict)
+    losses: list[Loss] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
+def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]:
+    """One draft for each file type of quants ("auto": the source's own types).
+
+    Raises UnsupportedError (architecture, tensors, tokenizer), LossyError (requantization that was not allowed).
+    """
+    content = _from_gguf(model) if model.format == "gguf" else _from_checkpoint(model, options)
+    return [_draft(model, content, quant, options) for quant in quants]
+
+
+def _draft(model: Model, content: _Content, quant: str, options: Options) -> Draft:
+    infos = [
+        mixture.TensorInfo(name, expr.shape, expr.stored.name, force=content.keep.get(name))
+        for name, expr in content.tensors.items()
+    ]
+    shapes = {name: expr.shape for name, expr in content.tensors.items()}
+    weighted = frozenset() if options.importance is None else options.importance.usable(shapes)
+    overrides = mixture.Overrides(
+        tensor_types=options.tensor_types,
+        output_tensor_type=options.output_tensor_type,
+        token_embedding_type=options.token_embedding_type,
+        pure=options.pure,
+    )
+    intermediate = options.intermediate if content.from_checkpoint else None
+    chosen = mixture.assign(
+        infos,
+        quant,
+        hparams=content.context,
+        importance=None if options.importance is None else weighted,
+        overrides=overrides,
+        intermediate=intermediate,
+    )
+    tensors: dict[str, DraftTensor] = {}
+    losses, notes = list(content.losses), list(content.notes)
+    for name, choice in chosen.items():
+        expr = content.tensors[name]
+        importance = name if name in weighted and not ENCODINGS[choice.type].dense else None
+        tensors[name] = DraftTensor(expr, choice.type, choice.via, importance, choice.reason)
+        losses += _loss(name, expr.stored, choice, options)
+        if choice.reason.startswith("fallback"):
+            notes.append(Note(name, choice.reason))
+    notes += [Note(pattern, "this pattern matches no tensor") for pattern in overrides.unmatched(shapes)]
+    recipe = mixture.resolve(quant, infos, intermediate)[0] if intermediate else recipes.as_recipe(quant)
+    metadata = _completed(content, recipe, options)
+    entries = [Entry(name, draft.encoding, draft.expr.shape) for name, draft in tensors.items()]
+    alignment = options.alignment or (model.extras["gguf"]["alignment"] if model.format == "gguf" else 32)
+
+    def build(stem: str) -> list[FileLayout]:
+        return gguf.layout(
+            entries,
+            metadata=metadata,
+            alignment=alignment,
+            split_size=options.split_size,
+            split_tensors=options.split_tensors,
+            stem=stem,
+        )
+
+    return Draft(recipe.name, tensors, build, losses, notes)
+
+
+def _loss(name: str, source: Encoding, choice: mixture.Choice, options: Options) -> list[Loss]:
+    target = ENCODINGS[choice.type]
+    if source.name == target.name:
+        return []
+    if not source.dense and not target.dense and not options.allow_requantize:
+        raise LossyError(
+            "the source is quantized already, and quantizing it again loses more",
+            code="requantize",
+            place=name,
+            found=f"{source.name} to {target.name}",
+            hint="convert from the original weights, or add --allow-requantize (allow_requantize=True)",
+        )
+    if target.dense:
+        return narrowing(name, source.name, target.name)
+    via = f" through {choice.via}" if choice.via and choice.via != source.name else ""
+    return [Loss("quantized" if source.dense else "requantized", name, f"{source.name} to {target.name}{via}")]
+
+
+def _completed(content: _Content, recipe: recipes.Recipe, options: Options) -> Metadata:
+    """The metadata with what the choice of types adds, and what the caller wants otherwise (None removes a key)."""
+    added = recipes.output_metadata(recipe) if content.from_checkpoint or recipe.base is not None else []
+    if options.importance is not None:
+        added += options.importance.metadata()
+    found: dict[str, tuple[str, Any]] = {key: (kind, value) for key, kind, value in content.metadata}
+    found |= {key: (kind, value) for key, kind, value in added}
+    for key, value in options.metadata.items():
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = (found[key][0] if key in found else _kind(key, value), value)
+    return [(key, kind, value) for key, (kind, value) in found.items()]
+
+
+_KINDS = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING"}
+
+
+def _kind(key: str, value: Any) -> str:
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        raise UsageError(
+            "metadata of this kind cannot be added",
+            code="metadata-kind",
+            place=key,
+            found=type(value).__name__,
+            allowed="text, a number, true or false",
+        )
+    return kind
+
+
+def _from_checkpoint(model: Model, options: Options) -> _Content:
+    from modelfmt import archs, tokenizers
+    from modelfmt.archs import bind
+    from modelfmt.checkpoints import general
+
+    if not model.config:
+        raise UnsupportedError(
+            "there is no config.json beside these tensors",
+            code="no-config",
+            path=model.path,
+            hint="GGUF needs the architecture's configuration: open the checkpoint folder",
+        )
+    arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
+    exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
+    bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
+    vocab_size = shapes["token_embd.weight"][0] if "token_embd.weight" in shapes else None
+    tokenizer = tokenizers.read(
+        model.assets, config=model.config, architecture_hint=arch.gguf, pre=options.pre, vocab_size=vocab_size
+    )
+    notes: list[Note] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
+    losses = [note for note in bound.notes if isinstance(note, Loss)]
+    notes += [note for note in bound.notes if isinstance(note, Note)]
+    if tokenizer is None:
+        notes.append(Note("tokenizer", "the checkpoint has no tokenizer files; the GGUF holds none"))
+    else:
+        losses += [Loss("approximated", "tokenizer", note.message) for note in tokenizer.notes if note.lossy]
+        notes += [Note("tokenizer", note.message) for note in tokenizer.notes if not note.lossy]
+    facts = general.metadata(
+        folder_name=Path(model.path).resolve().name,
+        config=model.config,
+        card=_card(model),
+        generation_config=_generation_config(model),
+        n_params=general.count_parameters(shapes.items()),
+        notes=notes,
+    )
+    words = [] if tokenizer is None else tokenizers.gguf_metadata(tokenizer)
+    metadata = [("general.architecture", "STRING", arch.gguf), *facts, *bound.metadata, *words]
+    return _Content(
+        tensors={tensor.name: tensor.expr for tensor in bound.tensors},
+        metadata=metadata,
+        context=mixture.MixtureContext.from_metadata({key: value for key, _, value in metadata}),
+        from_checkpoint=True,
+        keep={tensor.name: tensor.keep for tensor in bound.tensors if tensor.keep},
+        losses=losses,
+        notes=notes,
+    )
+
+
+def _from_gguf(model: Model) -> _Content:
+    types: Mapping[str, str] = model.extras["gguf"]["types"]
+    return _Content(
+        tensors={name: tensor.expr for name, tensor in model.tensors.items()},
+        metadata=[(key, types[key], value) for key, value in model.metadata.items() if key != "general.alignment"],
+        context=mixture.MixtureContext.from_metadata(model.metadata),
+        from_checkpoint=False,
+    )
+
+
+def _card(model: Model) -> Mapping[str, Any]:
+    from modelfmt.checkpoints import model_card
+
+    return model_card.parse(model.assets["README.md"]) if "README.md" in model.assets else {}
+
+
+def _generation_config(model: Model) -> Mapping[str, Any] | None:
+    if "generation_config.json" not in model.assets:
+        return None
+    found = strict_json.parse(model.assets["generation_config.json"], path="generation_config.json")
+    return found if isinstance(found, dict) else None
