@@ -97,13 +97,14 @@ class _Reader:
             return {}
         if self.lines[self.line][indent] != "{":
             return self.mapping(indent, 0)
+        start = self.line
         try:
             node = self.scalar(0, 0)
-            if self.skip() >= 0:
-                self.note(self.line, "text after the end of the mapping")
         except _Unreadable as why:
-            self.note(self.line, str(why))
+            self.note(start, str(why))
             return {}
+        if self.skip() >= 0:
+            self.note(self.line, "text after the end of the mapping")
         return node if isinstance(node, dict) else {}
 
     # -- blocks -------------------------------------------------------------------------------------------------------
