@@ -109,10 +109,15 @@ def convert(
     A killed run goes on when the same call is made again. Raises ModelfmtError; dest is the old file or the complete new
     one, always.
     """
-    planned = plan(source, dest, **options)
-    for output in planned.outputs:
-        check_destination(output.path, overwrite=overwrite)
-    return run(planned, threads=threads, memory=parse_size(memory), on_event=on_event)
+    model = sources.open(source)
+    try:
+        planned = plan(model, dest, **options)
+        for output in planned.outputs:
+            check_destination(output.path, overwrite=overwrite)
+        return run(planned, source=model, threads=threads, memory=parse_size(memory), on_event=on_event)
+    finally:
+        if model is not source:
+            model.close()
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
+from modelfmt.ir.model import Model
 from modelfmt.plans import Job, Plan, Sink, Stream
 from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport
 from modelfmt.storage.files import Files, Fingerprint
@@ -31,12 +32,14 @@ def run(
     plan: Plan,
     *,
     part: tuple[int, int] | None = None,
+    source: Model | None = None,
     threads: int | None = None,
     memory: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Carry a plan out and put its outputs in place; with part=(i, n), only that part's jobs, and `finalize` commits.
 
+    source: the open model, needed only where the plan was made from arrays in memory.
     threads: kernels at work at once (default: the processors this process may use). memory: bytes in flight (1 GiB).
     A run that was killed goes on where it was when the same plan is run again. Raises ModelfmtError; on an error, nothing
     is left behind; on KeyboardInterrupt, what is done is kept for the next run.
@@ -44,7 +47,7 @@ def run(
     if part is not None and not (0 <= part[0] < part[1]):
         raise UsageError("no such part", code="part", found=part, allowed="index below count, counted from 0")
     started = time.monotonic()
-    session = _Session(plan, part, on_event or (lambda event: None))
+    session = _Session(plan, part, source, on_event or (lambda event: None))
     session.work(threads or available_threads(), memory or DEFAULT_MEMORY)
     return session.finish(started)
 
@@ -88,11 +91,13 @@ def available_threads() -> int:
 class _Session:
     """One run of a plan: its files, journal, counters."""
 
-    def __init__(self, plan: Plan, part: tuple[int, int] | None, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, plan: Plan, part: tuple[int, int] | None, source: Model | None, on_event: Callable[[Event], None]
+    ) -> None:
         self.plan = plan
         self.part = part
         self.on_event = on_event
-        self.files = Files()
+        self.files: Files = Files() if source is None else source.files
         self.token = plan.hash[:12]
         self.outputs = [OutputFile(output.path, output.size, self.token) for output in plan.outputs]
         name = "all" if part is None else f"{part[0]}-of-{part[1]}"
