@@ -94,11 +94,16 @@ class _Slot:
     layer: int
     bias: bool
 
-    def name(self, template: str, expert: int | None = None) -> str:
-        name = template.replace("{i}", str(self.layer))
-        if expert is not None:
-            name = name.replace("{e}", str(expert))
+    def name(self, template: str, expert: object = "") -> str:
+        name = template.replace("{i}", str(self.layer)).replace("{e}", str(expert))
         return name.removesuffix(".weight") + ".bias" if self.bias else name
+
+    def names(self, template: str, scope: Scope) -> list[str]:
+        """The source tensors of a template: one, or one for each expert."""
+        if "{e}" not in template:
+            return [self.name(template)]
+        counts = (evaluate(spec.count, scope, self.layer) for spec in self.row.ops if isinstance(spec, Stacked))
+        return [self.name(template, expert) for expert in range(next(counts))]
 
     @property
     def target(self) -> str:
@@ -141,28 +146,27 @@ class _Binder:
         """The tensor from the first of several layouts that is there."""
         for slot in slots:
             for template in slot.row.sources:
-                names = self._sources(slot, template)
-                if names is not None:
+                wanted = slot.names(template, self.scope)
+                if len(wanted) > len(self.tensors):
+                    continue
+                found = [self._spelled(name) for name in wanted]
+                names = tuple(name for name in found if name is not None)
+                if len(names) == len(found):
                     return self._made(slot, names)
+                if names:
+                    self._incomplete(slot, template, names)
+                    return None
         slot = slots[0]
         if slot.required and not (slot.row.tied_to and (self.scope["tied"] or self.bare)):
-            self.missing.append((slot.name(slot.row.sources[0]), slot.shape(self.scope)))
+            name = slot.name(slot.row.sources[0], "*")
+            self.missing.append((name, self._shapes(slot)[1]))
         return None
 
-    def _sources(self, slot: _Slot, template: str) -> tuple[str, ...] | None:
-        """The source tensors of a slot as the checkpoint spells them, None where any is missing."""
-        experts: list[int | None] = [None]
-        if "{e}" in template:
-            spec = slot.row.ops[0]
-            assert isinstance(spec, Stacked)
-            experts = list(range(evaluate(spec.count, self.scope, slot.layer)))
-        names = []
-        for expert in experts:
-            name = self._spelled(slot.name(template, expert))
-            if name is None:
-                return None
-            names.append(name)
-        return tuple(names)
+    def _incomplete(self, slot: _Slot, template: str, names: tuple[str, ...]) -> None:
+        """Some experts are there: those that are not are missing."""
+        self.used.update(names)
+        absent = [name for name in slot.names(template, self.scope) if self._spelled(name) is None]
+        self.missing += [(name, self._shapes(slot)[1]) for name in absent]
 
     def _spelled(self, name: str) -> str | None:
         """The name under which the checkpoint has the tensor, if it has it."""

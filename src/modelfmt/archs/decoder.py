@@ -9,7 +9,7 @@ from __future__ import annotations
 from modelfmt.archs.specs import Part, Stacked
 from modelfmt.archs.table import Architecture, Ignore, Param, Refuses, Rope, Row
 
-__all__ = ["BUFFERS", "DECODER", "HEAD_SIZE_GIVEN", "HEAD_SIZE_WRITTEN", "expert_params", "expert_rows"]
+__all__ = ["BUFFERS", "DECODER", "HEAD_SIZE_GIVEN", "HEAD_SIZE_WRITTEN", "expert_params", "expert_rows", "kv_heads"]
 
 BUFFERS = (
     Ignore("*.rotary_emb.inv_freq", "a buffer, computed from rope_theta"),
@@ -29,6 +29,13 @@ HEAD_SIZE_GIVEN = (
 )
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
+
+
+def kv_heads(default: int) -> Param:
+    """The number of key-value heads, with what transformers assumes where config.json says nothing."""
+    return Param(
+        "n_head_kv", "num_key_value_heads", "attention.head_count_kv", default=default, derive="n_head", per_layer=True
+    )
 
 
 def expert_params(n_ff: Param | None = None) -> tuple[Param, ...]:
@@ -89,7 +96,7 @@ DECODER = Architecture(
         Param("n_embd", "hidden_size", "embedding_length"),
         Param("n_ff", "intermediate_size", "feed_forward_length"),
         Param("n_head", "num_attention_heads", "attention.head_count"),
-        Param("n_head_kv", "num_key_value_heads", "attention.head_count_kv", derive="n_head"),
+        Param("n_head_kv", "num_key_value_heads", "attention.head_count_kv", derive="n_head", per_layer=True),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-6),
         Param("head_size", "head_dim", derive="n_embd/n_head"),
         Param("vocab_size", "vocab_size"),

@@ -6,7 +6,7 @@ and llama.cpp src/models/{gemma,gemma2,gemma3}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN
+from modelfmt.archs.decoder import DECODER, kv_heads
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
@@ -15,6 +15,10 @@ __all__ = ["GEMMA", "GEMMA2", "GEMMA3"]
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _PLUS_ONE = (Add(1.0),)
 _BIDIRECTIONAL = Refuses("bidirectional", "llama.cpp's gemma graphs look backwards only")
+
+
+def _cap(name: str, key: str, default: float) -> Param:
+    return Param(name, key, key, "FLOAT32", default=default, nullable=True)
 
 
 def _norm(source: str, target: str, size: str = "n_embd") -> Row:
@@ -28,8 +32,9 @@ GEMMA = DECODER.derive(
     rope=Rope("neox", implied=10000.0),
     without=("output.weight",),
     params=(
-        *HEAD_SIZE_WRITTEN,
+        kv_heads(16),
         Param("head_size", "head_dim", "attention.key_length", default=256),
+        Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("tied", "tie_word_embeddings", type="BOOL", default=True),
         Param(
             "activation",
@@ -61,9 +66,10 @@ GEMMA2 = GEMMA.derive(
     model_type=("gemma2",),
     window=Window(period=2, size=4096),
     params=(
+        kv_heads(4),
         Param("query_scale", "query_pre_attn_scalar", default=256),
-        Param("attention_cap", "attn_logit_softcapping", "attn_logit_softcapping", "FLOAT32", default=None),
-        Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),
+        _cap("attention_cap", "attn_logit_softcapping", default=50.0),
+        _cap("output_cap", "final_logit_softcapping", default=30.0),
     ),
     rows=(
         _norm(_LAYER + "post_attention_layernorm.weight", _BLOCK + "post_attention_norm.weight"),
@@ -79,6 +85,7 @@ GEMMA2 = GEMMA.derive(
     graph={"norm_place": "pre+post"},
 )
 
+_OWN = ("head_size", "value_size", "tied", "activation", "bidirectional")
 _VISION = "the vision part belongs into a projector file of its own"
 
 GEMMA3 = DECODER.derive(
@@ -93,10 +100,9 @@ GEMMA3 = DECODER.derive(
         Param("n_embd", "hidden_size", "embedding_length", default=2304),
         Param("n_ff", "intermediate_size", "feed_forward_length", default=9216),
         Param("n_head", "num_attention_heads", "attention.head_count", default=8),
-        Param("n_head_kv", "num_key_value_heads", "attention.head_count_kv", default=4),
+        kv_heads(4),
         Param("vocab_size", "vocab_size", default=262208),
-        *(param for param in GEMMA.params if param.name in ("head_size", "tied", "activation", "bidirectional")),
-        Param("value_size", (), "attention.value_length", derive="head_size"),
+        *(param for param in GEMMA.params if param.name in _OWN),
         Param("query_scale", "query_pre_attn_scalar", default=256),
         Param("attention_cap", "attn_logit_softcapping", type="FLOAT32", default=None),
         Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),

@@ -24,11 +24,11 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     scope: dict[str, Any] = {}
     for param in arch.params:
-        place, value = next(((p, config[p]) for p in param.paths if config.get(p) is not None), (param.name, None))
-        if value is None:
-            scope[param.name] = _absent(param, scope)
+        place = next((path for path in param.paths if config.get(path) is not None), None)
+        if place is None:
+            scope[param.name] = _absent(param, scope, null=any(path in config for path in param.paths))
             continue
-        scope[param.name] = value = _checked(param, value, place, scope)
+        scope[param.name] = value = _checked(param, config[place], place, scope)
         if param.allowed and value not in param.allowed:
             raise refused(place, value, "llama.cpp computes this architecture in another way", allowed=param.allowed)
     return scope
@@ -37,7 +37,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
     """Raise UnsupportedError where the table says that the file would be wrong."""
     for rule in arch.refuses:
-        if holds(rule.when, scope):
+        if any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
             names = {
                 word: scope[word] for word in rule.when.replace("/", " ").replace("*", " ").split() if word in scope
             }
@@ -77,8 +77,10 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     return found
 
 
-def _absent(param: Param, scope: Mapping[str, Any]) -> Any:
-    if param.derive:
+def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
+    if null and param.nullable:
+        return None
+    if param.derive and (null or param.default is ...):
         return evaluate(param.derive, scope)
     if param.default is ...:
         raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))

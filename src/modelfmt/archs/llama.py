@@ -6,7 +6,7 @@ src/models/llama.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows
+from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads
 from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Loses, Param, Rope, Row
 
@@ -36,7 +36,7 @@ LLAMA = DECODER.derive(
 MISTRAL = LLAMA.derive(
     hf=("MistralForCausalLM", "MistralModel"),
     model_type=("mistral",),
-    params=(Param("sliding_window", "sliding_window", default=None),),
+    params=(kv_heads(8), Param("sliding_window", "sliding_window", default=4096, nullable=True)),
     loses=(
         Loses(
             "sliding_window and sliding_window < n_ctx",
@@ -60,6 +60,7 @@ MIXTRAL = MISTRAL.derive(
     params=(
         *expert_params(),
         *HEAD_SIZE_GIVEN,
+        Param("sliding_window", "sliding_window", default=None),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
     ),
     rows=(

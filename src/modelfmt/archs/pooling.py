@@ -5,13 +5,13 @@ Checked against sentence-transformers 5 (models/Pooling.py) and llama.cpp's enum
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from modelfmt.archs.values import bad_value, boolean, record, refused, text
 from modelfmt.errors import CorruptFile
 from modelfmt.report import Loss
+from modelfmt.storage import strict_json
 
 __all__ = ["encode"]
 
@@ -66,7 +66,4 @@ def _type(assets: Mapping[str, bytes], folder: str) -> int:
 def _json(assets: Mapping[str, bytes], path: str) -> Any:
     if path not in assets:
         raise CorruptFile(f"{_MODULES} names a file that is not there", code="asset-missing", path=path)
-    try:
-        return json.loads(assets[path])
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile("not JSON", code="bad-json", path=path, found=str(error)[:80]) from None
+    return strict_json.parse(assets[path], path=path)

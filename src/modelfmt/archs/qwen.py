@@ -6,7 +6,7 @@ src/models/{qwen2,qwen3,qwen3moe}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows
+from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads
 from modelfmt.archs.table import Loses, Param, Refuses, Row
 
 __all__ = ["QWEN2", "QWEN3", "QWEN3_MOE"]
@@ -21,6 +21,7 @@ QWEN2 = DECODER.derive(
     pooled=True,
     params=(
         *HEAD_SIZE_GIVEN,
+        kv_heads(32),
         Param("slides", "use_sliding_window", type="BOOL", default=False),
         Param("max_window_layers", "max_window_layers", default=28, low=0),
     ),
@@ -48,6 +49,7 @@ QWEN3 = DECODER.derive(
     model_type=("qwen3",),
     pooled=True,
     params=(
+        kv_heads(32),
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("slides", "use_sliding_window", type="BOOL", default=False),
@@ -72,6 +74,7 @@ QWEN3_MOE = QWEN3.derive(
     without=(_BLOCK + "ffn_gate.weight", _BLOCK + "ffn_up.weight", _BLOCK + "ffn_down.weight"),
     params=(
         *HEAD_SIZE_WRITTEN,
+        kv_heads(4),
         *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length")),
         Param("sparse_step", "decoder_sparse_step", default=1),
         Param("normalised", "norm_topk_prob", type="BOOL", default=False),

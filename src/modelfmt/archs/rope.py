@@ -228,7 +228,7 @@ _SCALINGS: dict[str, Callable[[_Case, Encoded], None]] = {
 def llama3_factors(n_rot: int, theta: float, factor: float, bounds: tuple[float, float], context: int) -> list[float]:
     """What Llama 3.1 divides its n_rot / 2 frequencies by; each step rounded to float32, as the original computes it.
 
-    >>> llama3_factors(4, 10000.0, 8.0, (1.0, 4.0), 8)
+    >>> llama3_factors(4, 10000.0, 8.0, (1.0, 4.0), 64)
     [1.0, 8.0]
     """
     low, high = bounds

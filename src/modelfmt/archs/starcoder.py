@@ -6,7 +6,7 @@ src/models/starcoder2.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER
+from modelfmt.archs.decoder import DECODER, kv_heads
 from modelfmt.archs.table import Loses, Param, Refuses, Row
 
 __all__ = ["STARCODER2"]
@@ -25,6 +25,7 @@ STARCODER2 = DECODER.derive(
     model_type=("starcoder2",),
     without=("rms_eps", _BLOCK + "ffn_gate.weight"),
     params=(
+        kv_heads(2),
         Param("norm_eps", "norm_epsilon", "attention.layer_norm_epsilon", "FLOAT32", default=1e-5),
         Param("tied", "tie_word_embeddings", type="BOOL", default=True),
         Param("biased", "use_bias", type="BOOL", default=True),

@@ -49,10 +49,11 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference; the first is written in the other direction. A null counts as absent. key:
-    empty where GGUF does not hold it. default: `...` where config.json must have it; derive: a term instead. low, high:
-    bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit:
-    the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    config: names in order of preference; the first is written in the other direction. key: empty where GGUF does not
+    hold it. default: for an absent key; `...` where there must be one. derive: a term, for a null, and for an absent
+    key without a default. A null without a term is None where nullable, else as good as absent. low, high: bounds of
+    integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit: the value
+    that is not written; None never is. per_layer: may be a list with one integer per layer.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Param:
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
     omit: Any = None
+    nullable: bool = False
     per_layer: bool = False
 
     @property

@@ -45,7 +45,7 @@ def number(value: object, key: str) -> float:
     """A positive number that float32 can hold, and whose products and quotients it can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 <= value <= 1e30:
         raise bad_value(key, value, "a number from 1e-30 to 1e30")
-    return value
+    return float(value)
 
 
 def numbers(value: object, key: str, count: int) -> list[float]:
