@@ -24,6 +24,7 @@ from modelfmt.archs.bind import Bound, to_gguf
 from modelfmt.archs.rope import llama3_factors
 from modelfmt.archs.specs import Add, Part, Permute, Stacked, Transposed, backward, before, forward, joined
 from modelfmt.archs.table import Architecture, Param, Row
+from modelfmt.archs.unbind import to_huggingface
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.formats import safetensors
 from modelfmt.ir.ops import Constant, Expression, Leaf, Stack
@@ -464,6 +465,76 @@ def test_layers_that_slide(golden: Path, pattern: list[str], written: object) ->
     elif written is not None:
         expected["gemma3.attention.sliding_window_pattern"] = ("ARRAY:BOOL", written)
     assert keys == expected
+
+
+# --- and back -------------------------------------------------------------------------------------------------------
+
+
+def as_gguf(bound: Bound) -> dict[str, Any]:
+    """What a file with these tensors would hold."""
+    keys = {key: value for key, _, value in bound.metadata}
+    return {
+        "tensors": {tensor.name: tensor.expr for tensor in bound.tensors},
+        "metadata": keys | {"general.architecture": bound.architecture.gguf},
+    }
+
+
+def test_the_way_back_gives_the_checkpoint(checkpoint: Checkpoint) -> None:
+    file = as_gguf(checkpoint.bind())
+    back = to_huggingface(archs.of_gguf(file["metadata"]), **file)
+    originals = {name: expr for name, expr in checkpoint.tensors.items() if "pooler" not in name}
+    assert {tensor.name for tensor in back.tensors} == set(originals)
+    assert set(back.constants) == set(checkpoint.expected_tensors) & {"rope_freqs.weight"}
+    for tensor in back.tensors:
+        original = originals[tensor.name]
+        kind = NUMPY[original.stored.name]
+        assert tensor.expr.shape == original.shape
+        there, here = (checkpoint.values(expr).astype(kind).tobytes() for expr in (tensor.expr, original))
+        assert there == here, tensor.name
+
+
+def test_quantized_rows_go_back_as_they_are(golden: Path) -> None:
+    llama = Checkpoint(golden, "llama-spm")
+    file = as_gguf(llama.bind())
+    file["tensors"]["blk.0.attn_q.weight"] = Leaf("blocks", 0, (64, 64), "Q8_0")
+    blocks = np.random.default_rng(1).integers(0, 256, (64, 68), np.uint8)
+    llama.files.register("blocks", blocks.tobytes())
+    back = {tensor.name: tensor.expr for tensor in to_huggingface(llama.arch, **file).tensors}
+    query = back["model.layers.0.self_attn.q_proj.weight"]
+    halves = blocks.reshape(4, 8, 2, 68).swapaxes(1, 2).reshape(64, 68)
+    np.testing.assert_array_equal(llama.reader.rows(query, 0, 64), halves)
+
+
+def test_fused_layouts_go_back_fused(golden: Path) -> None:
+    mixtral = Checkpoint(golden, "mixtral")
+    tensors = fused(mixtral)
+    file = as_gguf(mixtral.bind(tensors=tensors))
+    arch = mixtral.arch.derive(rows=tuple(reversed([row for row in mixtral.arch.rows if "_exps" in row.target])))
+    back = {tensor.name: tensor for tensor in to_huggingface(arch, **file).tensors}
+    for name in ("model.layers.1.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"):
+        np.testing.assert_array_equal(mixtral.values(back[name].expr), mixtral.values(tensors[name]))
+    sources = back["model.layers.1.mlp.experts.gate_up_proj"].source_names
+    assert sources == ("blk.1.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight")
+
+
+def test_a_gguf_file_that_does_not_fit_is_refused(golden: Path) -> None:
+    llama = Checkpoint(golden, "llama-spm")
+    file = as_gguf(llama.bind())
+    for change, code in (
+        ({"blk.0.attn_q.weight": None}, "unmatched-tensors"),
+        ({"blk.7.attn_q.weight": Leaf("w", 0, (64, 64), "F32")}, "unmatched-tensors"),
+        ({"blk.0.attn_q.weight": Leaf("w", 0, (64, 32), "F32")}, "tensor-shape"),
+    ):
+        tensors = {name: expr for name, expr in (file["tensors"] | change).items() if expr is not None}
+        with pytest.raises((CorruptFile, UnsupportedError)) as caught:
+            to_huggingface(llama.arch, tensors=tensors, metadata=file["metadata"])
+        assert caught.value.code == code
+    for key in ("block_count", "attention.head_count", "attention.layer_norm_rms_epsilon"):
+        for value in HOSTILE:
+            try:
+                to_huggingface(llama.arch, tensors=file["tensors"], metadata=file["metadata"] | {f"llama.{key}": value})
+            except (CorruptFile, UnsupportedError):
+                continue
 
 
 # --- real configurations ----------------------------------------------------------------------------------------------

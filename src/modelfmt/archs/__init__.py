@@ -5,15 +5,16 @@ Tables are imported when they are asked for. A new family is one file and its li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "HUGGING_FACE", "MODEL_TYPES", "find"]
+__all__ = ["GGUF", "GGUF_WITH_EXPERTS", "HUGGING_FACE", "MODEL_TYPES", "find", "of_gguf"]
 
 HUGGING_FACE = {
     "BertForMaskedLM": "bert.BERT",
@@ -72,7 +73,10 @@ GGUF = {
     "qwen3moe": "qwen.QWEN3_MOE",
     "starcoder2": "starcoder.STARCODER2",
 }
-"""`general.architecture` of a GGUF file; llama is also what Mistral and Mixtral become."""
+"""`general.architecture` of a GGUF file; llama is also what Mistral becomes."""
+
+GGUF_WITH_EXPERTS = {"llama": "llama.MIXTRAL"}
+"""The same, for files with experts, where that is another table."""
 
 
 def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
@@ -87,10 +91,26 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
         if name is not None:
             if name not in tables:
                 raise _unknown(name, tables)
-            module, _, table = tables[name].partition(".")
-            found: Architecture = getattr(import_module(f"{__name__}.{module}"), table)
-            return found
+            return _table(tables[name])
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
+
+
+def of_gguf(metadata: Mapping[str, Any]) -> Architecture:
+    """The table for a GGUF file, by its metadata.
+
+    >>> of_gguf({"general.architecture": "llama", "llama.expert_count": 8}).hf
+    ('MixtralForCausalLM',)
+    """
+    name = str(metadata.get("general.architecture"))
+    if metadata.get(f"{name}.expert_count") and name in GGUF_WITH_EXPERTS:
+        return _table(GGUF_WITH_EXPERTS[name])
+    return find(gguf=name)
+
+
+def _table(place: str) -> Architecture:
+    module, _, name = place.partition(".")
+    found: Architecture = getattr(import_module(f"{__name__}.{module}"), name)
+    return found
 
 
 def _unknown(name: str, tables: dict[str, str]) -> UnsupportedError:

@@ -6,18 +6,18 @@ that the configuration does not imply are errors. Nothing is read and no array i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
 from modelfmt.archs import hparams, pooling, rope
-from modelfmt.archs.specs import Shape, Stacked, before, forward
-from modelfmt.archs.table import Architecture, Row
-from modelfmt.archs.terms import Scope, evaluate, holds
+from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
+from modelfmt.archs.specs import Shape, forward
+from modelfmt.archs.table import Architecture
+from modelfmt.archs.terms import holds
 from modelfmt.archs.values import flat
-from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
@@ -64,7 +64,7 @@ def to_gguf(
     tensor-shape).
     """
     config = flat(config)
-    scope = hparams.read(arch, config)
+    scope = {"n_expert": 0} | hparams.read(arch, config)
     bound = Bound(arch, hparams=scope)
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:
@@ -86,38 +86,6 @@ def to_gguf(
     return bound
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A row in one layer, its weight or its bias."""
-
-    row: Row
-    layer: int
-    bias: bool
-
-    def name(self, template: str, expert: object = "") -> str:
-        name = template.replace("{i}", str(self.layer)).replace("{e}", str(expert))
-        return name.removesuffix(".weight") + ".bias" if self.bias else name
-
-    def names(self, template: str, scope: Scope) -> list[str]:
-        """The source tensors of a template: one, or one for each expert."""
-        if "{e}" not in template:
-            return [self.name(template)]
-        counts = (evaluate(spec.count, scope, self.layer) for spec in self.row.ops if isinstance(spec, Stacked))
-        return [self.name(template, expert) for expert in range(next(counts))]
-
-    @property
-    def target(self) -> str:
-        return self.name(self.row.target)
-
-    @property
-    def required(self) -> bool:
-        return self.row.bias == "required" if self.bias else not self.row.optional
-
-    def shape(self, scope: Scope) -> Shape:
-        shape = tuple(evaluate(term, scope, self.layer) for term in self.row.shape)
-        return shape[:1] if self.bias else shape
-
-
 class _Binder:
     """Walks the rows of a table over a checkpoint."""
 
@@ -132,7 +100,7 @@ class _Binder:
 
     def bind(self) -> None:
         made: list[BoundTensor] = []
-        for slots in _slots(self.arch.rows, self.scope):
+        for slots in slots_of(self.arch.rows, self.scope):
             tensor = self._first(slots)
             if tensor is not None:
                 made.append(tensor)
@@ -142,7 +110,7 @@ class _Binder:
         self.bound.tensors += made
         self.scope["tied"] = all(tensor.name != "output.weight" for tensor in made)
 
-    def _first(self, slots: list[_Slot]) -> BoundTensor | None:
+    def _first(self, slots: list[Slot]) -> BoundTensor | None:
         """The tensor from the first of several layouts that is there."""
         for slot in slots:
             for template in slot.row.sources:
@@ -159,14 +127,14 @@ class _Binder:
         slot = slots[0]
         if slot.required and not (slot.row.tied_to and (self.scope["tied"] or self.bare)):
             name = slot.name(slot.row.sources[0], "*")
-            self.missing.append((name, self._shapes(slot)[1]))
+            self.missing.append((name, slot.source_shape(self.scope)))
         return None
 
-    def _incomplete(self, slot: _Slot, template: str, names: tuple[str, ...]) -> None:
+    def _incomplete(self, slot: Slot, template: str, names: tuple[str, ...]) -> None:
         """Some experts are there: those that are not are missing."""
         self.used.update(names)
         absent = [name for name in slot.names(template, self.scope) if self._spelled(name) is None]
-        self.missing += [(name, self._shapes(slot)[1]) for name in absent]
+        self.missing += [(name, slot.source_shape(self.scope)) for name in absent]
 
     def _spelled(self, name: str) -> str | None:
         """The name under which the checkpoint has the tensor, if it has it."""
@@ -180,26 +148,19 @@ class _Binder:
                     return found
         return None
 
-    def _made(self, slot: _Slot, names: tuple[str, ...]) -> BoundTensor | None:
+    def _made(self, slot: Slot, names: tuple[str, ...]) -> BoundTensor | None:
         self.used.update(names)
         if slot.row.tied_to and self._copies(slot, names[0]):
             return None
-        shape, source = self._shapes(slot)
+        source = slot.source_shape(self.scope)
         for name in names:
             if self.tensors[name].shape != source:
-                raise CorruptFile(
-                    "a tensor has another shape than the configuration implies",
-                    code="tensor-shape",
-                    place=name,
-                    found=list(self.tensors[name].shape),
-                    allowed=list(source),
-                    hint="config.json and the weights may belong to different models",
-                )
+                raise wrong_shape(name, self.tensors[name].shape, source)
         expr = self._expression(slot, tuple(self.tensors[name] for name in names))
-        keep = "F32" if len(shape) <= 1 else slot.row.keep
+        keep = "F32" if len(expr.shape) <= 1 else slot.row.keep
         return BoundTensor(slot.target, expr, names, keep)
 
-    def _copies(self, slot: _Slot, name: str) -> bool:
+    def _copies(self, slot: Slot, name: str) -> bool:
         """Whether a tensor is the very bytes of the one that it may be tied to, and so is left out."""
         twin = self._spelled(slot.name(slot.row.tied_to))
         if twin is not None and self.tensors[twin] == self.tensors[name]:
@@ -210,14 +171,7 @@ class _Binder:
             self.bound.notes.append(Note(name, detail))
         return False
 
-    def _shapes(self, slot: _Slot) -> tuple[Shape, Shape]:
-        """The shape in the file, and what it means for each source tensor."""
-        shape = source = slot.shape(self.scope)
-        for spec in () if slot.bias else reversed(slot.row.ops):
-            source = before(spec, source)
-        return shape, source
-
-    def _expression(self, slot: _Slot, parts: tuple[Expression, ...]) -> Expression:
+    def _expression(self, slot: Slot, parts: tuple[Expression, ...]) -> Expression:
         for spec in slot.row.ops:
             parts = (forward(spec, parts, self.scope, slot.layer),)
         return parts[0]
@@ -231,7 +185,7 @@ class _Binder:
                 left = [name for name in left if name not in set(names)]
                 self._leave_out(names, rule.reason, loss=rule.loss)
         if left or self.missing:
-            raise _unmatched([(name, self.tensors[name].shape) for name in left], self.missing)
+            raise unmatched([(name, self.tensors[name].shape) for name in left], self.missing)
 
     def _leave_out(self, names: list[str], reason: str, *, loss: bool) -> None:
         if loss:
@@ -241,34 +195,3 @@ class _Binder:
             ]
         else:
             self.bound.notes += [Note(name, f"left out: {reason}") for name in names]
-
-
-def _slots(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[_Slot]]:
-    """The slots of each tensor that the rows may make: one for each layout of it, in the order of the rows."""
-    targets: dict[str, list[Row]] = {}
-    for row in rows:
-        targets.setdefault(row.target, []).append(row)
-    for target, layouts in targets.items():
-        for layer in range(scope["n_layer"]) if "{i}" in target else (0,):
-            there = [row for row in layouts if holds(row.when, scope, layer)]
-            if there:
-                yield [_Slot(row, layer, bias=False) for row in there]
-            biased = [row for row in there if row.bias != "none"]
-            if biased:
-                yield [_Slot(row, layer, bias=True) for row in biased]
-
-
-def _unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -> UnsupportedError:
-    parts = [
-        f"{word}: {', '.join(f'{name} {list(shape)}' for name, shape in entries)}"
-        for word, entries in (("not known", left), ("not there", missing))
-        if entries
-    ]
-    return UnsupportedError(
-        "the tensors of this checkpoint are not those of its architecture",
-        code="unmatched-tensors",
-        found="; ".join(parts),
-        hint="the checkpoint may be incomplete, an adapter, or of a changed architecture",
-        missing=missing,
-        unmatched=left,
-    )

@@ -10,11 +10,11 @@ from modelfmt.archs.terms import evaluate, holds
 from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, refused, text
 from modelfmt.errors import CorruptFile
 
-__all__ = ["metadata", "read", "refuse", "window"]
+__all__ = ["metadata", "read", "refuse", "restore", "window"]
 
 Metadata = dict[str, tuple[str, Any]]
 
-_READERS: dict[str, Callable[[object, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
+_READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
 def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +31,27 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
         scope[param.name] = value = _checked(param, config[place], place, scope)
         if param.allowed and value not in param.allowed:
             raise refused(place, value, "llama.cpp computes this architecture in another way", allowed=param.allowed)
+    return scope
+
+
+def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors tell.
+
+    Raises CorruptFile. What GGUF does not hold has the table's default, or None.
+    """
+    scope: dict[str, Any] = {}
+    for param in arch.params:
+        place = f"{arch.gguf}.{param.key}"
+        if param.key and metadata.get(place) is not None:
+            scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
+        elif param.name in sizes:
+            scope[param.name] = sizes[param.name]
+        elif param.derive:
+            scope[param.name] = evaluate(param.derive, scope)
+        elif param.key and param.default is ...:
+            raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
+        else:
+            scope[param.name] = None if param.default is ... else param.default
     return scope
 
 
@@ -87,11 +108,11 @@ def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
     return param.default
 
 
-def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any]) -> Any:
+def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
     if param.type != "UINT32":
-        return _READERS[param.type](value, place)
+        return _READERS[param.type](value, place, path)
     if param.per_layer and isinstance(value, list):
         if len(value) != scope["n_layer"]:
-            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer")
-        return [integer(entry, f"{place}[{at}]", param.low, param.high) for at, entry in enumerate(value)]
-    return integer(value, place, param.low, param.high)
+            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer", path=path)
+        return [integer(entry, f"{place}[{at}]", param.low, param.high, path=path) for at, entry in enumerate(value)]
+    return integer(value, place, param.low, param.high, path=path)

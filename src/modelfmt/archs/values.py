@@ -41,10 +41,10 @@ def integer(value: object, key: str, low: int = 1, high: int = 2**31 - 1, *, pat
     return value
 
 
-def number(value: object, key: str) -> float:
+def number(value: object, key: str, path: str = CONFIG) -> float:
     """A positive number that float32 can hold, and whose products and quotients it can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 <= value <= 1e30:
-        raise bad_value(key, value, "a number from 1e-30 to 1e30")
+        raise bad_value(key, value, "a number from 1e-30 to 1e30", path=path)
     return float(value)
 
 
@@ -55,14 +55,14 @@ def numbers(value: object, key: str, count: int) -> list[float]:
     return [number(entry, f"{key}[{index}]") for index, entry in enumerate(value)]
 
 
-def boolean(value: object, key: str, *, path: str = CONFIG) -> bool:
+def boolean(value: object, key: str, path: str = CONFIG) -> bool:
     """True or false."""
     if not isinstance(value, bool):
         raise bad_value(key, value, "true or false", path=path)
     return value
 
 
-def text(value: object, key: str, *, path: str = CONFIG) -> str:
+def text(value: object, key: str, path: str = CONFIG) -> str:
     """A string."""
     if not isinstance(value, str):
         raise bad_value(key, value, "a string", path=path)

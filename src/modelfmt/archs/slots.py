@@ -1,0 +1,96 @@
+"""The places that a table opens in one model: each row in each layer, as weight and as bias; and what can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from modelfmt.archs.specs import Shape, Stacked, before
+from modelfmt.archs.table import Row
+from modelfmt.archs.terms import Scope, evaluate, holds
+from modelfmt.errors import CorruptFile, UnsupportedError
+
+__all__ = ["Slot", "slots_of", "unmatched", "wrong_shape"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A row in one layer, its weight or its bias."""
+
+    row: Row
+    layer: int
+    bias: bool
+
+    def name(self, template: str, expert: object = "") -> str:
+        name = template.replace("{i}", str(self.layer)).replace("{e}", str(expert))
+        return name.removesuffix(".weight") + ".bias" if self.bias else name
+
+    def names(self, template: str, scope: Scope) -> list[str]:
+        """The source tensors of a template: one, or one for each expert."""
+        if "{e}" not in template:
+            return [self.name(template)]
+        counts = (evaluate(spec.count, scope, self.layer) for spec in self.row.ops if isinstance(spec, Stacked))
+        return [self.name(template, expert) for expert in range(next(counts))]
+
+    @property
+    def target(self) -> str:
+        return self.name(self.row.target)
+
+    @property
+    def required(self) -> bool:
+        return self.row.bias == "required" if self.bias else not self.row.optional
+
+    def shape(self, scope: Scope) -> Shape:
+        shape = tuple(evaluate(term, scope, self.layer) for term in self.row.shape)
+        return shape[:1] if self.bias else shape
+
+    def source_shape(self, scope: Scope) -> Shape:
+        """The shape that each source tensor must have."""
+        shape = self.shape(scope)
+        for spec in () if self.bias else reversed(self.row.ops):
+            shape = before(spec, shape)
+        return shape
+
+
+def slots_of(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[Slot]]:
+    """The slots of each tensor that the rows may make: one for each layout of it, in the order of the rows."""
+    targets: dict[str, list[Row]] = {}
+    for row in rows:
+        targets.setdefault(row.target, []).append(row)
+    for target, layouts in targets.items():
+        for layer in range(scope["n_layer"]) if "{i}" in target else (0,):
+            there = [row for row in layouts if holds(row.when, scope, layer)]
+            if there:
+                yield [Slot(row, layer, bias=False) for row in there]
+            biased = [row for row in there if row.bias != "none"]
+            if biased:
+                yield [Slot(row, layer, bias=True) for row in biased]
+
+
+def wrong_shape(name: str, found: Sequence[int], allowed: Sequence[int]) -> CorruptFile:
+    """The error for a tensor that is not as large as the hyper-parameters say."""
+    return CorruptFile(
+        "a tensor has another shape than the configuration implies",
+        code="tensor-shape",
+        place=name,
+        found=list(found),
+        allowed=list(allowed),
+        hint="the configuration and the weights may belong to different models",
+    )
+
+
+def unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -> UnsupportedError:
+    """The error that lists tensors without a row, and rows without a tensor."""
+    parts = [
+        f"{word}: {', '.join(f'{name} {list(shape)}' for name, shape in entries)}"
+        for word, entries in (("not known", left), ("not there", missing))
+        if entries
+    ]
+    return UnsupportedError(
+        "the tensors of this checkpoint are not those of its architecture",
+        code="unmatched-tensors",
+        found="; ".join(parts),
+        hint="the checkpoint may be incomplete, an adapter, or of a changed architecture",
+        missing=missing,
+        unmatched=left,
+    )
