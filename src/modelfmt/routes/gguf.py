@@ -147,7 +147,7 @@ def _kind(key: str, value: Any) -> str:
 def _from_checkpoint(model: Model, options: Options) -> _Content:
     from modelfmt import archs, tokenizers
     from modelfmt.archs import bind
-    from modelfmt.checkpoints import general
+    from modelfmt.checkpoints import general, model_card
 
     if not model.config:
         raise UnsupportedError(
@@ -172,10 +172,12 @@ def _from_checkpoint(model: Model, options: Options) -> _Content:
     else:
         losses += [Loss("approximated", "tokenizer", note.message) for note in tokenizer.notes if note.lossy]
         notes += [Note("tokenizer", note.message) for note in tokenizer.notes if not note.lossy]
+    card = model_card.parse(model.assets["README.md"]) if "README.md" in model.assets else model_card.ModelCard()
+    notes += card.notes
     facts = general.metadata(
         folder_name=Path(model.path).resolve().name,
         config=model.config,
-        card=_card(model),
+        card=card,
         generation_config=_generation_config(model),
         n_params=general.count_parameters(shapes.items()),
         notes=notes,
@@ -201,12 +203,6 @@ def _from_gguf(model: Model) -> _Content:
         context=mixture.MixtureContext.from_metadata(model.metadata),
         from_checkpoint=False,
     )
-
-
-def _card(model: Model) -> Mapping[str, Any]:
-    from modelfmt.checkpoints import model_card
-
-    return model_card.parse(model.assets["README.md"]) if "README.md" in model.assets else {}
 
 
 def _generation_config(model: Model) -> Mapping[str, Any] | None:
