@@ -63,7 +63,9 @@ def main() -> None:
             memory[name] = max(memory[name], peak)
             out.unlink()
     size = sum(path.stat().st_size for path in source.iterdir())
-    print(f"{size / 1e9:.2f} GB source, {given.threads} threads, memory {given.memory}, median of {given.runs} rounds (min to max)")
+    print(
+        f"{size / 1e9:.2f} GB source, {given.threads} threads, memory {given.memory}, median of {given.runs} rounds (min to max)"
+    )
     print(f"{'':8} {'seconds':>22} {'/ cp':>8} {'peak RSS':>10}")
     for name, found in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(found, seconds["cp"], strict=True))

@@ -75,7 +75,9 @@ def main(folder: Path) -> int:
     wanted = reference(source)
     folder.mkdir(parents=True, exist_ok=True)
     report = modelfmt.convert(source, folder / "minilm-{type}.gguf", quant=["F32", "Q8_0", "Q4_K_M"], overwrite=True)
-    print(f"converted {report.bytes_read / 1e6:.1f} MB to {len(report.outputs)} files in {report.seconds:.2f} s, reading it once")
+    print(
+        f"converted {report.bytes_read / 1e6:.1f} MB to {len(report.outputs)} files in {report.seconds:.2f} s, reading it once"
+    )
     worst = 0
     for output in report.outputs:
         path = Path(output.path)
@@ -83,7 +85,9 @@ def main(folder: Path) -> int:
         cosine = float((embeddings(path) * wanted).sum(1).min())
         good = cosine >= FLOORS[quant]
         worst |= not good
-        print(f"{path.name:24} {output.size / 1e6:8.1f} MB   cosine to full precision {cosine:.6f}   {'ok' if good else 'TOO LOW'}")
+        print(
+            f"{path.name:24} {output.size / 1e6:8.1f} MB   cosine to full precision {cosine:.6f}   {'ok' if good else 'TOO LOW'}"
+        )
     return int(worst)
 
 

@@ -35,9 +35,7 @@ DIFFERENCES = {
     "gemma2": {"tokenizer.ggml.token_type"},  # user-defined pieces keep their type
     "gemma3": {"tokenizer.ggml.token_type"},
 }
-LEGACY_AND_K = (
-    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K F16 BF16".split()
-)
+LEGACY_AND_K = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K F16 BF16".split()
 
 
 def tensors_of(path: Path) -> dict[str, tuple[str, list[int], str]]:
@@ -106,7 +104,14 @@ def check_quantized(source: Path, folder: Path, file_type: str, weighted: bool, 
 def test_llama_quantized(file_type: str, weighted: bool, golden: Path, tmp_path: Path) -> None:
     folder = golden / "quantized" / "llama3-big"
     out = tmp_path / "out.gguf"
-    check_quantized(golden / "checkpoints" / "llama3-big", folder, file_type, weighted, out, intermediate="BF16" if file_type not in ("F16",) else "auto")
+    check_quantized(
+        golden / "checkpoints" / "llama3-big",
+        folder,
+        file_type,
+        weighted,
+        out,
+        intermediate="BF16" if file_type not in ("F16",) else "auto",
+    )
 
 
 def minilm() -> Path:
@@ -118,7 +123,9 @@ def minilm() -> Path:
 
 @pytest.mark.parametrize(("file_type", "weighted"), manifests("minilm"))
 def test_minilm_quantized(file_type: str, weighted: bool, golden: Path, tmp_path: Path) -> None:
-    check_quantized(minilm(), golden / "quantized" / "minilm", file_type, weighted, tmp_path / "o.gguf", intermediate="F16")
+    check_quantized(
+        minilm(), golden / "quantized" / "minilm", file_type, weighted, tmp_path / "o.gguf", intermediate="F16"
+    )
 
 
 @pytest.mark.parametrize("file_type", ["Q4_K_M", "Q5_0", "Q6_K"])

@@ -9,7 +9,9 @@ import pkgutil
 import modelfmt
 import pytest
 
-MODULES = sorted(info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if not info.name.endswith("._kernels"))
+MODULES = sorted(
+    info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if not info.name.endswith("._kernels")
+)
 
 
 @pytest.mark.parametrize("name", ["modelfmt", *MODULES])

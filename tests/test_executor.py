@@ -144,7 +144,11 @@ def test_an_error_leaves_nothing_and_keeps_the_old_file(failing: str, tmp_path: 
             {},
             (SourceFile(str(path), found.size, found.mtime_ns, found.inode),),
             (Output(str(out), layout.size, layout.header, layout.tensors),),
-            (Stream(model["w"].expr, (Sink(0, "w", "Q8_0" if failing == "value" else "F32", layout.tensors[0].offset),)),),
+            (
+                Stream(
+                    model["w"].expr, (Sink(0, "w", "Q8_0" if failing == "value" else "F32", layout.tensors[0].offset),)
+                ),
+            ),
         )
     with pytest.raises(modelfmt.ModelfmtError) as raised:
         modelfmt.run(plan, on_event=stop)
@@ -187,7 +191,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path) ->
     script.write_text(
         f"mount -t tmpfs -o size=8m tmpfs {small} || exit 77\n"
         f"{sys.executable} -c 'import sys, modelfmt\n"
-        f"try:\n    modelfmt.convert(sys.argv[1], sys.argv[2], quant=\"F16\")\n"
+        f'try:\n    modelfmt.convert(sys.argv[1], sys.argv[2], quant="F16")\n'
         f"except modelfmt.NoSpace as error:\n    print(error.code, error.path)' {source} {out} || exit 1\n"
         f"ls -A {small}\n"
     )

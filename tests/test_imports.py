@@ -39,7 +39,12 @@ def imported(path: Path) -> list[str]:
     """Every modelfmt module that a file imports, wherever in the file, dotted below the package."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "modelfmt" and not node.level:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "modelfmt"
+            and not node.level
+        ):
             rest = node.module.split(".")[1:]
             found += [".".join(rest)] if rest else [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):

@@ -80,14 +80,21 @@ def plan(
         from importlib import import_module
 
         drafts: list[Draft] = import_module(ROUTES[target]).drafts(model, quants, options)
-        recipe = {"to": target, "quant": list(quants), "imatrix": None if imatrix is None else os.fspath(imatrix), "source": model.path}
+        recipe = {
+            "to": target,
+            "quant": list(quants),
+            "imatrix": None if imatrix is None else os.fspath(imatrix),
+            "source": model.path,
+        }
         planned = _assemble(model, drafts, _paths(dest, drafts, target, model), recipe, stats)
     finally:
         if model is not source:
             model.close()
     if strict and planned.losses:
         raise LossyError(
-            "the conversion would lose something", found=f"{len(planned.losses)} losses, first: {planned.losses[0].subject}: {planned.losses[0].detail}", hint="drop strict, or choose a wider type"
+            "the conversion would lose something",
+            found=f"{len(planned.losses)} losses, first: {planned.losses[0].subject}: {planned.losses[0].detail}",
+            hint="drop strict, or choose a wider type",
         )
     return planned
 
@@ -147,7 +154,11 @@ def _format_of(dest: str | os.PathLike[str]) -> str:
     found = next((row.name for row in FORMATS.values() if suffix in row.suffixes and row.writes), None)
     if found is None:
         raise UsageError(
-            "cannot tell the destination's format from its name", code="unknown-destination", found=os.fspath(dest), allowed="a name that ends in .gguf or .safetensors", hint="say --to gguf or --to safetensors"
+            "cannot tell the destination's format from its name",
+            code="unknown-destination",
+            found=os.fspath(dest),
+            allowed="a name that ends in .gguf or .safetensors",
+            hint="say --to gguf or --to safetensors",
         )
     return found
 
@@ -175,7 +186,12 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
         return [Path(text.replace("{type}", draft.quant)).absolute() for draft in drafts]
     if text.endswith(suffix) and not Path(text).is_dir():
         if len(drafts) > 1:
-            raise UsageError("several types need several destinations", code="one-destination", found=text, hint="name a folder, or put {type} into the name")
+            raise UsageError(
+                "several types need several destinations",
+                code="one-destination",
+                found=text,
+                hint="name a folder, or put {type} into the name",
+            )
         return [Path(text).absolute()]
     return [Path(text, f"{base}-{draft.quant}{suffix}").absolute() for draft in drafts]
 
@@ -191,7 +207,15 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
             for tensor in layout.tensors:
                 wanted = draft.tensors[tensor.name]
                 exprs[id(wanted.expr)] = wanted.expr
-                sink = Sink(len(outputs), tensor.name, wanted.encoding, tensor.offset, wanted.via, wanted.importance, wanted.reason)
+                sink = Sink(
+                    len(outputs),
+                    tensor.name,
+                    wanted.encoding,
+                    tensor.offset,
+                    wanted.via,
+                    wanted.importance,
+                    wanted.reason,
+                )
                 sinks.setdefault(id(wanted.expr), []).append(sink)
             outputs.append(Output(str(place), layout.size, layout.header, layout.tensors))
         outputs += [Output(str(path.parent / name), len(data), data, ()) for name, data in draft.side_files.items()]

@@ -87,9 +87,19 @@ class ModelfmtError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """The error as plain data, for `--json`: code, message and every part that is known."""
-        parts = {"path": self.path, "place": self.place, "found": self.found, "allowed": self.allowed, "hint": self.hint}
+        parts = {
+            "path": self.path,
+            "place": self.place,
+            "found": self.found,
+            "allowed": self.allowed,
+            "hint": self.hint,
+        }
         parts |= self.context
-        known = {key: value if isinstance(value, int | float) else str(value) for key, value in parts.items() if value is not None}
+        known = {
+            key: value if isinstance(value, int | float) else str(value)
+            for key, value in parts.items()
+            if value is not None
+        }
         return {"code": self.code, "message": self.message, **known}
 
     def _facts(self) -> tuple[tuple[str, object], ...]:

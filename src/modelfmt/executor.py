@@ -63,7 +63,11 @@ def finalize(plan: Plan, *, on_event: Callable[[Event], None] | None = None) -> 
     wanted = sum(1 for _ in plan.jobs())
     if len(finished) < wanted:
         raise OutputError(
-            "some parts of the plan have not been run", code="parts-missing", found=f"{len(finished)} jobs", allowed=f"{wanted} jobs", hint="run the missing parts, then finalize again"
+            "some parts of the plan have not been run",
+            code="parts-missing",
+            found=f"{len(finished)} jobs",
+            allowed=f"{wanted} jobs",
+            hint="run the missing parts, then finalize again",
         )
     outputs = [OutputFile(output.path, output.size, plan.hash[:12]) for output in plan.outputs]
     for output in outputs:
@@ -210,7 +214,18 @@ class _Session:
         for matrix, first, last in pieces:
             chosen = None if weights is None else weights[min(matrix, len(weights) - 1)]
             piece = rows[at : at + last - first]
-            encoded.append(encode_rows(piece, stream.expr.stored.name, sink.encoding, n_cols, via=sink.via, importance=chosen, tensor=sink.name, first_row=job.start + at))
+            encoded.append(
+                encode_rows(
+                    piece,
+                    stream.expr.stored.name,
+                    sink.encoding,
+                    n_cols,
+                    via=sink.via,
+                    importance=chosen,
+                    tensor=sink.name,
+                    first_row=job.start + at,
+                )
+            )
             at += last - first
         if len(encoded) == 1:
             whole = encoded[0]
@@ -258,7 +273,9 @@ class _Pool:
 
     def run(self) -> None:
         """Work until every job is done; the first failure is raised here."""
-        threads = [threading.Thread(target=self._worker, name=f"modelfmt-{i}", daemon=True) for i in range(self.workers)]
+        threads = [
+            threading.Thread(target=self._worker, name=f"modelfmt-{i}", daemon=True) for i in range(self.workers)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -341,7 +358,12 @@ def _check_sources(plan: Plan, files: Files) -> None:
     for source in plan.sources:
         found = files.fingerprint(source.path)
         if found != Fingerprint(source.size, source.mtime_ns, source.inode):
-            raise CorruptFile("a source file has changed since the plan was made", code="source-changed", path=source.path, hint="make the plan again")
+            raise CorruptFile(
+                "a source file has changed since the plan was made",
+                code="source-changed",
+                path=source.path,
+                hint="make the plan again",
+            )
 
 
 def _load_importance(plan: Plan, files: Files):  # type: ignore[no-untyped-def]
@@ -367,17 +389,27 @@ def _part_journals(plan: Plan) -> list[Journal]:
     prefix = Journal.beside(plan.outputs[0].path, plan.hash[:12], "").path.name.split("..")[0]
     if not path.parent.is_dir():
         return []
-    return [Journal(path.parent / name) for name in sorted(os.listdir(path.parent)) if name.startswith(prefix) and ".journal" in name]
+    return [
+        Journal(path.parent / name)
+        for name in sorted(os.listdir(path.parent))
+        if name.startswith(prefix) and ".journal" in name
+    ]
 
 
-def _report(plan: Plan, started: float, errors: dict[tuple[int, str], list], read: int, written: int, jobs: int, resumed: int) -> Report:  # type: ignore[type-arg]
+def _report(
+    plan: Plan, started: float, errors: dict[tuple[int, str], list], read: int, written: int, jobs: int, resumed: int
+) -> Report:  # type: ignore[type-arg]
     tensors = []
     sources = {(sink.output, sink.name): stream for stream in plan.streams for sink in stream.sinks}
     for index, output in enumerate(plan.outputs):
         for tensor in output.tensors:
             source = sources[index, tensor.name].expr.stored.name
             rmse, largest = _errors(errors.get((index, tensor.name), []))
-            tensors.append(TensorReport(output.path, tensor.name, tensor.shape, source, tensor.encoding, tensor.size, rmse, largest))
+            tensors.append(
+                TensorReport(
+                    output.path, tensor.name, tensor.shape, source, tensor.encoding, tensor.size, rmse, largest
+                )
+            )
     outputs = tuple(OutputReport(output.path, output.size) for output in plan.outputs)
     seconds = time.monotonic() - started
     return Report(outputs, tuple(tensors), plan.losses, plan.notes, seconds, read, written, jobs, resumed, plan.hash)
@@ -389,4 +421,3 @@ def _errors(sums: Iterable[tuple[int, float, float, float]]) -> tuple[float | No
         return None, None
     difference, total = sum(row[1] for row in ordered), sum(row[2] for row in ordered)
     return ((difference / total) ** 0.5 if total else 0.0), max(row[3] for row in ordered)
-

@@ -75,7 +75,9 @@ def inspect(source: Source, *, tensors: bool = True) -> ModelInfo:
 
 def formats() -> tuple[FormatInfo, ...]:
     """Every container and folder convention that modelfmt knows."""
-    folder = FormatInfo("huggingface", (), b"", False, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer")
+    folder = FormatInfo(
+        "huggingface", (), b"", False, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
+    )
     return (folder, *FORMATS.values())
 
 

@@ -104,8 +104,12 @@ def swap_bytes(name: str, rows: NDArray[Any]) -> None:
     _kernels.swap_bytes(types[name].id, rows)
 
 
-def error_sums(source_type: str, source: NDArray[Any], other_type: str, other: NDArray[Any], n_elements: int) -> tuple[float, float, float]:
+def error_sums(
+    source_type: str, source: NDArray[Any], other_type: str, other: NDArray[Any], n_elements: int
+) -> tuple[float, float, float]:
     """(sum of squared differences, sum of squares of the source, largest difference) of equal elements in two types."""
     types = kernel_types()
-    sums: tuple[float, float, float] = _kernels.error_sums(types[source_type].id, source, types[other_type].id, other, n_elements)
+    sums: tuple[float, float, float] = _kernels.error_sums(
+        types[source_type].id, source, types[other_type].id, other, n_elements
+    )
     return sums

@@ -139,7 +139,12 @@ class Plan(msgspec.Struct, frozen=True):
         for index, output in enumerate(self.outputs):
             for tensor in output.tensors:
                 stream, sink = sources[index, tensor.name]
-                row = {"output": output.path, "name": tensor.name, "shape": list(tensor.shape), "from": stream.expr.stored.name}
+                row = {
+                    "output": output.path,
+                    "name": tensor.name,
+                    "shape": list(tensor.shape),
+                    "from": stream.expr.stored.name,
+                }
                 row |= {"to": tensor.encoding, "size": tensor.size, "reason": sink.reason}
                 rows.append(row)
         return rows
@@ -154,7 +159,9 @@ class Plan(msgspec.Struct, frozen=True):
         try:
             return msgspec.msgpack.decode(data, type=cls)
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
-            raise CorruptFile("not a plan that this version can run", code="bad-plan", path=path, found=str(error)) from None
+            raise CorruptFile(
+                "not a plan that this version can run", code="bad-plan", path=path, found=str(error)
+            ) from None
 
     def _tile(self, stream: Stream) -> tuple[int, int]:
         n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Done", "Event", "Loss", "Note", "OutputReport", "PlanReady", "Progress", "Report", "TensorDone", "TensorReport"]
+__all__ = [
+    "Done",
+    "Event",
+    "Loss",
+    "Note",
+    "OutputReport",
+    "PlanReady",
+    "Progress",
+    "Report",
+    "TensorDone",
+    "TensorReport",
+]
 
 
 class Loss(msgspec.Struct, frozen=True):

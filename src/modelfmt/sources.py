@@ -65,7 +65,11 @@ def detect(path: str, files: Files | None = None) -> str:
         if huggingface.is_checkpoint(path):
             return "huggingface"
         raise UnsupportedError(
-            "the folder holds no checkpoint", code="no-checkpoint", path=path, allowed="config.json and *.safetensors", hint=_folder_hint(place)
+            "the folder holds no checkpoint",
+            code="no-checkpoint",
+            path=path,
+            allowed="config.json and *.safetensors",
+            hint=_folder_hint(place),
         )
     if not place.exists():
         hint = "download the model first; modelfmt reads local files" if "/" in path else None
@@ -74,14 +78,20 @@ def detect(path: str, files: Files | None = None) -> str:
     size = pool.size(path)
     head = pool.read(path, 0, min(size, _HEAD_BYTES))
     for row in FORMATS.values():
-        if hasattr(module(row.name), "read") and (module(row.name).sniff(head) if hasattr(module(row.name), "sniff") else place.suffix in row.suffixes):
+        if hasattr(module(row.name), "read") and (
+            module(row.name).sniff(head) if hasattr(module(row.name), "sniff") else place.suffix in row.suffixes
+        ):
             return row.name
     known = _known(head)
     by_suffix = next((row.name for row in FORMATS.values() if place.suffix.lower() in row.suffixes), None)
     if by_suffix and not known:
         return by_suffix
     raise UnsupportedError(
-        "not a model file that modelfmt reads", code="unknown-format", path=path, found=known or "unknown content", allowed=", ".join(("huggingface folder", *FORMATS))
+        "not a model file that modelfmt reads",
+        code="unknown-format",
+        path=path,
+        found=known or "unknown content",
+        allowed=", ".join(("huggingface folder", *FORMATS)),
     )
 
 
@@ -114,7 +124,9 @@ def _reader(kind: str) -> Any:
 
         return huggingface.read
     if kind not in FORMATS or not hasattr(module(kind), "read"):
-        raise UsageError("no such source format", code="unknown-format", found=kind, allowed=", ".join(("huggingface", *FORMATS)))
+        raise UsageError(
+            "no such source format", code="unknown-format", found=kind, allowed=", ".join(("huggingface", *FORMATS))
+        )
     return module(kind).read
 
 
@@ -132,7 +144,9 @@ def _from_arrays(arrays: Mapping[str, Any], files: Files, evaluator: Evaluator) 
         array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
         stored = by_numpy.get(array.dtype.name)
         if stored is None:
-            raise UnsupportedError("no encoding for this array type", code="array-dtype", place=name, found=array.dtype.name)
+            raise UnsupportedError(
+                "no encoding for this array type", code="array-dtype", place=name, found=array.dtype.name
+            )
         key = files.register(f"<array {name}>", array.reshape(-1).view(np.uint8))
         model.tensors[name] = Tensor(name, Leaf(key, 0, array.shape, stored), evaluator)
     return model

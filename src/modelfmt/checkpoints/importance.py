@@ -17,7 +17,13 @@ def read(path: str, files: Files) -> Importance:
     if gguf.sniff(head):
         model = gguf.read(path, files, Evaluator(files))
         if model.metadata.get("general.type") != "imatrix":
-            raise UnsupportedError("this GGUF is no importance matrix", code="not-imatrix", path=path, found=model.metadata.get("general.type"), allowed="imatrix")
+            raise UnsupportedError(
+                "this GGUF is no importance matrix",
+                code="not-imatrix",
+                path=path,
+                found=model.metadata.get("general.type"),
+                allowed="imatrix",
+            )
         return from_gguf(model.metadata, {name: tensor.numpy() for name, tensor in model.tensors.items()}, path)
     dat = imatrix_dat.read_dat(files.read(path, 0, files.size(path)), path)
     return from_dat(dat.entries, dat.chunk_count, dat.dataset, path)

@@ -76,7 +76,9 @@ class Encoding:
         return blocks * self.block_bytes
 
 
-def _float(name: str, bits: int, exponent: int, mantissa: int, numpy: str = "", block: tuple[int, int] | None = None) -> Encoding:
+def _float(
+    name: str, bits: int, exponent: int, mantissa: int, numpy: str = "", block: tuple[int, int] | None = None
+) -> Encoding:
     elements, size = block or (1, bits // 8)
     return Encoding(name, elements, size, Element("float", bits, True, exponent, mantissa), numpy=numpy)
 
@@ -128,10 +130,37 @@ _ROWS = (
     _blocks("Q5_1", 32, 24, _code(5), ("scale", 32, "F16"), ("offset", 32, "F16")),
     _blocks("Q8_0", 32, 34, Element("int", 8, True), ("scale", 32, "F16")),
     _blocks("Q8_1", 32, 36, Element("int", 8, True), ("scale", 32, "F16")),
-    _blocks("Q2_K", 256, 84, _code(2), ("scale", 16, "U4"), ("scale", 256, "F16"), ("offset", 16, "U4"), ("offset", 256, "F16")),
+    _blocks(
+        "Q2_K",
+        256,
+        84,
+        _code(2),
+        ("scale", 16, "U4"),
+        ("scale", 256, "F16"),
+        ("offset", 16, "U4"),
+        ("offset", 256, "F16"),
+    ),
     _blocks("Q3_K", 256, 110, _code(3, 4), ("scale", 16, "I6"), ("scale", 256, "F16")),
-    _blocks("Q4_K", 256, 144, _code(4), ("scale", 32, "U6"), ("scale", 256, "F16"), ("offset", 32, "U6"), ("offset", 256, "F16")),
-    _blocks("Q5_K", 256, 176, _code(5), ("scale", 32, "U6"), ("scale", 256, "F16"), ("offset", 32, "U6"), ("offset", 256, "F16")),
+    _blocks(
+        "Q4_K",
+        256,
+        144,
+        _code(4),
+        ("scale", 32, "U6"),
+        ("scale", 256, "F16"),
+        ("offset", 32, "U6"),
+        ("offset", 256, "F16"),
+    ),
+    _blocks(
+        "Q5_K",
+        256,
+        176,
+        _code(5),
+        ("scale", 32, "U6"),
+        ("scale", 256, "F16"),
+        ("offset", 32, "U6"),
+        ("offset", 256, "F16"),
+    ),
     _blocks("Q6_K", 256, 210, _code(6, 32), ("scale", 16, "I8"), ("scale", 256, "F16")),
     _blocks("Q8_K", 256, 292, Element("int", 8, True), ("scale", 256, "F32")),
     _blocks("IQ2_XXS", 256, 66, _lattice(2, "iq2xxs"), ("scale", 32, "U4"), ("scale", 256, "F16")),

@@ -162,7 +162,12 @@ class RopePermute(_Op):
     def __post_init__(self) -> None:
         rows = geometry(self.input.shape, self.stored)[0]
         if self.heads <= 0 or rows % (2 * self.heads):
-            raise ShapeError("rows do not divide into heads of two halves", code="rope-heads", found=rows, allowed=f"a multiple of {2 * self.heads}")
+            raise ShapeError(
+                "rows do not divide into heads of two halves",
+                code="rope-heads",
+                found=rows,
+                allowed=f"a multiple of {2 * self.heads}",
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -231,8 +236,12 @@ class Slice(_Op):
 
     def __post_init__(self) -> None:
         shape = self.input.shape
-        if not (0 <= self.axis < len(shape) - 1 and 0 <= self.start <= self.stop <= shape[self.axis] and self.step >= 1):
-            raise ShapeError("a slice outside its tensor", code="slice", found=(self.axis, self.start, self.stop), allowed=shape)
+        if not (
+            0 <= self.axis < len(shape) - 1 and 0 <= self.start <= self.stop <= shape[self.axis] and self.step >= 1
+        ):
+            raise ShapeError(
+                "a slice outside its tensor", code="slice", found=(self.axis, self.start, self.stop), allowed=shape
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -257,7 +266,9 @@ class Transpose(_Op):
 
     def __post_init__(self) -> None:
         if len(self.input.shape) < 2 or not self.stored.dense or self.stored.block_elements != 1:
-            raise ShapeError("only dense matrices can be transposed", code="transpose", found=(self.input.shape, self.stored.name))
+            raise ShapeError(
+                "only dense matrices can be transposed", code="transpose", found=(self.input.shape, self.stored.name)
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

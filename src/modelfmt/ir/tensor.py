@@ -57,7 +57,9 @@ class Tensor:
         """Stored bytes of rows start..stop (all axes but the last, flattened): uint8 [stop - start, row_bytes]."""
         n_rows = geometry(self.shape, self.encoding)[0]
         if not 0 <= start <= stop <= n_rows:
-            raise UsageError("no such rows", code="rows", place=self.name, found=(start, stop), allowed=f"0 to {n_rows}")
+            raise UsageError(
+                "no such rows", code="rows", place=self.name, found=(start, stop), allowed=f"0 to {n_rows}"
+            )
         return self._reader.rows(self.expr, start, stop)
 
     def numpy(self, *, dequantize: bool = True) -> NDArray[Any]:
@@ -73,7 +75,11 @@ class Tensor:
             return self._reader.values(self.expr, 0, n_rows).reshape(self.shape)
         if not self.encoding.numpy:
             raise UnsupportedError(
-                "no array type holds this encoding", code="no-array-type", place=self.name, found=self.encoding.name, hint="use numpy(dequantize=False) for the packed bytes"
+                "no array type holds this encoding",
+                code="no-array-type",
+                place=self.name,
+                found=self.encoding.name,
+                hint="use numpy(dequantize=False) for the packed bytes",
             )
         if self.encoding.numpy.startswith(("bfloat", "float8")):
             import ml_dtypes

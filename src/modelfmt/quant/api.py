@@ -39,7 +39,15 @@ def types() -> tuple[TypeInfo, ...]:
     """
     rows = kernel_types().values()
     return tuple(
-        TypeInfo(row.name, row.block_elements, row.block_bytes, row.block_bytes * 8 / row.block_elements, row.can_quantize, row.can_dequantize, row.needs_importance)
+        TypeInfo(
+            row.name,
+            row.block_elements,
+            row.block_bytes,
+            row.block_bytes * 8 / row.block_elements,
+            row.can_quantize,
+            row.can_dequantize,
+            row.needs_importance,
+        )
         for row in rows
     )
 
@@ -73,17 +81,33 @@ def quantize(
     if weights is not None:
         importance = np.ascontiguousarray(weights, dtype=np.float32)
         if importance.shape != (n_cols,):
-            raise ShapeError("importance weights do not match the columns", code="weights-shape", found=importance.shape, allowed=(n_cols,))
+            raise ShapeError(
+                "importance weights do not match the columns",
+                code="weights-shape",
+                found=importance.shape,
+                allowed=(n_cols,),
+            )
         if not np.all(np.isfinite(importance)) or np.any(importance < 0):
             raise ArrayError("importance weights must be finite and not negative", code="weights-value")
     elif kernel_types()[stored.name].needs_importance:
-        raise UsageError("this type needs importance weights", code="importance-missing", found=stored.name, hint="pass weights=")
+        raise UsageError(
+            "this type needs importance weights", code="importance-missing", found=stored.name, hint="pass weights="
+        )
     target = _target(out, shape, np.uint8)
-    _convert_rows(array.reshape(-1, n_cols), source, target.reshape(-1, shape[-1]), stored.name, n_cols, importance, threads)
+    _convert_rows(
+        array.reshape(-1, n_cols), source, target.reshape(-1, shape[-1]), stored.name, n_cols, importance, threads
+    )
     return target
 
 
-def dequantize(blocks: Any, type: str, shape: tuple[int, ...] | None = None, *, threads: int | None = None, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def dequantize(
+    blocks: Any,
+    type: str,
+    shape: tuple[int, ...] | None = None,
+    *,
+    threads: int | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """The float32 values of quantized rows.
 
     blocks: uint8 [..., row bytes], or any buffer of the right size where shape is given. shape: of the result, default
@@ -102,15 +126,30 @@ def dequantize(blocks: Any, type: str, shape: tuple[int, ...] | None = None, *, 
     data = np.ascontiguousarray(data).view(np.uint8) if data.ndim else data.reshape(1).view(np.uint8)
     if shape is None:
         if data.shape[-1] % stored.block_bytes:
-            raise ShapeError("rows are no whole blocks", code="row-not-blocks", found=data.shape[-1], allowed=f"a multiple of {stored.block_bytes}")
+            raise ShapeError(
+                "rows are no whole blocks",
+                code="row-not-blocks",
+                found=data.shape[-1],
+                allowed=f"a multiple of {stored.block_bytes}",
+            )
         shape = (*data.shape[:-1], data.shape[-1] // stored.block_bytes * stored.block_elements)
     n_cols = shape[-1] if shape else 1
     size = _stored_bytes(stored, shape)
     if data.nbytes != size:
-        raise ShapeError("the blocks are not as many bytes as the shape needs", code="blocks-size", found=data.nbytes, allowed=size)
+        raise ShapeError(
+            "the blocks are not as many bytes as the shape needs", code="blocks-size", found=data.nbytes, allowed=size
+        )
     target = _target(out, shape, np.float32)
     if target.size:
-        _convert_rows(data.reshape(target.size // n_cols, -1), stored.name, target.reshape(-1, n_cols), "F32", n_cols, None, threads)
+        _convert_rows(
+            data.reshape(target.size // n_cols, -1),
+            stored.name,
+            target.reshape(-1, n_cols),
+            "F32",
+            n_cols,
+            None,
+            threads,
+        )
     return target
 
 
@@ -127,7 +166,12 @@ def _dense(x: Any) -> tuple[NDArray[Any], str]:
     name = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(x.dtype.name)
     if name is None:
         if x.dtype.kind not in "fiu" and not x.dtype.name.startswith("float8"):
-            raise ArrayError("these elements are no numbers", code="array-dtype", found=x.dtype.name, allowed="float32, float16, bfloat16 or what converts to float32")
+            raise ArrayError(
+                "these elements are no numbers",
+                code="array-dtype",
+                found=x.dtype.name,
+                allowed="float32, float16, bfloat16 or what converts to float32",
+            )
         x, name = x.astype(np.float32), "F32"
     return np.ascontiguousarray(x), name
 
@@ -161,11 +205,24 @@ def _target(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDA
     if out is None:
         return np.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError("out does not fit the result", code="out", found=(out.shape, str(out.dtype)), allowed=(shape, np.dtype(dtype).name))
+        raise ShapeError(
+            "out does not fit the result",
+            code="out",
+            found=(out.shape, str(out.dtype)),
+            allowed=(shape, np.dtype(dtype).name),
+        )
     return out
 
 
-def _convert_rows(rows: NDArray[Any], source: str, target: NDArray[Any], name: str, n_cols: int, importance: NDArray[Any] | None, threads: int | None) -> None:
+def _convert_rows(
+    rows: NDArray[Any],
+    source: str,
+    target: NDArray[Any],
+    name: str,
+    n_cols: int,
+    importance: NDArray[Any] | None,
+    threads: int | None,
+) -> None:
     n_rows = len(target)
     step = max(1, _ROWS_PER_TASK_ELEMENTS // max(n_cols, 1))
     if not threads or threads == 1 or n_rows <= step:

@@ -51,7 +51,9 @@ def encode_rows(
     return out
 
 
-def row_errors(rows: NDArray[np.uint8], source: str, result: NDArray[np.uint8], target: str, n_cols: int) -> tuple[float, float, float]:
+def row_errors(
+    rows: NDArray[np.uint8], source: str, result: NDArray[np.uint8], target: str, n_cols: int
+) -> tuple[float, float, float]:
     """(sum of squared differences, sum of squares of the source, largest difference) of the same rows in two encodings."""
     if source not in kernel_types():
         rows, source = decode(rows, source, n_cols).view("u1"), "F32"

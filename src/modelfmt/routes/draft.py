@@ -55,7 +55,15 @@ class Draft:
     side_files: dict[str, bytes] = field(default_factory=dict)
 
 
-_NARROWER = {("F32", "F16"), ("F32", "BF16"), ("F64", "F32"), ("F64", "F16"), ("F64", "BF16"), ("BF16", "F16"), ("F16", "BF16")}
+_NARROWER = {
+    ("F32", "F16"),
+    ("F32", "BF16"),
+    ("F64", "F32"),
+    ("F64", "F16"),
+    ("F64", "BF16"),
+    ("BF16", "F16"),
+    ("F16", "BF16"),
+}
 
 
 def narrowing(name: str, source: str, target: str) -> list[Loss]:

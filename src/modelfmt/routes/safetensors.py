@@ -23,12 +23,24 @@ def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]
 
 def _draft(model: Model, quant: str, options: Options) -> Draft:
     if quant != "auto" and quant not in DTYPES:
-        raise UsageError("safetensors holds dense types only", code="quant-container", found=quant, allowed="auto, " + ", ".join(DTYPES), hint="choose a .gguf destination")
+        raise UsageError(
+            "safetensors holds dense types only",
+            code="quant-container",
+            found=quant,
+            allowed="auto, " + ", ".join(DTYPES),
+            hint="choose a .gguf destination",
+        )
     chosen: dict[str, DraftTensor] = {}
     losses: list[Loss] = []
     for tensor in model.tensors.values():
         source = tensor.encoding
-        target = source.name if source.dense and (quant == "auto" or source.element.kind != "float") else "F32" if quant == "auto" else quant
+        target = (
+            source.name
+            if source.dense and (quant == "auto" or source.element.kind != "float")
+            else "F32"
+            if quant == "auto"
+            else quant
+        )
         chosen[tensor.name] = DraftTensor(tensor.expr, target, reason="as asked" if target != source.name else "kept")
         losses += narrowing(tensor.name, source.name, target)
     entries = [Entry(name, draft.encoding, draft.expr.shape) for name, draft in chosen.items()]
@@ -43,4 +55,3 @@ def _draft(model: Model, quant: str, options: Options) -> Draft:
 
     notes = [Note(model.path, "names are those of the source container")] if model.format == "gguf" else []
     return Draft(quant, chosen, build, losses, notes, side)
-

@@ -74,7 +74,9 @@ class Files:
             try:
                 count = os.preadv(handle, [buffer[done:]], offset + done)
             except OSError as error:
-                raise SourceMissing("reading failed", code="read-failed", path=path, place=f"byte {offset + done}", found=error.strerror) from error
+                raise SourceMissing(
+                    "reading failed", code="read-failed", path=path, place=f"byte {offset + done}", found=error.strerror
+                ) from error
             if count == 0:
                 raise _short(path, offset, wanted, done)
             done += count
@@ -110,7 +112,9 @@ def _open(path: str) -> tuple[int, int]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        raise SourceMissing("cannot open the file", path=path, found=getattr(error, "strerror", None) or str(error)) from error
+        raise SourceMissing(
+            "cannot open the file", path=path, found=getattr(error, "strerror", None) or str(error)
+        ) from error
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)

@@ -133,13 +133,17 @@ class Journal:
     def open(self) -> set[int]:
         """Take the lock and return the numbers of the jobs that need not be done again."""
         with _os_errors(self.path):
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._handle = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(self._handle)
                 self._handle = -1
-                raise OutputError("another conversion is writing this destination", code="destination-busy", path=self.path) from None
+                raise OutputError(
+                    "another conversion is writing this destination", code="destination-busy", path=self.path
+                ) from None
         return self.finished()
 
     def finished(self) -> set[int]:
@@ -197,7 +201,9 @@ def check_destination(path: str, *, overwrite: bool) -> None:
     if target.is_dir():
         raise DestinationExists("the destination is a folder", path=path, hint="name a file inside it")
     if target.exists() and not overwrite:
-        raise DestinationExists("the destination is there already", path=path, hint="add --overwrite (overwrite=True) to replace it")
+        raise DestinationExists(
+            "the destination is there already", path=path, hint="add --overwrite (overwrite=True) to replace it"
+        )
 
 
 def make_folder(path: Path) -> list[Path]:
@@ -268,5 +274,12 @@ def _os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NoSpace("there is no room for the destination", path=path, found=os.strerror(error.errno), hint="free space, or choose another disk or a smaller type") from error
-        raise OutputError("writing the destination failed", code="write-failed", path=path, found=error.strerror) from error
+            raise NoSpace(
+                "there is no room for the destination",
+                path=path,
+                found=os.strerror(error.errno),
+                hint="free space, or choose another disk or a smaller type",
+            ) from error
+        raise OutputError(
+            "writing the destination failed", code="write-failed", path=path, found=error.strerror
+        ) from error

@@ -35,7 +35,10 @@ def contained(folder: str | os.PathLike[str], name: str, *, named_in: object) ->
     bad = (
         not name
         or name.startswith(("/", "~"))
-        or any(part in ("..", ".") or len(part.encode()) > _MAX_PART or part != part.rstrip(" .") for part in name.split("/"))
+        or any(
+            part in ("..", ".") or len(part.encode()) > _MAX_PART or part != part.rstrip(" .")
+            for part in name.split("/")
+        )
         or any(c in _FORBIDDEN or ord(c) < 32 for c in name)
         or not parts
     )

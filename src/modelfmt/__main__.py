@@ -1,0 +1,5 @@
+"""`python -m modelfmt`."""
+
+from modelfmt.cli import main
+
+main()

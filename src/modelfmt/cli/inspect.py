@@ -1,0 +1,43 @@
+"""`modelfmt inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from modelfmt.cli.output import as_json, emit, json_option, size_text, table
+
+__all__ = ["inspect"]
+
+_LONGEST = 100
+
+
+@click.command(
+    epilog="\b\nExamples:\n  modelfmt inspect model.gguf\n  modelfmt inspect model.gguf --json | jq '.tensors[].name'"
+)
+@click.argument("source")
+@click.option("--no-tensors", is_flag=True, help="Leave the list of tensors out.")
+@json_option
+def inspect(source: str, no_tensors: bool, json: bool) -> None:
+    """Show what is in SOURCE, from its headers: format, architecture, metadata, tensors."""
+    import modelfmt
+
+    info = modelfmt.inspect(source, tensors=not no_tensors)
+    if json:
+        emit(as_json(info))
+        return
+    kinds = ", ".join(f"{count} {name}" for name, count in info.encodings.items())
+    emit(
+        f"{info.path}: {info.format}, {info.architecture or 'no architecture'}, {info.n_params:,} parameters, {size_text(info.size)} in tensors ({kinds})"
+    )
+    if info.metadata:
+        emit(table((key, _short(value)) for key, value in info.metadata.items()))
+    if info.tensors:
+        cells = ((t.name, "x".join(map(str, t.shape)), t.encoding, size_text(t.size)) for t in info.tensors)
+        emit(table(cells, ("tensor", "shape", "type", "size"), right=[3]))
+    for remark in info.notes:
+        emit(f"note: {remark}")
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else as_json(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"

@@ -1,0 +1,89 @@
+"""Options that several commands share, and how they become keywords of `modelfmt.plan` and `modelfmt.run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from modelfmt.cli.progress import MODES
+from modelfmt.errors import UsageError
+
+__all__ = ["plan_keywords", "plan_options", "run_options"]
+
+Decorated = Callable[..., Any]
+
+_PLAN = (
+    click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
+    click.option("--to", type=click.Choice(["gguf", "safetensors"]), help="Destination format. Default: from its name."),
+    click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
+    click.option("--tensor-type", "tensor_type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name the expression finds; the first that matches wins."),
+    click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
+    click.option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight."),
+    click.option("--pure", is_flag=True, help="No mixture: every tensor in the file type's own type."),
+    click.option("--intermediate", default="auto", metavar="TYPE", help="Dense type that values pass through first, as in llama.cpp's two steps: auto, F32 (none), F16, BF16."),
+    click.option("--pre", metavar="NAME", help="Pre-tokenizer, where it cannot be identified."),
+    click.option("--metadata", "metadata", multiple=True, metavar="KEY=VALUE", help="Add or replace a metadata key; VALUE is JSON or text, empty removes the key."),
+    click.option("--split-size", metavar="SIZE", help="Largest size of a file, such as 4G; more become shards."),
+    click.option("--split-tensors", type=click.IntRange(min=1), metavar="N", help="Largest number of tensors in a file."),
+    click.option("--alignment", type=click.IntRange(min=8), metavar="BYTES", help="Alignment of GGUF tensors, a power of two. Default: the source's, else 32."),
+    click.option("--allow-requantize", is_flag=True, help="Allow quantized tensors to be quantized again."),
+    click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
+    click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),
+)  # fmt: skip
+
+_RUN = (
+    click.option("--threads", type=click.IntRange(min=1), envvar="MODELFMT_THREADS", metavar="N", help="Kernels at work at once. Default: the processors there are."),
+    click.option("--memory", envvar="MODELFMT_MEMORY", metavar="SIZE", help="Bytes in flight, such as 512M. Default: 1Gi."),
+    click.option("--progress", type=click.Choice(MODES), default="auto", envvar="MODELFMT_PROGRESS", help="How progress is shown, on stderr."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
+)  # fmt: skip
+
+
+def plan_options(function: Decorated) -> Decorated:
+    """Adds what `modelfmt.plan` understands."""
+    return _all(_PLAN, function)
+
+
+def run_options(function: Decorated) -> Decorated:
+    """Adds what `modelfmt.run` understands."""
+    return _all(_RUN, function)
+
+
+def _all(options: tuple[Callable[[Decorated], Decorated], ...], function: Decorated) -> Decorated:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def plan_keywords(given: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of `modelfmt.plan` from the options of `plan_options`, which are taken out of `given`."""
+    pairs = []
+    for text in given.pop("tensor_type"):
+        pattern, equals, name = text.rpartition("=")
+        if not equals or not pattern:
+            raise UsageError("no pattern and type", code="tensor-type", found=text, allowed="REGEX=TYPE")
+        pairs.append((pattern, name))
+    metadata = {}
+    for text in given.pop("metadata"):
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError("no key and value", code="metadata", found=text, allowed="KEY=VALUE")
+        metadata[key] = _value(value)
+    quant = given.pop("quant")
+    names = ("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "pre")
+    names += ("split_size", "split_tensors", "alignment", "allow_requantize", "strict", "stats")
+    keywords = {name: given.pop(name) for name in names}
+    return keywords | {"quant": quant or None, "tensor_types": pairs, "metadata": metadata}
+
+
+def _value(text: str) -> Any:
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return found if isinstance(found, bool | int | float | str) else text
