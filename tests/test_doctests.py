@@ -6,8 +6,9 @@ import doctest
 import importlib
 import pkgutil
 
-import modelfmt
 import pytest
+
+import modelfmt
 
 MODULES = sorted(
     info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if not info.name.endswith("._kernels")

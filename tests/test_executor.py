@@ -1,4 +1,5 @@
-"""Interruption, a full disk, memory, threads, parts: whatever happens, a destination is the old file or the complete new one."""
+"""Interruption, a full disk, memory, threads, parts: whatever happens, a destination is the old file or the complete
+new one."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import modelfmt
 import numpy as np
 import pytest
+
+import modelfmt
 from modelfmt.report import Event, Progress
 
 SCRIPT = """
@@ -29,7 +31,7 @@ def digest(path: Path) -> str:
 
 def leftovers(folder: Path) -> list[str]:
     """Part files and journals."""
-    return sorted(name for name in os.listdir(folder) if name.endswith(".modelfmt"))
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".modelfmt"))
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +132,8 @@ def test_an_error_leaves_nothing_and_keeps_the_old_file(failing: str, tmp_path: 
         if failing == "event" and isinstance(event, Progress):
             raise modelfmt.OutputError("no more")
 
-    from modelfmt.ir.layout import Entry
     from modelfmt.formats import gguf
+    from modelfmt.ir.layout import Entry
     from modelfmt.plans import Output, Plan, Sink, SourceFile, Stream
 
     arrays["w"][40, 7] = np.nan
@@ -219,7 +221,7 @@ except modelfmt.NoSpace as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "no-space\n", done.stderr
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_do_not_write_one_destination(source: Path, tmp_path: Path) -> None:
@@ -310,4 +312,4 @@ def test_errors_of_each_tensor_are_measured(tmp_path: Path) -> None:
 def test_strict_turns_losses_into_errors(tmp_path: Path) -> None:
     with pytest.raises(modelfmt.LossyError):
         modelfmt.convert({"w": np.ones((2, 2), "f4")}, tmp_path / "o.safetensors", quant="F16", strict=True)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

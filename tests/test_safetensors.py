@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import numpy as np
-import on_disk
 import pytest
 import safetensors as reference
 
+import on_disk
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry

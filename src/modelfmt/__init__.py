@@ -1,4 +1,5 @@
-"""modelfmt turns any machine-learning model format into any other, in one pass, without executing anything from a model.
+"""modelfmt turns any machine-learning model format into any other, in one pass, without executing anything from a
+model.
 
 The public names, resolved when they are first used: importing this package loads nothing else.
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from modelfmt.conversion import parse_size as parse_size
     from modelfmt.conversion import plan as plan
     from modelfmt.errors import *  # noqa: F403  the whole tree is public
+    from modelfmt.executor import finalize as finalize
+    from modelfmt.executor import run as run
     from modelfmt.inspection import ModelInfo as ModelInfo
     from modelfmt.inspection import formats as formats
     from modelfmt.inspection import inspect as inspect
@@ -33,9 +36,7 @@ if TYPE_CHECKING:
     from modelfmt.report import Progress as Progress
     from modelfmt.report import Report as Report
     from modelfmt.report import TensorDone as TensorDone
-    from modelfmt.executor import finalize as finalize
-    from modelfmt.executor import run as run
-    from modelfmt.sources import open as open
+    from modelfmt.sources import open as open  # noqa: A004  the public name, as in PIL and tarfile
 
 _PLACES = {
     "conversion": ("convert", "parse_size", "plan"),
@@ -66,7 +67,7 @@ _PLACES = {
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
-__all__ = sorted([*_MODULES, "__version__"])  # noqa: PLE0605  built from the one table above
+__all__ = sorted([*_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

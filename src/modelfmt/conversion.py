@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelfmt import sources
 from modelfmt.errors import LossyError, UsageError
+from modelfmt.executor import run
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
 from modelfmt.plans import Output, Plan, Sink, SourceFile, Stream
 from modelfmt.report import Event, Report
 from modelfmt.routes.draft import Draft, Options
-from modelfmt.executor import run
 from modelfmt.storage.outputs import check_destination
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ def plan(
 ) -> Plan:
     """Lay a conversion out without reading a weight.
 
-    source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}` in
-    it. to: "gguf" or "safetensors" (default: from dest's name). quant: a file type such as "Q4_K_M", or several (default:
-    from dest's name, else "auto": the source's own 16-bit type). imatrix: importance matrix, .dat or GGUF.
-    tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or text
-    such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are quantized, as
-    in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none). strict: any loss is an error. stats: the run also measures each tensor's error.
-    Returns a Plan for `run`. Raises UsageError, UnsupportedError, CorruptFile, LossyError.
+    source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
+    in it. to: "gguf" or "safetensors" (default: from dest's name). quant: a file type such as "Q4_K_M", or several
+    (default: from dest's name, else "auto": the source's own 16-bit type). imatrix: importance matrix, .dat or GGUF.
+    tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
+    text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
+    quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
+    strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
+    UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     model = sources.open(source)
     try:
@@ -111,10 +112,10 @@ def convert(
 ) -> Report:
     """Convert source to dest in one pass; takes every keyword of `plan` as well.
 
-    overwrite: replace dest where it exists. threads: kernels at work at once (default: all processors). memory: bytes in
-    flight, or text such as "512M" (default 1 GiB). on_event: called with `modelfmt.report` events from worker threads.
-    A killed run goes on when the same call is made again. Raises ModelfmtError; dest is the old file or the complete new
-    one, always.
+    overwrite: replace dest where it exists. threads: kernels at work at once (default: all processors). memory: bytes
+    in flight, or text such as "512M" (default 1 GiB). on_event: called with `modelfmt.report` events from worker
+    threads. A killed run goes on when the same call is made again. Raises ModelfmtError; dest is the old file or the
+    complete new one, always.
     """
     model = sources.open(source)
     try:

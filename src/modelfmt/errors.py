@@ -44,12 +44,12 @@ __all__ = [
 class ModelfmtError(Exception):
     """The root of the tree.
 
-    message: one sentence, no trailing full stop. code: stable identifier, kebab-case. path: the file. place: where in it
-    (a byte offset, a key, a tensor name). found, allowed: the offending value and what would have been accepted. hint:
-    what the reader can do about it. Further keywords are kept in `context`.
+    message: one sentence, no trailing full stop. code: stable identifier, kebab-case. path: the file. place: where in
+    it (a byte offset, a key, a tensor name). found, allowed: the offending value and what would have been accepted.
+    hint: what the reader can do about it. Further keywords are kept in `context`.
 
-    >>> str(CorruptFile("the header is cut off", code="header-cut", path="a.gguf", found=12, allowed="at least 24 bytes"))
-    'a.gguf: the header is cut off (found 12, allowed at least 24 bytes) [header-cut]'
+    >>> str(CorruptFile("the header is cut off", code="header-cut", path="a.gguf", found=12, allowed="24 bytes"))
+    'a.gguf: the header is cut off (found 12, allowed 24 bytes) [header-cut]'
     """
 
     exit_code = 70

@@ -1,7 +1,7 @@
 """Carries a plan out: row tiles from source bytes to destination bytes, in any order, on several threads, resumable.
 
-Each worker takes a job, reads its rows, converts them for every sink and writes them at their offsets; kernels, reads and
-writes release the interpreter lock, so that they overlap. A byte budget bounds what is in flight.
+Each worker takes a job, reads its rows, converts them for every sink and writes them at their offsets; kernels, reads
+and writes release the interpreter lock, so that they overlap. A byte budget bounds what is in flight.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelfmt.errors import CorruptFile, OutputError, UsageError
-from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
 from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
 from modelfmt.plans import Job, Plan, Sink, Stream
 from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport
 from modelfmt.storage.files import Files, Fingerprint
-from modelfmt.storage.outputs import Journal, OutputFile, make_folder, remove_unlocked, stale_parts
+from modelfmt.storage.outputs import Journal, OutputFile, make_folder, remove_stale
 from modelfmt.tiles import Evaluator
 
 __all__ = ["DEFAULT_MEMORY", "finalize", "run"]
@@ -41,13 +41,13 @@ def run(
 
     source: the open model, needed only where the plan was made from arrays in memory.
     threads: kernels at work at once (default: the processors this process may use). memory: bytes in flight (1 GiB).
-    A run that was killed goes on where it was when the same plan is run again. Raises ModelfmtError; on an error, nothing
-    is left behind; on KeyboardInterrupt, what is done is kept for the next run.
+    A run that was killed goes on where it was when the same plan is run again. Raises ModelfmtError; on an error,
+    nothing is left behind; on KeyboardInterrupt, what is done is kept for the next run.
     """
     if part is not None and not (0 <= part[0] < part[1]):
         raise UsageError("no such part", code="part", found=part, allowed="index below count, counted from 0")
     started = time.monotonic()
-    session = _Session(plan, part, source, on_event or (lambda event: None))
+    session = _Session(plan, part, source, on_event or _ignore)
     session.work(threads or available_threads(), memory or DEFAULT_MEMORY)
     return session.finish(started)
 
@@ -92,6 +92,13 @@ def available_threads() -> int:
     return max(1, count)
 
 
+def _ignore(event: Event) -> None:
+    """Where nobody listens."""
+
+
+_Errors = dict[tuple[int, str], list[tuple[int, float, float, float]]]
+
+
 class _Session:
     """One run of a plan: its files, journal, counters."""
 
@@ -109,7 +116,7 @@ class _Session:
         self.importance = _load_importance(plan, self.files)
         self.lock = threading.Lock()
         self.read = self.written = self.done = self.resumed = 0
-        self.errors: dict[tuple[int, str], list[tuple[int, float, float, float]]] = {}
+        self.errors: _Errors = {}
         self.made_folders: list[Path] = []
 
     def work(self, threads: int, memory: int) -> None:
@@ -120,7 +127,8 @@ class _Session:
             self.made_folders += make_folder(output.path.parent)
         finished = self.journal.open()
         try:
-            remove_unlocked(stale_parts(self.plan.outputs[0].path, self.token))
+            for planned in self.plan.outputs:
+                remove_stale(planned.path, self.token)
             kept = [output.open() for output in self.outputs]
             if not all(kept) and self.part is None:
                 finished = set()
@@ -390,15 +398,13 @@ def _part_journals(plan: Plan) -> list[Journal]:
     if not path.parent.is_dir():
         return []
     return [
-        Journal(path.parent / name)
-        for name in sorted(os.listdir(path.parent))
-        if name.startswith(prefix) and ".journal" in name
+        Journal(found)
+        for found in sorted(path.parent.iterdir())
+        if found.name.startswith(prefix) and ".journal." in found.name
     ]
 
 
-def _report(
-    plan: Plan, started: float, errors: dict[tuple[int, str], list], read: int, written: int, jobs: int, resumed: int
-) -> Report:  # type: ignore[type-arg]
+def _report(plan: Plan, started: float, errors: _Errors, read: int, written: int, jobs: int, resumed: int) -> Report:
     tensors = []
     sources = {(sink.output, sink.name): stream for stream in plan.streams for sink in stream.sinks}
     for index, output in enumerate(plan.outputs):

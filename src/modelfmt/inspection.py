@@ -84,5 +84,5 @@ def formats() -> tuple[FormatInfo, ...]:
 def _shown(value: Any) -> Any:
     if isinstance(value, str | bytes) or not hasattr(value, "__len__") or isinstance(value, Mapping):
         return value
-    first = [item for item in value[:_SHOWN_ELEMENTS]]
+    first = list(value[:_SHOWN_ELEMENTS])
     return first if len(value) <= _SHOWN_ELEMENTS else {"length": len(value), "first": first}

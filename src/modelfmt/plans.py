@@ -73,7 +73,8 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A conversion, laid out. recipe: what was asked for, for people and for the hash. stats: measure the error of each tensor."""
+    """A conversion, laid out. recipe: what was asked for, for people and for the hash. stats: measure the error of each
+    tensor."""
 
     recipe: dict[str, Any]
     sources: tuple[SourceFile, ...]
@@ -139,7 +140,7 @@ class Plan(msgspec.Struct, frozen=True):
         for index, output in enumerate(self.outputs):
             for tensor in output.tensors:
                 stream, sink = sources[index, tensor.name]
-                row = {
+                row: dict[str, Any] = {
                     "output": output.path,
                     "name": tensor.name,
                     "shape": list(tensor.shape),

@@ -46,7 +46,8 @@ class OutputReport(msgspec.Struct, frozen=True):
 class TensorReport(msgspec.Struct, frozen=True):
     """One tensor of one output; the errors are there where statistics were asked for.
 
-    relative_rmse: root of the summed squared error over the summed squares of the source. max_error: largest absolute one.
+    relative_rmse: root of the summed squared error over the summed squares of the source. max_error: largest absolute
+    one.
     """
 
     output: str

@@ -22,11 +22,11 @@ __all__ = ["detect", "open"]
 _HEAD_BYTES = 4096
 
 
-def open(source: Source, *, format: str | None = None) -> Model:
+def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa: A001  the public name
     """Open a model without reading a weight.
 
-    source: a file, a folder (Hugging Face checkpoint), or a mapping of names to arrays. format: skips recognition (a key
-    of `modelfmt.formats()`). Returns a Model, a mapping of names to lazy tensors; close it, or use it with `with`.
+    source: a file, a folder (Hugging Face checkpoint), or a mapping of names to arrays. format: skips recognition (a
+    key of `modelfmt.formats()`). Returns a Model, a mapping of names to lazy tensors; close it, or use it with `with`.
     Raises SourceMissing, UnsupportedError, CorruptFile.
 
     >>> import numpy as np
@@ -43,7 +43,7 @@ def open(source: Source, *, format: str | None = None) -> Model:
             return _from_arrays(source, files, evaluator)
         path = os.fspath(source)
         kind = format or detect(path, files)
-        model = _reader(kind)(path, files, evaluator)
+        model: Model = _reader(kind)(path, files, evaluator)
     except BaseException:
         files.close()
         raise

@@ -30,13 +30,14 @@ class Evaluator:
 
         size = row_bytes(expr)
         out = np.empty((stop - start, size), np.uint8)
-        self.files.read_into(expr.file, expr.offset + start * size, memoryview(out.reshape(-1)))
+        self.files.read_into(expr.file, expr.offset + start * size, out.reshape(-1).data)
         if expr.big:
             swap_bytes(expr.encoding, out)
         return out
 
     def values(self, expr: Expression, start: int, stop: int) -> NDArray[np.float32]:
-        """Decoded rows start..stop, float32 [stop - start, n_cols]. Raises UnsupportedError for encodings without values."""
+        """Decoded rows start..stop, float32 [stop - start, n_cols]. Raises UnsupportedError for encodings without
+        values."""
         n_cols = geometry(expr.shape, expr.stored)[1]
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
 
@@ -49,7 +50,7 @@ class Evaluator:
             return self.rows(expr, *rows)[:, first * item : last * item]
         out = np.empty((rows[1] - rows[0], (last - first) * item), np.uint8)
         for row in range(rows[0], rows[1]):
-            self.files.read_into(expr.file, expr.offset + row * size + first * item, memoryview(out[row - rows[0]]))
+            self.files.read_into(expr.file, expr.offset + row * size + first * item, out[row - rows[0]].data)
         if expr.big:
             swap_bytes(expr.encoding, out)
         return out

@@ -20,7 +20,8 @@ COMMANDS = {
     "formats": "List the formats.",
     "types": "List the tensor types, or the file types.",
 }
-"""Every command with its summary; the function of that name is in the file of that name (`run` also holds `finalize`)."""
+"""Every command with its summary; the function of that name is in the file of that name (`run` also holds
+`finalize`)."""
 
 _FILES = {"finalize": "run", "quantize": "convert"}
 

@@ -34,8 +34,8 @@ Examples:
 def convert(source: str, dest: str, **given: Any) -> None:
     """Convert SOURCE (a folder or a file) to DEST, in one pass.
 
-    DEST's name says the format and, where it holds one, the type. For several types, DEST is a folder or has {type} in it.
-    A run that was killed goes on when the same command is given again.
+    DEST's name says the format and, where it holds one, the type. For several types, DEST is a folder or has {type} in
+    it. A run that was killed goes on when the same command is given again.
     """
     _convert(source, dest, given)
 

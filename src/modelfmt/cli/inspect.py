@@ -26,9 +26,8 @@ def inspect(source: str, no_tensors: bool, json: bool) -> None:
         emit(as_json(info))
         return
     kinds = ", ".join(f"{count} {name}" for name, count in info.encodings.items())
-    emit(
-        f"{info.path}: {info.format}, {info.architecture or 'no architecture'}, {info.n_params:,} parameters, {size_text(info.size)} in tensors ({kinds})"
-    )
+    size = f"{info.n_params:,} parameters, {size_text(info.size)} in tensors"
+    emit(f"{info.path}: {info.format}, {info.architecture or 'no architecture'}, {size} ({kinds})")
     if info.metadata:
         emit(table((key, _short(value)) for key, value in info.metadata.items()))
     if info.tensors:

@@ -15,6 +15,11 @@ __all__ = ["plan_keywords", "plan_options", "run_options"]
 
 Decorated = Callable[..., Any]
 
+_SAME_NAME = (
+    *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "pre"),
+    *("split_size", "split_tensors", "alignment", "allow_requantize", "strict", "stats"),
+)
+
 _PLAN = (
     click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
     click.option("--to", type=click.Choice(["gguf", "safetensors"]), help="Destination format. Default: from its name."),
@@ -73,9 +78,7 @@ def plan_keywords(given: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("no key and value", code="metadata", found=text, allowed="KEY=VALUE")
         metadata[key] = _value(value)
     quant = given.pop("quant")
-    names = ("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "pre")
-    names += ("split_size", "split_tensors", "alignment", "allow_requantize", "strict", "stats")
-    keywords = {name: given.pop(name) for name in names}
+    keywords = {name: given.pop(name) for name in _SAME_NAME}
     return keywords | {"quant": quant or None, "tensor_types": pairs, "metadata": metadata}
 
 

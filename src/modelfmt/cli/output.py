@@ -56,7 +56,7 @@ def _failed(error: ModelfmtError) -> None:
 
 
 def _want_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    global _JSON_WANTED  # noqa: PLW0603  errors are printed where no context is left
+    global _JSON_WANTED
     _JSON_WANTED = value
     return value
 

@@ -24,7 +24,8 @@ __all__ = ["plan", "show"]
 @click.option("--summary", is_flag=True, help="Only totals, not every tensor.")
 @json_option
 def plan(source: str, dest: str, **given: Any) -> None:
-    """Lay out the conversion of SOURCE to DEST without reading a weight: every tensor, type, size, loss, and the memory."""
+    """Lay out the conversion of SOURCE to DEST without reading a weight: every tensor, type, size, loss, and the
+    memory."""
     import modelfmt
 
     planned = modelfmt.plan(source, dest, **plan_keywords(given))
@@ -44,7 +45,7 @@ def show(planned: Plan, *, json: bool, all_tensors: bool) -> None:
         "bytes_written": planned.bytes_written,
         "peak_memory": planned.peak_memory,
     }
-    outputs = [{"path": output.path, "size": output.size} for output in planned.outputs]
+    outputs: list[dict[str, Any]] = [{"path": output.path, "size": output.size} for output in planned.outputs]
     if json:
         document = {"schema": planned.schema, "hash": planned.hash, **totals, "outputs": outputs, "tensors": rows}
         emit(as_json(document | {"losses": planned.losses, "notes": planned.notes}))

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["finalize", "run"]
 
 
-@click.command(
-    epilog="\b\nExample:\n  modelfmt plan SRC DST -o big.plan\n  modelfmt run big.plan --part 0/4    # 1/4, 2/4, 3/4 elsewhere\n  modelfmt finalize big.plan"
-)
+_EXAMPLE = """\b
+Example:
+  modelfmt plan SRC DST -o big.plan
+  modelfmt run big.plan --part 0/4        (1/4, 2/4, 3/4 elsewhere)
+  modelfmt finalize big.plan
+"""
+
+
+@click.command(epilog=_EXAMPLE)
 @click.argument("plan_file", metavar="PLAN")
 @click.option("--part", metavar="I/N", help="Only part I of N, counted from 0; `modelfmt finalize` commits them all.")
 @click.option("--overwrite", "-y", is_flag=True, help="Replace the destination where it exists.")

@@ -11,7 +11,8 @@ __all__ = ["FORMATS", "FormatInfo", "module"]
 
 @dataclass(frozen=True, slots=True)
 class FormatInfo:
-    """A container. suffixes: file names it is known by. magic: the first bytes, where it has any. writes: it can be a destination."""
+    """A container. suffixes: file names it is known by. magic: the first bytes, where it has any. writes: it can be a
+    destination."""
 
     name: str
     suffixes: tuple[str, ...]

@@ -1,9 +1,9 @@
 """How the elements of a tensor are stored: dense types and quantized blocks, one row each.
 
-An encoding lays `block_elements` neighbouring elements of the last axis into `block_bytes` bytes; a dense type is a block
-of one element. What a block means is said by `element` (what a code is) and `levels` (the scales and offsets around it,
-inner first): value = product(scales) * (code - zero) + sum(offsets). Sources: safetensors 0.8 dtype table; ggml-common.h
-block structs; docs/encodings.md. This file holds no arithmetic: kernels are in csrc/.
+An encoding lays `block_elements` neighbouring elements of the last axis into `block_bytes` bytes; a dense type is a
+block of one element. What a block means is said by `element` (what a code is) and `levels` (the scales and offsets
+around it, inner first): value = product(scales) * (code - zero) + sum(offsets). Sources: safetensors 0.8 dtype table;
+ggml-common.h block structs; docs/encodings.md. This file holds no arithmetic: kernels are in csrc/.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ __all__ = ["ENCODINGS", "Element", "Encoding", "Level", "encoding"]
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One code. kind int: `bits`, `signed`; float: exponent and mantissa bits; table: indices into a named table of values."""
+    """One code. kind int: `bits`, `signed`; float: exponent and mantissa bits; table: indices into a named table of
+    values."""
 
     kind: Literal["int", "float", "bool", "complex", "table", "lattice"]
     bits: int

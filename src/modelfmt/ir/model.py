@@ -18,10 +18,10 @@ __all__ = ["Model"]
 class Model(Mapping[str, Tensor]):
     """A mapping from tensor names to lazy tensors, with what else the files hold.
 
-    format: "safetensors", "huggingface", "gguf" ... path: what was opened. architecture: the format's own name for it, or
-    None. config: parsed config.json (Hugging Face). metadata: the format's own key-values. tokenizer: None where there is
-    none. assets: small files kept verbatim, by relative name. extras: what only one format understands, by format.
-    files: every file that the tensors point into. Use as a context manager, or call `close()`.
+    format: "safetensors", "huggingface", "gguf" ... path: what was opened. architecture: the format's own name for it,
+    or None. config: parsed config.json (Hugging Face). metadata: the format's own key-values. tokenizer: None where
+    there is none. assets: small files kept verbatim, by relative name. extras: what only one format understands, by
+    format. files: every file that the tensors point into. Use as a context manager, or call `close()`.
     """
 
     format: str
@@ -66,4 +66,5 @@ class Model(Mapping[str, Tensor]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"Model({self.format}, {self.architecture or 'no architecture'}, {len(self)} tensors, {self.n_params:,} parameters)"
+        what = f"{self.format}, {self.architecture or 'no architecture'}"
+        return f"Model({what}, {len(self)} tensors, {self.n_params:,} parameters)"

@@ -1,9 +1,9 @@
 """Tensor expressions: a leaf in a file, a constant, or one of a closed set of operations over them.
 
-Expressions are data: they serialise with a plan and hold no file handle. Every tensor is seen as rows (the last axis) of
-encoded bytes. An operation says its shape and encoding, and makes any range of its rows from rows of its inputs, so that a
-tensor never has to be in memory. Operations that only move whole rows keep the encoding: quantized codes pass untouched.
-A `Reader` (modelfmt.tiles) supplies the bytes.
+Expressions are data: they serialise with a plan and hold no file handle. Every tensor is seen as rows (the last axis)
+of encoded bytes. An operation says its shape and encoding, and makes any range of its rows from rows of its inputs, so
+that a tensor never has to be in memory. Operations that only move whole rows keep the encoding: quantized codes pass
+untouched. A `Reader` (modelfmt.tiles) supplies the bytes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Op(msgspec.Struct, frozen=True, tag_field="op", tag=str.lower):
         return (self.input,)  # type: ignore[attr-defined]
 
 
-class Leaf(_Op):
+class Leaf(_Op, frozen=True):
     """Bytes of a file: `shape` elements in `encoding` from `offset` on. big: multi-byte fields are big-endian."""
 
     file: str
@@ -106,7 +106,7 @@ class Leaf(_Op):
         raise AssertionError("leaves are read by the reader itself")
 
 
-class Constant(_Op):
+class Constant(_Op, frozen=True):
     """Values that stand in the plan itself."""
 
     data: bytes
@@ -128,8 +128,9 @@ class Constant(_Op):
         return np.frombuffer(self.data, np.uint8, (stop - start) * size, start * size).reshape(-1, size)
 
 
-class Reshape(_Op):
-    """The same bytes in row-major order under another shape. Blocks must not be cut: a quantized row keeps its length."""
+class Reshape(_Op, frozen=True):
+    """The same bytes in row-major order under another shape. Blocks must not be cut: a quantized row keeps its
+    length."""
 
     input: Expression
     shape: tuple[int, ...]
@@ -149,8 +150,9 @@ class Reshape(_Op):
         return flat[begin : begin + (stop - start) * size].reshape(-1, size)
 
 
-class RopePermute(_Op):
-    """Rows of each head from halves (x0 x1 .. | y0 y1 ..) to pairs (x0 y0 x1 y1 ..), as llama.cpp's NORM rope wants them.
+class RopePermute(_Op, frozen=True):
+    """Rows of each head from halves (x0 x1 .. | y0 y1 ..) to pairs (x0 y0 x1 y1 ..), as llama.cpp's NORM rope wants
+    them.
 
     input: [heads * head_size, columns]. inverse: pairs back to halves. Commutes with quantized rows.
     """
@@ -180,10 +182,11 @@ class RopePermute(_Op):
         first, last = start // size * size, -(-stop // size) * size
         head = np.arange(size).reshape(size // 2, 2) if self.inverse else np.arange(size).reshape(2, size // 2)
         order = (np.arange(first, last, size)[:, None] + head.T.reshape(-1)).reshape(-1)[start - first : stop - first]
-        return reader.rows(self.input, first, last)[order - first]
+        rows: Rows = reader.rows(self.input, first, last)[order - first]
+        return rows
 
 
-class Stack(_Op):
+class Stack(_Op, frozen=True):
     """Tensors of one shape under a new first axis (experts)."""
 
     parts: tuple[Expression, ...]
@@ -204,7 +207,7 @@ class Stack(_Op):
         return _joined(self.parts, start, stop, reader)
 
 
-class Concat(_Op):
+class Concat(_Op, frozen=True):
     """Tensors joined along the first axis."""
 
     parts: tuple[Expression, ...]
@@ -225,8 +228,9 @@ class Concat(_Op):
         return _joined(self.parts, start, stop, reader)
 
 
-class Slice(_Op):
-    """Indices start, start + step, .. below stop along one axis that is not the last (fused projections, vocabulary padding)."""
+class Slice(_Op, frozen=True):
+    """Indices start, start + step, .. below stop along one axis that is not the last (fused projections, vocabulary
+    padding)."""
 
     input: Expression
     axis: int
@@ -259,7 +263,7 @@ class Slice(_Op):
         return gather(self.input, source, reader)
 
 
-class Transpose(_Op):
+class Transpose(_Op, frozen=True):
     """The last two axes exchanged; dense encodings of whole bytes only."""
 
     input: Expression
@@ -288,7 +292,7 @@ class Transpose(_Op):
         return _stacked(pieces, n_rows * item)
 
 
-class AddConstant(_Op):
+class AddConstant(_Op, frozen=True):
     """Each value plus a number, in float32 (Gemma stores norm weights minus one)."""
 
     input: Expression
@@ -308,7 +312,7 @@ class AddConstant(_Op):
         return (reader.values(self.input, start, stop) + np.float32(self.value)).view(np.uint8)
 
 
-class Pad(_Op):
+class Pad(_Op, frozen=True):
     """Zero rows appended until the first axis has `rows` entries (vocabulary padding)."""
 
     input: Expression

@@ -64,7 +64,8 @@ class Tensor:
 
     def numpy(self, *, dequantize: bool = True) -> NDArray[Any]:
         """The values: a dense tensor in its own NumPy or ml_dtypes type, a quantized one as float32 (or, with
-        dequantize=False, its blocks as uint8 [rows, row_bytes]). Raises UnsupportedError where no array type can hold it.
+        dequantize=False, its blocks as uint8 [rows, row_bytes]). Raises UnsupportedError where no array type can hold
+        it.
         """
         import numpy as np
 
@@ -89,9 +90,11 @@ class Tensor:
             dtype = np.dtype(self.encoding.numpy)
         return self._reader.rows(self.expr, 0, n_rows).reshape(-1).view(dtype).reshape(self.shape)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ARG002  NumPy's signature
+        import numpy as np
+
         array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
+        return array if dtype is None else np.asarray(array, dtype)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         return self.numpy().__dlpack__(**kwargs)

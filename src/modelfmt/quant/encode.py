@@ -30,7 +30,8 @@ def encode_rows(
     """uint8 [n, source row bytes] -> uint8 [n, target row bytes].
 
     via: a dense encoding that the values are rounded to first. importance: float32 [n_cols], weights of the columns.
-    Raises BadValue (NaN or infinity into a block type), naming `tensor`, and the row counted from first_row, and column.
+    Raises BadValue (NaN or infinity into a block type), naming `tensor`, and the row counted from first_row, and
+    column.
     """
     import numpy as np
 
@@ -54,7 +55,8 @@ def encode_rows(
 def row_errors(
     rows: NDArray[np.uint8], source: str, result: NDArray[np.uint8], target: str, n_cols: int
 ) -> tuple[float, float, float]:
-    """(sum of squared differences, sum of squares of the source, largest difference) of the same rows in two encodings."""
+    """(sum of squared differences, sum of squares of the source, largest difference) of the same rows in two
+    encodings."""
     if source not in kernel_types():
         rows, source = decode(rows, source, n_cols).view("u1"), "F32"
     sums: tuple[Any, Any, Any] = error_sums(source, rows, target, result, len(rows) * n_cols)

@@ -17,7 +17,8 @@ DTYPES = ("F32", "F16", "BF16")
 
 
 def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]:
-    """One draft for each dtype of quants: "auto" (what the source has; quantized tensors become F32), F32, F16 or BF16."""
+    """One draft for each dtype of quants: "auto" (what the source has; quantized tensors become F32), F32, F16 or
+    BF16."""
     return [_draft(model, quant, options) for quant in quants]
 
 

@@ -1,9 +1,9 @@
 """Writing so that a destination is either its old self or the complete new file.
 
 Bytes go to a preallocated part file beside the destination, at any offset from any thread; the header comes last, then
-fsync and rename. A journal next to it lists the finished jobs, so that a killed run can go on. Entries are trusted while
-the machine has not been restarted since (the page cache holds what a killed process wrote); after a restart, only those
-before the last synchronisation point.
+fsync and rename. A journal next to it lists the finished jobs, so that a killed run can go on. Entries are trusted
+while the machine has not been restarted since (the page cache holds what a killed process wrote); after a restart, only
+those before the last synchronisation point.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape as glob_escape
 from pathlib import Path
 
 from modelfmt.errors import DestinationExists, NoSpace, OutputError
 
-__all__ = ["Journal", "OutputFile", "check_destination", "make_folder"]
+__all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_stale"]
 
 SUFFIX = ".modelfmt"
 
@@ -100,7 +101,7 @@ class OutputFile:
     def publish(self) -> None:
         """Rename the part file to its destination."""
         with _os_errors(self.path):
-            os.replace(self.part, self.path)
+            self.part.replace(self.path)
             sync_folder(self.path.parent)
 
     def close(self) -> None:
@@ -214,28 +215,21 @@ def make_folder(path: Path) -> list[Path]:
     return missing
 
 
-def stale_parts(path: str, token: str) -> Iterator[Path]:
-    """Part files and journals that other plans left at this destination and nobody is writing."""
-    target = Path(path)
-    own = f".{target.name[:180]}."
-    if not target.parent.is_dir():
-        return
-    for name in os.listdir(target.parent):
-        rest = name[len(own) :]
-        if name.startswith(own) and name.endswith(SUFFIX) and rest.count(".") <= 3 and not rest.startswith(token):
-            yield target.parent / name
-
-
-def remove_unlocked(paths: Iterable[Path]) -> None:
-    """Remove journals that nobody holds, and the part files of the same plans."""
-    found = list(paths)
-    for journal in (path for path in found if path.name.endswith(f".journal{SUFFIX}")):
-        with suppress(OSError), open(journal, "rb") as handle:
+def remove_stale(destination: str, token: str) -> None:
+    """Remove what other plans left beside a destination: part files and journals that nobody is writing."""
+    path = Path(destination)
+    found = [
+        place
+        for place in path.parent.glob(f".{glob_escape(path.name[:180])}.*{SUFFIX}")
+        if len(place.name) > len(SUFFIX) and f".{token}." not in place.name
+    ]
+    for journal in (place for place in found if place.name.endswith(f".journal{SUFFIX}")):
+        with suppress(OSError), journal.open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            token = journal.name.split(".")[-4]
-            for path in found:
-                if f".{token}." in path.name:
-                    path.unlink(missing_ok=True)
+            other = journal.name.split(".")[-4]
+            for place in found:
+                if f".{other}." in place.name:
+                    place.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

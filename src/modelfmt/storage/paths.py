@@ -1,7 +1,8 @@
 """Names that come from a file stay in its folder.
 
-The root is the folder the user named or, where that lies in a Hugging Face cache (`models--*/snapshots/...`, whose files
-are links into `models--*/blobs`), the `models--*` folder. Source: the path rules of the Hugging Face cache layout.
+The root is the folder the user named or, where that lies in a Hugging Face cache (`models--*/snapshots/...`, whose
+files are links into `models--*/blobs`), the `models--*` folder. Source: the path rules of the Hugging Face cache
+layout.
 """
 
 from __future__ import annotations
