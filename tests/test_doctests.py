@@ -11,7 +11,7 @@ import pytest
 import modelfmt
 
 MODULES = sorted(
-    info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if not info.name.endswith("._kernels")
+    info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if info.name.rpartition(".")[2] not in ("_kernels", "__main__")
 )
 
 

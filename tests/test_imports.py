@@ -26,6 +26,7 @@ LEVELS: dict[str, int] = {
             ("executor",),
             ("inspection", "conversion"),
             ("cli",),
+            ("__main__",),
         )
     )
     for name in names

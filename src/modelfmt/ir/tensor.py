@@ -90,11 +90,12 @@ class Tensor:
             dtype = np.dtype(self.encoding.numpy)
         return self._reader.rows(self.expr, 0, n_rows).reshape(-1).view(dtype).reshape(self.shape)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ARG002  NumPy's signature
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         import numpy as np
 
         array = self.numpy()
-        return array if dtype is None else np.asarray(array, dtype)
+        converted: NDArray[Any] = array if dtype is None else np.asarray(array, dtype)
+        return converted
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         return self.numpy().__dlpack__(**kwargs)

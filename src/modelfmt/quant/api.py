@@ -114,8 +114,8 @@ def dequantize(
     [..., row bytes / block_bytes * block_elements]. Returns float32. Raises ShapeError, UsageError, UnsupportedError.
 
     >>> import numpy as np
-    >>> dequantize(quantize(np.ones((1, 32), "f4"), "Q8_0"), "Q8_0")[0, :2]
-    array([1., 1.], dtype=float32)
+    >>> dequantize(quantize(np.full((1, 32), 127, "f4"), "Q8_0"), "Q8_0")[0, :2]
+    array([127., 127.], dtype=float32)
     """
     import numpy as np
 
