@@ -31,3 +31,19 @@ bool mf_gather_rows(const uint8_t *src, size_t n_src_rows, uint8_t *dst, size_t 
     }
     return true;
 }
+
+size_t mf_skip_strings(const uint8_t *buffer, size_t size, size_t *at, size_t n, size_t width, bool is_big,
+                       uint64_t *begins) {
+    size_t done = 0;
+    for (; done < n; done++) {
+        if (size - *at < width) break;
+        uint64_t length = 0;
+        for (size_t k = 0; k < width; k++) {
+            length |= (uint64_t)buffer[*at + k] << 8 * (is_big ? width - 1 - k : k);
+        }
+        if (size - *at - width < length) break;
+        if (begins) begins[done] = *at;
+        *at += width + (size_t)length;
+    }
+    return done;
+}

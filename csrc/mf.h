@@ -93,6 +93,10 @@ static inline size_t mf_scratch_elements(size_t n_cols, bool has_importance) {
 
 /* bytes.c: the same at every level */
 void mf_swap_bytes(const mf_type *type, uint8_t *blocks, size_t n_blocks);
+/* Steps over up to n strings, each a length of width bytes and then as many bytes, from *at <= size on. Stops before
+ * one that is not wholly inside. Returns how many; begins, if given, gets where each begins. */
+size_t mf_skip_strings(const uint8_t *buffer, size_t size, size_t *at, size_t n, size_t width, bool is_big,
+                       uint64_t *begins);
 bool mf_gather_rows(const uint8_t *src, size_t n_src_rows, uint8_t *dst, size_t row_bytes, const uint8_t *indices,
                     size_t n_indices, size_t *bad); /* false: indices[*bad] is outside src, dst is unfinished */
 

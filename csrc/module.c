@@ -226,6 +226,32 @@ static PyObject *gather_rows(PyObject *module, PyObject *args) {
     return result;
 }
 
+static PyObject *skip_strings(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer buffer, begins = {0};
+    Py_ssize_t at, n;
+    int width, is_big;
+    PyObject *target = Py_None, *result = NULL;
+    if (!PyArg_ParseTuple(args, "y*nnip|O:skip_strings", &buffer, &at, &n, &width, &is_big, &target)) return NULL;
+    if (at < 0 || n < 0 || at > buffer.len || (width != 4 && width != 8)) {
+        PyErr_Format(PyExc_ValueError, "%zd strings of %d-byte lengths from %zd on, in %zd bytes", n, width, at,
+                     buffer.len);
+    } else if (target == Py_None || PyObject_GetBuffer(target, &begins, PyBUF_WRITABLE) == 0) {
+        if (begins.buf &&
+            ((size_t)begins.len / sizeof(uint64_t) < (size_t)n || (uintptr_t)begins.buf % sizeof(uint64_t))) {
+            PyErr_Format(PyExc_ValueError, "no room for %zd positions in %zd bytes", n, begins.len);
+        } else {
+            size_t end = (size_t)at, done;
+            Py_BEGIN_ALLOW_THREADS done =
+                mf_skip_strings(buffer.buf, (size_t)buffer.len, &end, (size_t)n, (size_t)width, is_big, begins.buf);
+            Py_END_ALLOW_THREADS result = Py_BuildValue("(nn)", (Py_ssize_t)done, (Py_ssize_t)end);
+        }
+        if (begins.buf) PyBuffer_Release(&begins);
+    }
+    PyBuffer_Release(&buffer);
+    return result;
+}
+
 static PyObject *isa(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     const mf_level *level = mf_active_level();
@@ -293,6 +319,7 @@ static PyMethodDef methods[] = {
     {"error_sums", error_sums, METH_VARARGS, NULL},
     {"swap_bytes", swap_bytes, METH_VARARGS, NULL},
     {"gather_rows", gather_rows, METH_VARARGS, NULL},
+    {"skip_strings", skip_strings, METH_VARARGS, NULL},
     {"isa", isa, METH_NOARGS, NULL},
     {"isa_levels", isa_levels, METH_NOARGS, NULL},
     {"set_isa", set_isa, METH_VARARGS, NULL},

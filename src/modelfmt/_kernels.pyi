@@ -5,6 +5,7 @@ read or written (ValueError with the numbers). The GIL is released while a kerne
 by another thread meanwhile. Types are ggml's ids.
 """
 
+from array import array
 from mmap import mmap
 from typing import Any, Final, TypeAlias
 
@@ -47,6 +48,14 @@ def swap_bytes(type: int, buffer: Buffer) -> None:
 
 def gather_rows(src: Buffer, dst: Buffer, row_bytes: int, indices: Buffer) -> None:
     """dst row i = src row indices[i]; indices: int64, each inside src (ValueError; dst is then unfinished)."""
+
+def skip_strings(
+    buffer: Buffer, at: int, n: int, width: int, big: bool, begins: array[int] | None = None
+) -> tuple[int, int]:
+    """Steps over up to n strings (a length of 4 or 8 bytes, then the bytes) from at on: (how many, where the next is).
+
+    Stops before a string that is not wholly inside the buffer. begins: uint64 [n], gets where each begins.
+    """
 
 def isa() -> str:
     """The active level. ValueError where MODELFMT_ISA named one that is unknown or not for this CPU."""

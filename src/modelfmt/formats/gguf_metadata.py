@@ -13,6 +13,7 @@ from struct import Struct
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Any, overload
 
+from modelfmt._kernels import skip_strings
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError, UsageError
 from modelfmt.formats.gguf_tables import VALUE_TYPES
 from modelfmt.storage.files import Files
@@ -127,18 +128,14 @@ class Cursor:
     def strings(self, n: int, what: str) -> bytes:
         """The bytes of n strings, lengths included."""
         begin = at = self.at
-        unpack, width = _SCALARS["UINT64" if self.width == 8 else "UINT32", self.big].unpack_from, self.width
-        remaining = iter(range(n))
+        length, left = _SCALARS["UINT64" if self.width == 8 else "UINT32", self.big].unpack_from, n
         while True:
-            buffer = self.buffer
-            try:
-                for _ in remaining:
-                    at += unpack(buffer, at)[0] + width
+            done, at = skip_strings(self.buffer, at, left, self.width, self.big)
+            left -= done
+            if not left:
                 break
-            except (struct_error, OverflowError):
-                self._need(at + width, what)
-                at += unpack(self.buffer, at)[0] + width
-        self._need(at, what)
+            self._need(at + self.width, what)
+            self._need(at + self.width + length(self.buffer, at)[0], what)
         self.at = at
         return self.buffer[begin:at]
 
@@ -281,12 +278,8 @@ class GgufArray(Sequence[Any]):
 
     def _string_begins(self) -> array[int]:
         if self._begins is None:
-            begins, at = array("Q"), 0
-            unpack, raw, width = self._length().unpack_from, self.raw, self.width
-            for _ in range(self._n):
-                begins.append(at)
-                at += unpack(raw, at)[0] + width
-            self._begins = begins
+            self._begins = array("Q", bytes(8 * self._n))
+            skip_strings(self.raw, 0, self._n, self.width, self.big, self._begins)
         return self._begins
 
     def _decode(self, item: bytes, i: int) -> str:
