@@ -88,7 +88,8 @@ class Tensor:
             dtype = np.dtype(getattr(ml_dtypes, self.encoding.numpy))
         else:
             dtype = np.dtype(self.encoding.numpy)
-        return self._reader.rows(self.expr, 0, n_rows).reshape(-1).view(dtype).reshape(self.shape)
+        values: NDArray[Any] = self._reader.rows(self.expr, 0, n_rows).reshape(-1).view(dtype)
+        return values.reshape(self.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         import numpy as np
