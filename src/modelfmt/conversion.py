@@ -28,7 +28,7 @@ ROUTES = {"gguf": "modelfmt.routes.gguf", "safetensors": "modelfmt.routes.safete
 
 
 def plan(
-    source: Source,
+    source: Source | Model,
     dest: str | os.PathLike[str],
     *,
     to: str | None = None,
@@ -59,7 +59,7 @@ def plan(
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
-    model = sources.open(source)
+    model = sources.open(_absolute(source))
     try:
         target = to or _format_of(dest)
         quants = _quants(quant, dest)
@@ -101,7 +101,7 @@ def plan(
 
 
 def convert(
-    source: Source,
+    source: Source | Model,
     dest: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -117,7 +117,7 @@ def convert(
     threads. A killed run goes on when the same call is made again. Raises ModelfmtError; dest is the old file or the
     complete new one, always.
     """
-    model = sources.open(source)
+    model = sources.open(_absolute(source))
     try:
         planned = plan(model, dest, **options)
         for output in planned.outputs:
@@ -126,6 +126,11 @@ def convert(
     finally:
         if model is not source:
             model.close()
+
+
+def _absolute(source: Source | Model) -> Source | Model:
+    """A plan may be run from another folder."""
+    return source if isinstance(source, Mapping) else Path(source).absolute()
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}

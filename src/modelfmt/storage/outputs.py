@@ -40,11 +40,15 @@ class OutputFile:
         """
         with _os_errors(self.path):
             self._handle = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            if os.fstat(self._handle).st_size == self.size and self.size > 0:
-                return True
-            os.ftruncate(self._handle, 0)
-            os.ftruncate(self._handle, self.size)
-            self._reserve()
+            fcntl.flock(self._handle, fcntl.LOCK_EX)  # parts of one plan may start at the same moment
+            try:
+                if os.fstat(self._handle).st_size == self.size and self.size > 0:
+                    return True
+                os.ftruncate(self._handle, 0)
+                os.ftruncate(self._handle, self.size)
+                self._reserve()
+            finally:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
         return False
 
     def _reserve(self) -> None:
