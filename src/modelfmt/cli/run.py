@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelfmt.cli.convert import summary
 from modelfmt.cli.options import run_options
 from modelfmt.cli.output import json_option
 from modelfmt.cli.progress import Meter
+from modelfmt.cli.render import show_report
 from modelfmt.errors import SourceMissing, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(plan_file: str, part: str | None, overwrite: bool, **given: Any) -> None
         report = modelfmt.run(planned, part=_part(part), threads=given["threads"], memory=memory, on_event=meter)
     finally:
         meter.close()
-    summary(report, json=given["json"], quiet=given["quiet"])
+    show_report(report, json=given["json"], quiet=given["quiet"])
 
 
 @click.command()
@@ -59,7 +59,7 @@ def finalize(plan_file: str, quiet: bool, json: bool) -> None:
     """Commit PLAN once all its parts have been run."""
     import modelfmt
 
-    summary(modelfmt.finalize(_load(plan_file)), json=json, quiet=quiet)
+    show_report(modelfmt.finalize(_load(plan_file)), json=json, quiet=quiet)
 
 
 def _load(path: str) -> Plan:
