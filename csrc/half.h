@@ -1,4 +1,4 @@
-/* One half-precision number at a time, for the scales of a block: the same bits as vi_f16_from_vf and vf_from_f16. */
+/* Half precision for the scales of a block: the same bits as vi_f16_from_vf and vf_from_f16, one number at a time. */
 #ifndef MF_HALF_H
 #define MF_HALF_H
 
@@ -19,6 +19,9 @@ static inline float mf_f16_to_f32(uint16_t h) {
     return vf_from_f16(vi_set1(h))[0];
 #endif
 }
+
+/* Scales to store. A NaN, which only overflow makes, gets the sign it has on x86; other CPUs would make it positive. */
+static inline vi vi_f16_of_scale(vf x) { return vi_select(vf_eq(x, x), vi_f16_from_vf(x), vi_set1(0xfe00)); }
 
 /* The half stored at p, of any alignment. */
 static inline float mf_load_f16(const uint8_t *p) {

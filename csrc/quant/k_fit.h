@@ -20,7 +20,7 @@
 enum {
     QK_K = 256,
     WAYS = 4,
-    BATCH = VF_LANES,          /* super-blocks per step 2 */
+    BATCH = VF_LANES, /* super-blocks per step 2 */
     MAX_SUB_BLOCKS = QK_K / 16,
     MAX_SUB_ELEMENTS = 32,
 };
@@ -31,14 +31,14 @@ typedef struct {
     int levels;         /* the largest code */
     float first, delta; /* tries: code = round((levels + first + delta * step) * (x - min) / (max - min)) */
     int last_step;
-    bool is_absolute;   /* the error is |difference|, not its square */
-    bool is_weighted;   /* with importance: make_qkx3_quants, which clamps before it rounds */
+    bool is_absolute; /* the error is |difference|, not its square */
+    bool is_weighted; /* with importance: make_qkx3_quants, which clamps before it rounds */
 } k_rule;
 
 /* What step 1 knows of the sub-blocks of a batch, in memory order. */
 typedef struct {
-    float scale[BATCH * MAX_SUB_BLOCKS], min[BATCH * MAX_SUB_BLOCKS]; /* x ~ scale * code - min, min >= 0 */
-    float weight[BATCH * MAX_SUB_BLOCKS];                             /* sum of the weights */
+    float scale[BATCH * MAX_SUB_BLOCKS], min[BATCH * MAX_SUB_BLOCKS];           /* x ~ scale * code - min, min >= 0 */
+    float weight[BATCH * MAX_SUB_BLOCKS];                                       /* sum of the weights */
     float code_scale[BATCH * MAX_SUB_BLOCKS], code_min[BATCH * MAX_SUB_BLOCKS]; /* code ~ code_scale * (x - code_min) */
 } k_fits;
 
@@ -49,18 +49,14 @@ typedef struct {
 #define EACH_WAY _Pragma("GCC unroll 8") for (size_t u = 0; u < WAYS; u++)
 
 /* Clamped to 0..levels, then rounded; NaN gives 0. The same as rounding first wherever that is exact, |v| < 2^22. */
-INLINE vf k_round(vf v, int levels) {
-    return vf_round_small(vf_min(vf_max(v, vf_set1(0.0f)), vf_set1((float)levels)));
-}
+INLINE vf k_round(vf v, int levels) { return vf_round_small(vf_min(vf_max(v, vf_set1(0.0f)), vf_set1((float)levels))); }
 
 /* ggml's rounding where it is not exact: the bits that a float of 2^22 or more, an infinity or NaN happens to have. */
 INLINE vf k_round_wild(vf v, int levels) {
     return vf_from_vi(vi_max(vi_min(vi_round_magic(v), vi_set1(levels)), vi_set1(0)));
 }
 
-INLINE vm k_is_tame(vf v) {
-    return vf_lt(vf_abs(v), vf_set1(0x1p22f));
-}
+INLINE vm k_is_tame(vf v) { return vf_lt(vf_abs(v), vf_set1(0x1p22f)); }
 
 /* sum w l, sum w l l, sum w l x of the codes that one try gives. */
 INLINE void k_sums(const k_rule rule, bool wild, const vfs *x, const vfs *w, vfs min, vfs inverse, vfs *codes, vfs *l,
@@ -178,8 +174,7 @@ INLINE void k_fit(const k_rule rule, const vfs *x, const vfs *w, k_fits *fits, s
 INLINE void k_plain_weights(const k_rule rule, const vfs *x, vfs *w) {
     vfs base = {0};
     if (!rule.is_absolute) {
-        for (size_t i = 0; i < rule.n; i++)
-            EACH_WAY base.v[u] += x[i].v[u] * x[i].v[u];
+        for (size_t i = 0; i < rule.n; i++) EACH_WAY base.v[u] += x[i].v[u] * x[i].v[u];
         EACH_WAY base.v[u] = vf_sqrt(base.v[u] / (float)rule.n);
     }
     for (size_t i = 0; i < rule.n; i++)
@@ -289,9 +284,7 @@ INLINE vf k_fit_scales(size_t n, int levels, const vf *x, const vf *w, vi *codes
 }
 
 /* The bits of a stored float16. A NaN, which only overflow makes, has the sign x86 gives it. */
-INLINE vi k_f16(vf x) {
-    return vi_select(vf_eq(x, x), vi_f16_from_vf(x), vi_set1(0xfe00));
-}
+INLINE vi k_f16(vf x) { return vi_select(vf_eq(x, x), vi_f16_from_vf(x), vi_set1(0xfe00)); }
 
 /* What a stored super-block means: x ~ d * code - m in every sub-block, in memory order. */
 typedef struct {

@@ -6,9 +6,9 @@
 enum { N_SUB = 16, SUB = QK_K / N_SUB };
 
 typedef struct {
-    uint8_t scales[N_SUB];  /* scale in the low half, minimum in the high half */
-    uint8_t codes[2][32];   /* byte j of part c: elements 128 c + j + 0, 32, 64, 96, two bits each from the lowest */
-    uint8_t d[2], dmin[2];  /* float16 */
+    uint8_t scales[N_SUB]; /* scale in the low half, minimum in the high half */
+    uint8_t codes[2][32];  /* byte j of part c: elements 128 c + j + 0, 32, 64, 96, two bits each from the lowest */
+    uint8_t d[2], dmin[2]; /* float16 */
 } q2_k_block;
 
 _Static_assert(sizeof(q2_k_block) == 84, "block_q2_K of ggml-common.h");

@@ -122,12 +122,11 @@ static void q3_k_scales(k_batch *batch, bool is_weighted, q3_k_block *block) {
             q[j] = vi_select(nothing, vi_set1(0), (vi)level - (SYM_BIAS_BITS - SCALE_LEVELS));
         }
     }
-    const vi half = vi_f16_from_vf(d);
+    const vi half = vi_f16_of_scale(d);
     vi low[8], high[4];
     for (size_t j = 0; j < N_SUBS; j++) stored[j] = vf_from_f16(half) * vf_from_vi(q[j] - SCALE_LEVELS);
     for (size_t j = 0; j < 8; j++) low[j] = (q[j] & 15) | (q[j + 8] & 15) << 4;
-    for (size_t j = 0; j < 4; j++)
-        high[j] = q[j] >> 4 | q[j + 4] >> 4 << 2 | q[j + 8] >> 4 << 4 | q[j + 12] >> 4 << 6;
+    for (size_t j = 0; j < 4; j++) high[j] = q[j] >> 4 | q[j + 4] >> 4 << 2 | q[j + 8] >> 4 << 4 | q[j + 12] >> 4 << 6;
     blocks_store_f32(stored, N_SUBS, batch->stored[0], N_SUBS, n);
     blocks_store_4(vi_pack4(low[0], low[1], low[2], low[3]), block->scales, sizeof *block, n);
     blocks_store_4(vi_pack4(low[4], low[5], low[6], low[7]), block->scales + 4, sizeof *block, n);

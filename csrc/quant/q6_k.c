@@ -37,7 +37,7 @@ static void q6_k_scales(k_batch *batch, q6_k_block *block, int32_t *nothing) {
     blocks_load_f32(batch->scale[0], N_SUBS, n, N_SUBS, scale);
     const vf peak = sym_peak(scale, N_SUBS), inverse = -128.0f / peak;
     const vm is_nothing = vf_lt(vf_abs(peak), vf_set1(SYM_NOTHING));
-    const vi d = vi_f16_from_vf(1.0f / inverse);
+    const vi d = vi_f16_of_scale(1.0f / inverse);
     for (size_t j = 0; j < N_SUBS; j++) {
         q[j] = vi_min(vi_round_magic(inverse * scale[j]), vi_set1(127));
         stored[j] = vf_from_f16(d) * vf_from_vi(q[j]);

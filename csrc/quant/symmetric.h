@@ -32,9 +32,7 @@ SYM_INLINE vf sym_clamp(vf biased, float n_levels) {
 }
 
 /* nearest_int(v) for |v| < 2^22, clamped, biased. */
-SYM_INLINE vf sym_level(vf v, float n_levels) {
-    return sym_clamp(v + SYM_BIAS, n_levels);
-}
+SYM_INLINE vf sym_level(vf v, float n_levels) { return sym_clamp(v + SYM_BIAS, n_levels); }
 
 /* The same for every v, with nearest_int's wrapping beyond 2^22 and its 0 for NaN. */
 SYM_INLINE vf sym_level_of_any(vf v, float n_levels) {
@@ -102,7 +100,8 @@ SYM_INLINE sym_fit sym_search(const vf *x, const vf *w, size_t n, int n_levels, 
     vf best = fit.scale * tries.lx[0];
     for (int try = 0; try < 18; try += SYM_WAYS) {
         for (int u = 0; u < SYM_WAYS; u++) {
-            const int step = try + u - 9 + (try + u >= 9);
+            const int step = try
+                +u - 9 + (try + u >= 9);
             tries.inverse[u] = -((float)n_levels + 0.1f * (float)step) / peak;
         }
         if (try < 3)
