@@ -27,7 +27,7 @@ def folder(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_the_commands_run(folder: Path) -> None:
     blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     lines = [line[2:].split("#")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    assert SETUP < set(lines)
+    assert set(lines) > SETUP
     commands = [line for line in lines if line not in SETUP]
     assert commands
     for command in commands:
