@@ -53,10 +53,9 @@ def test_the_first_of_two_largest_magnitudes_decides_the_sign(type: str) -> None
     x[0, [3, 9]], x[1, [3, 9]] = (-2, 2), (2, -2)
     assert_bytes_of_llama_cpp(type, x, None, "ties of magnitude")
     for level in levels():
-        first, second = quantize(type, x).reshape(2, -1)
-        assert (first != second).any(), level
-        for row, blocks in zip(x, (first, second), strict=True):
-            assert dequantize(type, blocks)[3] == pytest.approx(row[3], rel=1e-3), level  # d is a float16
+        # the first is put at the lowest level, -n; for the other there is only n - 1
+        found = np.abs(dequantize(type, quantize(type, x)).reshape(x.shape))
+        assert (found[:, 3] > found[:, 9]).all(), level
 
 
 @pytest.mark.parametrize("type", SYMMETRIC)
