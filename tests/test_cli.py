@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import modelfmt
 from modelfmt import errors
+from modelfmt.cli.output import size_text
 
 COMMAND = [sys.executable, "-m", "modelfmt"]
 
@@ -40,6 +42,26 @@ def test_help_lists_every_command_and_every_command_has_help() -> None:
         shown = run(name, "-h")
         assert shown.returncode == 0, shown.stderr
         assert "Usage:" in shown.stdout
+        assert f"modelfmt {name}" in shown.stdout.partition("Example")[2], f"{name} has no example"
+
+
+def test_every_option_says_what_it_does() -> None:
+    import click
+
+    from modelfmt.cli import COMMANDS, group
+
+    ctx = click.Context(group)
+    for name, summary in COMMANDS.items():
+        command = group.get_command(ctx, name)
+        assert command is not None and command.help and summary.endswith(".")
+        assert all(p.help for p in command.params if isinstance(p, click.Option)), name
+
+
+def test_without_a_command_there_is_help_and_with_a_wrong_one_a_guess() -> None:
+    assert run().stdout == run("--help").stdout
+    done = run("conver", "a", "b")
+    assert done.returncode == 2
+    assert "did you mean convert?" in done.stderr
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -170,28 +192,145 @@ def test_exit_codes_and_messages(case: str, tmp_path: Path, source: Path, golden
     assert "Traceback" not in done.stderr
     if case not in ("usage", "corrupt"):
         assert f"error[{case}]" in done.stderr
-    if case != "usage":
-        document = json.loads(run(*arguments, "--json").stdout)
-        assert document["error"]["code"] in done.stderr
+    document = json.loads(run(*arguments, "--json").stdout)
+    assert document["schema"] == "modelfmt.error/1"
+    assert document["error"]["exit_code"] == code
+    assert f"error[{document['error']['code']}]: {document['error']['message']}\n" in done.stderr
+    for word in ("found", "allowed", "hint"):
+        assert (f"\n  {word:8}" in done.stderr) == (word in document["error"])
 
 
-def test_the_documented_exit_codes_are_those_of_the_errors() -> None:
+def test_an_unknown_type_is_answered_with_the_closest(golden: Path, tmp_path: Path) -> None:
+    done = run("convert", golden / "checkpoints" / "llama3-big", tmp_path / "o.gguf", "-t", "Q4_KM")
+    assert "hint    did you mean Q4_K_M" in done.stderr
+
+
+def test_the_documented_exit_codes_are_those_of_the_code() -> None:
+    from modelfmt.cli.output import EXIT_CODES
+
     text = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
-    first = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
-    documented = {int(cell) for cell in first if cell.isdigit()}
+    table = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    assert f"| code | meaning |\n| --- | --- |\n{table}\n" in text
     raised = {getattr(errors, name).exit_code for name in errors.__all__}
-    assert raised <= documented
-    assert documented - raised == {0, 1, 130}
+    assert set(EXIT_CODES) - raised == {0, 130, 141}
+    assert raised <= set(EXIT_CODES)
+    shown = run("--help").stdout
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code}  {meaning}" in shown
 
 
 def test_names_from_files_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     header = json.dumps(
-        {"a\x1b[31mred": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, ensure_ascii=False
+        {"a\x1b[31mred\n\x9b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, ensure_ascii=False
     ).encode()
     path = tmp_path / "n.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    done = run("inspect", path)
-    assert "\x1b" not in done.stdout + done.stderr
+    for arguments in (["inspect", path], ["plan", path, tmp_path / "o.safetensors"]):
+        done = run(*arguments)
+        assert r"a\x1b[31mred\n\x9b" in done.stdout + done.stderr
+        assert not {"\x1b", "\x9b"} & set(done.stdout + done.stderr + run(*arguments, "--json").stdout)
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["\x1b]0;title"], "model_type": "\x1b[2J"}))
+    (folder / "model.safetensors").write_bytes(path.read_bytes())
+    for arguments in (["inspect", folder], ["convert", folder, tmp_path / "o.gguf"]):
+        done = run(*arguments)
+        assert r"\x1b]0;title" in done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_path_that_is_not_utf8_is_printed_as_it_is(source: Path, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff.safetensors"
+    Path(os.fsdecode(path)).write_bytes(source.read_bytes())
+    done = subprocess.run([*COMMAND, "inspect", path], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rb"\udcff.safetensors" in done.stdout
+    assert json.loads(run("inspect", os.fsdecode(path), "--json").stdout)["path"] == os.fsdecode(path)
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    from modelfmt.cli.output import as_json
+
+    text = as_json({"a": [float("nan"), (float("-inf"),)], "b": 1.5, "c": "\u202e"})
+    assert text == '{"a":[null,[null]],"b":1.5,"c":"\\u202e"}'
+
+
+def test_stdout_that_is_closed_or_full(source: Path) -> None:
+    for command in (["types"], ["inspect", str(source)], ["--help"]):
+        process = subprocess.Popen([*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.wait() == 141
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run([*COMMAND, "types"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 6
+        assert done.stderr.startswith("error[stdout]")
+
+
+def test_a_bug_is_called_one(source: Path) -> None:
+    code = (
+        "import sys, modelfmt\nfrom modelfmt import cli\n"
+        "def broken(*a, **k): raise ZeroDivisionError('of the test')\n"
+        f"modelfmt.inspect = broken\nsys.argv = ['modelfmt', 'inspect', {str(source)!r}, '--json']\ncli.main()"
+    )
+    for debug in ("", "1"):
+        env = os.environ | {"MODELFMT_DEBUG": debug}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 70
+        assert "this is a bug in modelfmt: ZeroDivisionError: of the test" in done.stderr
+        assert ("Traceback" in done.stderr) == bool(debug)
+        assert json.loads(done.stdout)["error"]["code"] == "bug"
+
+
+def test_a_saved_plan_and_parts_respect_what_is_there(source: Path, tmp_path: Path) -> None:
+    out, saved = tmp_path / "out.safetensors", tmp_path / "saved.plan"
+    assert run("plan", source, out, "-o", saved).returncode == 0
+    assert run("plan", source, out, "-o", saved).returncode == 6
+    assert run("plan", source, out, "-o", saved, "--overwrite").returncode == 0
+    first = run("run", saved, "--part", "0/2")
+    assert first.stdout == ""  # nothing is in place yet
+    assert "modelfmt finalize" in first.stderr
+    assert "parts-missing" in run("finalize", saved).stderr
+    assert run("run", saved, "--part", "1/2").returncode == 0
+    out.write_bytes(b"precious")
+    for command in (["run", saved], ["finalize", saved]):
+        assert run(*command).returncode == 6
+    assert out.read_bytes() == b"precious"
+    assert "exists: converting needs --overwrite" in run("plan", source, out).stderr
+    assert run("finalize", saved, "--overwrite").stdout == f"{out}\n"
+    assert modelfmt.inspect(out).n_params == 64 * 256 + 3
+    assert run("run", saved, "--part", "2/2").returncode == 2
+    saved.write_bytes(b"no plan")
+    assert run("run", saved).returncode == 4
+
+
+def test_quantize_wants_a_type_and_the_same_container(source: Path, tmp_path: Path) -> None:
+    assert "error[type-missing]" in run("quantize", source, tmp_path / "o.safetensors").stderr
+    assert "error[quantize-container]" in run("quantize", source, tmp_path / "o-Q8_0.gguf").stderr
+    assert run("quantize", source, tmp_path / "o-BF16.safetensors").returncode == 0
+    assert modelfmt.inspect(tmp_path / "o-BF16.safetensors").encodings == {"BF16": 2}
+
+
+def test_the_summary_groups_losses_and_names_the_next_command(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o-F16.safetensors"
+    lines = run("convert", source, out).stderr.splitlines()
+    assert lines[0] == f"{size_text(out.stat().st_size)}, 16.00 bits per weight, 2 tensors  {out}"
+    assert re.fullmatch(r"done in \S+ s, read 65.55 kB at \S+ .B/s, wrote 32.77 kB at \S+ .B/s", lines[1])
+    assert lines[2:] == ["loss: narrowed 2 tensors (F32 to F16 2)", f"next: modelfmt inspect {out}"]
+
+
+def test_reading_headers_loads_no_numpy_and_listing_loads_no_reader(source: Path, golden: Path) -> None:
+    for arguments in (["inspect", str(source)], ["inspect", str(golden / "checkpoints" / "qwen2")], ["types"]):
+        code = (
+            "import sys, atexit\nfrom modelfmt.cli import main\n"
+            "atexit.register(lambda: print('numpy' in sys.modules, file=sys.stderr))\n"
+            f"sys.argv = ['modelfmt', *{arguments!r}]\nmain()"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == "False\n", arguments
 
 
 def test_a_terminal_gets_a_bar_with_rates(source: Path, tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 
 import click
 
 from modelfmt import __version__
+from modelfmt.cli.output import EXIT_CODES, guarded
+from modelfmt.errors import UsageError
 
 __all__ = ["main"]
 
@@ -25,15 +29,7 @@ COMMANDS = {
 
 _FILES = {"finalize": "run", "quantize": "convert"}
 
-EPILOG = """\b
-Exit codes:
-  0  done                       6  destination exists, or no room, or writing failed
-  1  the answer is no           7  a loss that was not allowed
-  2  usage                     70  a bug in modelfmt
-  3  source missing           130  interrupted; the same command goes on
-  4  source corrupt
-  5  unsupported
-"""
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 
 
 class _Lazy(click.Group):
@@ -45,6 +41,22 @@ class _Lazy(click.Group):
             return None
         command: click.Command = getattr(import_module(f"modelfmt.cli.{_FILES.get(name, name)}"), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in COMMANDS or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        from difflib import get_close_matches
+
+        close = get_close_matches(args[0], COMMANDS, n=1)
+        raise UsageError(
+            "no such command",
+            code="unknown-command",
+            found=args[0],
+            allowed=", ".join(COMMANDS),
+            hint=f"did you mean {close[0]}?" if close else "see modelfmt --help",
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -62,7 +74,7 @@ def group() -> None:
 
 
 def main() -> None:
-    """The entry point of the console script."""
-    from modelfmt.cli.output import guarded
-
-    guarded(group)
+    """The entry point of the console script. _MODELFMT_COMPLETE asks for shell completion, as click defines it."""
+    if "_MODELFMT_COMPLETE" in os.environ:
+        group.main(prog_name="modelfmt")
+    sys.exit(guarded(group, sys.argv[1:]))

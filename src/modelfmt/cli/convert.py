@@ -59,15 +59,48 @@ def quantize(source: str, dest: str, **given: Any) -> None:
             allowed="gguf, safetensors",
             hint="use `modelfmt convert`",
         )
-    given["to"] = given["to"] or kind
+    _keep_container(dest, kind, given)
+    _name_a_type(source, dest, given)
     _convert(source, dest, given)
+
+
+def _keep_container(dest: str, kind: str, given: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from modelfmt.errors import UsageError
+    from modelfmt.formats import FORMATS
+
+    named = next((row.name for row in FORMATS.values() if Path(dest).suffix.lower() in row.suffixes), kind)
+    if (given["to"] or kind) != kind or named != kind:
+        raise UsageError(
+            "quantize keeps the container",
+            code="quantize-container",
+            found=given["to"] or named,
+            allowed=kind,
+            hint="use `modelfmt convert`",
+        )
+    given["to"] = kind
+
+
+def _name_a_type(source: str, dest: str, given: dict[str, Any]) -> None:
+    import modelfmt
+    from modelfmt.errors import UsageError
+
+    overrides = ("quant", "tensor_type", "output_tensor_type", "token_embedding_type")
+    if not any(given[name] for name in overrides) and modelfmt.plan(source, dest, to=given["to"]).recipe["quant"] == [
+        "auto"
+    ]:
+        raise UsageError(
+            "no type is named", code="type-missing", hint="say --quant TYPE; modelfmt types --files lists them"
+        )
 
 
 def _convert(source: str, dest: str, given: dict[str, Any]) -> None:
     import modelfmt
 
     if given.pop("dry_run"):
-        show_plan(modelfmt.plan(source, dest, **plan_keywords(given)), json=given["json"], all_tensors=True)
+        planned = modelfmt.plan(source, dest, **plan_keywords(given))
+        show_plan(planned, json=given["json"], all_tensors=not given["quiet"])
         return
     keywords = plan_keywords(given)
     quiet = given["quiet"]
@@ -84,4 +117,4 @@ def _convert(source: str, dest: str, given: dict[str, Any]) -> None:
         )
     finally:
         meter.close()
-    show_report(report, json=given["json"], quiet=quiet)
+    show_report(report, json=given["json"], quiet=quiet, what_next=f"modelfmt inspect {report.outputs[0].path}")

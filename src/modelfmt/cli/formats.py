@@ -9,7 +9,7 @@ from modelfmt.cli.output import as_json, emit, json_option, table
 __all__ = ["formats"]
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  modelfmt formats")
 @json_option
 def formats(json: bool) -> None:
     """List the formats, and whether each is read and written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelfmt.cli.output import as_json, emit, json_option, size_text, table
+from modelfmt.cli.output import as_json, emit, json_option, note, one_line, size_text, table
 
 __all__ = ["inspect"]
 
@@ -25,16 +25,17 @@ def inspect(source: str, no_tensors: bool, json: bool) -> None:
     if json:
         emit(as_json(info))
         return
+    architecture = one_line(info.architecture or "no architecture")
     kinds = ", ".join(f"{count} {name}" for name, count in info.encodings.items())
     size = f"{info.n_params:,} parameters, {size_text(info.size)} in tensors"
-    emit(f"{info.path}: {info.format}, {info.architecture or 'no architecture'}, {size} ({kinds})")
+    emit(f"{one_line(info.path)}: {info.format}, {architecture}, {size}" + (f" ({kinds})" if kinds else ""))
     if info.metadata:
         emit(table((key, _short(value)) for key, value in info.metadata.items()))
     if info.tensors:
         cells = ((t.name, "x".join(map(str, t.shape)), t.encoding, size_text(t.size)) for t in info.tensors)
         emit(table(cells, ("tensor", "shape", "type", "size"), right=[3]))
     for remark in info.notes:
-        emit(f"note: {remark}")
+        note(f"note: {one_line(remark)}")
 
 
 def _short(value: object) -> str:

@@ -6,8 +6,7 @@ import os
 import sys
 import time
 
-from modelfmt.cli.output import as_json, note, size_text
-from modelfmt.errors import printable
+from modelfmt.cli.output import as_json, note, one_line, size_text
 from modelfmt.report import Event, PlanReady, Progress
 
 __all__ = ["MODES", "Meter"]
@@ -25,16 +24,17 @@ class Meter:
             dumb = os.environ.get("TERM") == "dumb"
             mode = "bar" if sys.stderr.isatty() and not dumb else "plain"
         self.mode = mode
-        self.plan: PlanReady | None = None
+        self.resumed: int | None = None
         self.began = self.shown = time.monotonic()
         self.drawn = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, PlanReady):
-            self.plan = event
             self.began = self.shown = time.monotonic()
         elif isinstance(event, Progress) and self.mode != "none":
             now = time.monotonic()
+            if self.resumed is None:
+                self.resumed = event.jobs_done - 1  # what an earlier run did says nothing about the speed of this one
             last = event.jobs_done == event.jobs
             if now - self.shown >= _EVERY[self.mode] or (last and self.mode != "plain"):
                 self.shown = now
@@ -49,18 +49,24 @@ class Meter:
     def _show(self, event: Progress, seconds: float) -> None:
         seconds = max(seconds, 1e-3)
         share = event.jobs_done / max(event.jobs, 1)
-        left = seconds * (1 - share) / share if share else 0.0
+        done = event.jobs_done - (self.resumed or 0)
+        left = seconds * (event.jobs - event.jobs_done) / max(done, 1)
         if self.mode == "json":
-            facts = {"bytes_read": event.bytes_read, "bytes_written": event.bytes_written, "share": round(share, 4)}
-            note(
-                as_json(
-                    {"schema": "modelfmt.progress/1", **facts, "seconds_left": round(left, 1), "tensor": event.tensor}
-                )
-            )
+            facts = {
+                "schema": "modelfmt.progress/1",
+                "share": round(share, 4),
+                "bytes_read": event.bytes_read,
+                "bytes_written": event.bytes_written,
+                "read_per_second": round(event.bytes_read / seconds),
+                "written_per_second": round(event.bytes_written / seconds),
+                "seconds_left": round(left, 1),
+                "tensor": event.tensor,
+            }
+            note(as_json(facts))
             return
         read = f"{size_text(event.bytes_read)} in, {size_text(event.bytes_read / seconds)}/s"
         wrote = f"{size_text(event.bytes_written)} out, {size_text(event.bytes_written / seconds)}/s"
-        text = f"{share:4.0%}  {read}  {wrote}  {_clock(left)} left  {printable(event.tensor)}"
+        text = f"{share:4.0%}  {read}  {wrote}  {_clock(left)} left  {one_line(event.tensor)}"
         if self.mode == "plain":
             note(text)
             return

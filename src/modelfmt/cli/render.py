@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from modelfmt.cli.output import as_json, emit, note, size_text, table
+from modelfmt.cli.output import as_json, emit, emit_path, note, one_line, size_text, table
 
 if TYPE_CHECKING:
+    from modelfmt.ir.layout import Placed
     from modelfmt.plans import Plan
-    from modelfmt.report import Loss, Note, Report
+    from modelfmt.report import Loss, Note, Report, TensorReport
 
 __all__ = ["show_plan", "show_report"]
+
+_SHOWN = 10
 
 
 def show_plan(planned: Plan, *, json: bool, all_tensors: bool) -> None:
     """A plan as JSON, or as a table with totals."""
     rows = planned.table()
-    totals = {
-        "bytes_read": planned.bytes_read,
-        "bytes_written": planned.bytes_written,
-        "peak_memory": planned.peak_memory,
-    }
-    outputs: list[dict[str, Any]] = [{"path": output.path, "size": output.size} for output in planned.outputs]
+    outputs = [
+        {"path": output.path, "size": output.size, "exists": os.path.lexists(output.path)} for output in planned.outputs
+    ]
     if json:
-        document = {"schema": planned.schema, "hash": planned.hash, **totals, "outputs": outputs, "tensors": rows}
-        emit(as_json(document | {"losses": planned.losses, "notes": planned.notes}))
+        totals = {
+            "bytes_read": planned.bytes_read,
+            "bytes_written": planned.bytes_written,
+            "peak_memory": planned.peak_memory,
+        }
+        document = {"schema": "modelfmt.plan_summary/1", "hash": planned.hash, **totals, "outputs": outputs}
+        emit(as_json(document | {"tensors": rows, "losses": planned.losses, "notes": planned.notes}))
         return
     if all_tensors:
         cells = [
@@ -35,53 +41,70 @@ def show_plan(planned: Plan, *, json: bool, all_tensors: bool) -> None:
             for r in rows
         ]
         emit(table(cells, ("tensor", "shape", "from", "to", "size", "why"), right=[4]))
-    for output in outputs:
-        kinds = Counter(row["to"] for row in rows if row["output"] == output["path"])
-        emit(
-            f"{output['path']}  {size_text(output['size'])}  "
-            + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-        )
+    for output in planned.outputs:
+        kinds = Counter(tensor.encoding for tensor in output.tensors).most_common()
+        counts = ", ".join(f"{n} {kind}" for kind, n in kinds)
+        emit(f"{one_line(output.path)}  {size_text(output.size)}{_bits(output.tensors)}  {counts}".rstrip())
     emit(
         f"reads {size_text(planned.bytes_read)}, writes {size_text(planned.bytes_written)}, "
         f"{size_text(planned.peak_memory)} for each job in flight"
     )
     _show_losses(planned.losses, planned.notes)
+    for found in outputs:
+        if found["exists"]:
+            note(f"note: {one_line(found['path'])} exists: converting needs --overwrite")
 
 
-def show_report(report: Report, *, json: bool, quiet: bool) -> None:
-    """What a run did: JSON on stdout, or a few lines on stderr with the paths on stdout."""
+def show_report(report: Report, *, json: bool, quiet: bool, part: str | None = None, what_next: str = "") -> None:
+    """What a run did: JSON on stdout, or the paths on stdout and a few lines on stderr. part: it was only this one."""
     if json:
         emit(as_json(report))
         return
-    for output in report.outputs:
-        emit(output.path)
+    if part is None:
+        for output in report.outputs:
+            emit_path(output.path)
     if quiet:
         return
+    for output in report.outputs if part is None else ():
+        tensors = [row for row in report.tensors if row.output == output.path]
+        counted = f", {len(tensors)} tensors" if tensors else ""
+        note(f"{size_text(output.size)}{_bits(tensors)}{counted}  {one_line(output.path)}")
     seconds = max(report.seconds, 1e-9)
-    for output in report.outputs:
-        n_weights = sum(prod(row.shape) for row in report.tensors if row.output == output.path)
-        bits = f", {output.size * 8 / n_weights:.2f} bits per weight" if n_weights else ""
-        note(f"{size_text(output.size)}{bits}  {output.path}")
-    rates = f"read {size_text(report.bytes_read)} at {size_text(report.bytes_read / seconds)}/s, "
-    rates += f"wrote {size_text(report.bytes_written)} at {size_text(report.bytes_written / seconds)}/s"
-    resumed = f", {report.resumed_jobs} of {report.jobs} jobs were done already" if report.resumed_jobs else ""
-    note(f"done in {report.seconds:.1f} s: {rates}{resumed}")
+    facts = [f"{'done' if part is None else f'part {part} done'} in {report.seconds:.1f} s"]
+    if report.bytes_read:
+        facts.append(f"read {size_text(report.bytes_read)} at {size_text(report.bytes_read / seconds)}/s")
+        facts.append(f"wrote {size_text(report.bytes_written)} at {size_text(report.bytes_written / seconds)}/s")
+    if report.resumed_jobs:
+        facts.append(f"{report.resumed_jobs} of {report.jobs} jobs were done already")
+    note(", ".join(facts))
     _show_losses(report.losses, report.notes)
     measured = [row for row in report.tensors if row.relative_rmse is not None]
     for row in sorted(measured, key=lambda row: -(row.relative_rmse or 0.0))[:5]:
-        note(f"relative rmse {row.relative_rmse:.2e}  {row.encoding:8} {row.name}")
+        note(f"relative rmse {row.relative_rmse:.2e}  {row.encoding:8} {one_line(row.name)}")
+    if what_next:
+        note(f"next: {what_next}")
+
+
+def _bits(tensors: Sequence[Placed | TensorReport]) -> str:
+    n_weights = sum(prod(tensor.shape) for tensor in tensors)
+    return f", {sum(tensor.size for tensor in tensors) * 8 / n_weights:.2f} bits per weight" if n_weights else ""
 
 
 def _show_losses(losses: Sequence[Loss], remarks: Sequence[Note]) -> None:
-    """Losses by kind, and the first notes, on stderr."""
-    kinds: dict[tuple[str, str], list[str]] = {}
+    """Losses by kind, and notes by what they say, on stderr."""
+    kinds: dict[str, list[Loss]] = {}
     for loss in losses:
-        kinds.setdefault((loss.kind, loss.detail), []).append(loss.subject)
-    for (kind, detail), subjects in kinds.items():
-        note(
-            f"loss: {kind} {len(subjects)} x {detail}" if len(subjects) > 1 else f"loss: {kind} {subjects[0]}: {detail}"
-        )
-    for remark in remarks[:10]:
-        note(f"note: {remark.subject}: {remark.detail}")
-    if len(remarks) > 10:
-        note(f"note: and {len(remarks) - 10} more, see --json")
+        kinds.setdefault(loss.kind, []).append(loss)
+    for kind, found in kinds.items():
+        details = Counter(one_line(loss.detail) for loss in found).most_common(_SHOWN)
+        listed = ", ".join(f"{detail} {n}" for detail, n in details) if len(found) > 1 else details[0][0]
+        what = f"{len(found)} tensors" if len(found) > 1 else one_line(found[0].subject)
+        note(f"loss: {kind} {what} ({listed})")
+    said: dict[str, list[str]] = {}
+    for remark in remarks:
+        said.setdefault(remark.detail, []).append(remark.subject)
+    for detail, subjects in list(said.items())[:_SHOWN]:
+        others = f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""
+        note(f"note: {one_line(subjects[0])}{others}: {one_line(detail)}")
+    if len(said) > _SHOWN:
+        note(f"note: and {len(said) - _SHOWN} more, see --json")

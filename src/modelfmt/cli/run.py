@@ -37,29 +37,38 @@ def run(plan_file: str, part: str | None, overwrite: bool, **given: Any) -> None
     """Carry out PLAN, as `modelfmt plan -o` saved it."""
     import modelfmt
     from modelfmt.conversion import parse_size
-    from modelfmt.storage.outputs import check_destination
 
-    planned = _load(plan_file)
-    for output in planned.outputs:
-        check_destination(output.path, overwrite=overwrite)
+    planned, wanted = _load(plan_file), _part(part)
+    _check_destinations(planned, overwrite)
     meter = Meter("none" if given["quiet"] else given["progress"])
     try:
         memory = parse_size(given["memory"])
-        report = modelfmt.run(planned, part=_part(part), threads=given["threads"], memory=memory, on_event=meter)
+        report = modelfmt.run(planned, part=wanted, threads=given["threads"], memory=memory, on_event=meter)
     finally:
         meter.close()
-    show_report(report, json=given["json"], quiet=given["quiet"])
+    what_next = f"run the other parts, then: modelfmt finalize {plan_file}" if part else ""
+    show_report(report, json=given["json"], quiet=given["quiet"], part=part, what_next=what_next)
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  modelfmt finalize big.plan")
 @click.argument("plan_file", metavar="PLAN")
+@click.option("--overwrite", "-y", is_flag=True, help="Replace the destination where it exists.")
 @click.option("--quiet", "-q", is_flag=True, help="No summary.")
 @json_option
-def finalize(plan_file: str, quiet: bool, json: bool) -> None:
+def finalize(plan_file: str, overwrite: bool, quiet: bool, json: bool) -> None:
     """Commit PLAN once all its parts have been run."""
     import modelfmt
 
-    show_report(modelfmt.finalize(_load(plan_file)), json=json, quiet=quiet)
+    planned = _load(plan_file)
+    _check_destinations(planned, overwrite)
+    show_report(modelfmt.finalize(planned), json=json, quiet=quiet)
+
+
+def _check_destinations(planned: Plan, overwrite: bool) -> None:
+    from modelfmt.storage.outputs import check_destination
+
+    for output in planned.outputs:
+        check_destination(output.path, overwrite=overwrite)
 
 
 def _load(path: str) -> Plan:

@@ -9,7 +9,7 @@ from modelfmt.cli.output import as_json, emit, json_option, table
 __all__ = ["types"]
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  modelfmt types\n  modelfmt types --files --json | jq -r '.types[].name'")
 @click.option("--files", is_flag=True, help="File types (mixtures, for --quant) instead of tensor types.")
 @json_option
 def types(files: bool, json: bool) -> None:
