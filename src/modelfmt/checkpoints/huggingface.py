@@ -25,7 +25,7 @@ from modelfmt.storage.paths import contained
 
 __all__ = ["Assets", "is_checkpoint", "read"]
 
-CONFIG_LIMIT = 16 << 20
+CONFIG_LIMIT = 8 << 20
 INDEX_LIMIT = 64 << 20
 ASSET_LIMIT = 256 << 20
 MAX_SHARDS = 10_000
