@@ -219,7 +219,7 @@ def test_the_documented_exit_codes_are_those_of_the_code() -> None:
         assert f"{code}  {meaning}" in shown
 
 
-def test_names_from_files_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+def test_names_from_files_cannot_write_to_the_terminal(source: Path, tmp_path: Path) -> None:
     header = json.dumps(
         {"a\x1b[31mred\n\x9b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, ensure_ascii=False
     ).encode()
@@ -232,7 +232,7 @@ def test_names_from_files_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "hostile"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"architectures": ["\x1b]0;title"], "model_type": "\x1b[2J"}))
-    (folder / "model.safetensors").write_bytes(path.read_bytes())
+    (folder / "model.safetensors").write_bytes(source.read_bytes())
     for arguments in (["inspect", folder], ["convert", folder, tmp_path / "o.gguf"]):
         done = run(*arguments)
         assert r"\x1b]0;title" in done.stdout + done.stderr

@@ -39,6 +39,7 @@ EXIT_CODES = {
 _RESUMABLE = ("convert", "quantize", "run")
 _WIDTH = 100
 _LISTED = 10
+_WRAPPED = ("allowed", "missing", "hint")
 
 
 def guarded(group: click.Group, arguments: Sequence[str]) -> int:
@@ -137,7 +138,8 @@ def _error_text(error: ModelfmtError) -> str:
     lines = [f"error[{error.code}]: {one_line(error.message)}"]
     for word, value in parts.items():
         if value is not None:
-            lines.append(wrapper.fill(f"  {word:8}{one_line(value)}"))
+            line = f"  {word:8}{one_line(value)}"
+            lines.append(wrapper.fill(line) if word in _WRAPPED else line)
     return "\n".join(lines)
 
 
