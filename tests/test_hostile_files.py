@@ -302,6 +302,13 @@ def test_a_link_that_leads_outside(tmp_path: Path) -> None:
         modelfmt.open(folder)
 
 
+def test_a_link_that_leads_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").symlink_to("model.safetensors")
+    with pytest.raises(ModelfmtError):
+        modelfmt.open(tmp_path)
+
+
 def test_the_links_of_a_hub_cache_work(tmp_path: Path) -> None:
     model = tmp_path / "models--a--b"
     (model / "blobs").mkdir(parents=True)

@@ -31,7 +31,7 @@ class Model(Mapping[str, Tensor]):
     config: dict[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
-    assets: dict[str, bytes] = field(default_factory=dict)
+    assets: Mapping[str, bytes] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     files: Any = None
 

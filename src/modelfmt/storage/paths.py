@@ -37,7 +37,7 @@ def contained(folder: str | os.PathLike[str], name: str, *, named_in: object) ->
         not name
         or name.startswith(("/", "~"))
         or any(
-            part in ("..", ".") or len(part.encode()) > _MAX_PART or part != part.rstrip(" .")
+            part in ("..", ".") or len(part.encode(errors="surrogatepass")) > _MAX_PART or part != part.rstrip(" .")
             for part in name.split("/")
         )
         or any(c in _FORBIDDEN or ord(c) < 32 for c in name)
@@ -46,7 +46,11 @@ def contained(folder: str | os.PathLike[str], name: str, *, named_in: object) ->
     if bad:
         raise _unsafe(name, named_in)
     path = Path(folder, *parts)
-    if not path.resolve().is_relative_to(root_of(folder)):
+    try:
+        inside = path.resolve().is_relative_to(root_of(folder))
+    except (OSError, RuntimeError):  # a link that leads to itself
+        inside = False
+    if not inside:
         raise _unsafe(name, named_in)
     return path
 
