@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelfmt import sources
-from modelfmt.errors import LossyError, UsageError
+from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.executor import run
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
+from modelfmt.kernels import can_decode, can_encode
 from modelfmt.plans import Output, Plan, Sink, SourceFile, Stream
 from modelfmt.report import Event, Report
-from modelfmt.routes.draft import Draft, Options
-from modelfmt.storage.outputs import check_destination
+from modelfmt.routes.draft import Draft, DraftTensor, Options
 
 if TYPE_CHECKING:
     from modelfmt.sources import Source
@@ -61,7 +61,11 @@ def plan(
     """
     model = sources.open(_absolute(source))
     try:
-        target = to or _format_of(dest)
+        target = _format_of(dest) if to is None else to
+        if target not in ROUTES:
+            raise UsageError(
+                "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
+            )
         quants = _quants(quant, dest)
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
         options = Options(
@@ -120,9 +124,9 @@ def convert(
     model = sources.open(_absolute(source))
     try:
         planned = plan(model, dest, **options)
-        for output in planned.outputs:
-            check_destination(output.path, overwrite=overwrite)
-        return run(planned, source=model, threads=threads, memory=parse_size(memory), on_event=on_event)
+        return run(
+            planned, source=model, overwrite=overwrite, threads=threads, memory=parse_size(memory), on_event=on_event
+        )
     finally:
         if model is not source:
             model.close()
@@ -199,7 +203,17 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
                 hint="name a folder, or put {type} into the name",
             )
         return [Path(text).absolute()]
+    if Path(text).suffix in _suffixes() and not Path(text).is_dir():
+        raise UsageError(
+            "the name is that of another format", code="name-format", found=text, allowed=f"{suffix}, or a folder"
+        )
     return [Path(text, f"{base}-{draft.quant}{suffix}").absolute() for draft in drafts]
+
+
+def _suffixes() -> set[str]:
+    from modelfmt.formats import FORMATS
+
+    return {suffix for row in FORMATS.values() for suffix in row.suffixes}
 
 
 def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict[str, Any], stats: bool) -> Plan:
@@ -212,6 +226,7 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
             place = folder / layout.name if layout.name else path
             for tensor in layout.tensors:
                 wanted = draft.tensors[tensor.name]
+                _check_kernels(tensor.name, wanted)
                 exprs[id(wanted.expr)] = wanted.expr
                 sink = Sink(
                     len(outputs),
@@ -223,11 +238,11 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
                     wanted.reason,
                 )
                 sinks.setdefault(id(wanted.expr), []).append(sink)
-            outputs.append(Output(str(place), layout.size, layout.header, layout.tensors))
+            outputs.append(Output(_utf8(str(place)), layout.size, layout.header, layout.tensors))
         outputs += [Output(str(path.parent / name), len(data), data, ()) for name, data in draft.side_files.items()]
     streams = [Stream(exprs[key], tuple(found)) for key, found in sinks.items()]
     streams.sort(key=lambda stream: _first_place(stream.expr))
-    used = sorted({leaf.file for stream in streams for leaf in _leaves(stream.expr)})
+    used = sorted({_utf8(leaf.file) for stream in streams for leaf in _leaves(stream.expr)})
     prints = {path: model.files.fingerprint(path) for path in used}
     return Plan(
         recipe=recipe,
@@ -239,6 +254,34 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
         importance=recipe["imatrix"],
         stats=stats,
     )
+
+
+def _check_kernels(name: str, wanted: DraftTensor) -> None:
+    """Raise UnsupportedError before anything is read where rows cannot be turned into the encoding that was chosen."""
+    source, target = wanted.expr.stored, wanted.encoding
+    if source.name == target:
+        return
+    missing = [] if can_encode(target) else [target]
+    missing += [] if can_decode(source.name) or (source.dense and source.numpy) else [source.name]
+    if missing:
+        raise UnsupportedError(
+            "there is no kernel for this type",
+            code="no-kernel",
+            place=name,
+            found=f"{source.name} to {target}",
+            missing=missing,
+        )
+
+
+def _utf8(path: str) -> str:
+    """The path, if a plan can hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "the path is not UTF-8", code="path-encoding", found=ascii(path), hint="rename the folder"
+        ) from None
+    return path
 
 
 def _leaves(expr: Expression) -> list[Leaf]:

@@ -95,11 +95,7 @@ class ModelfmtError(Exception):
             "hint": self.hint,
         }
         parts |= self.context
-        known = {
-            key: value if isinstance(value, int | float) else str(value)
-            for key, value in parts.items()
-            if value is not None
-        }
+        known = {key: _plain(value) for key, value in parts.items() if value is not None}
         return {"code": self.code, "message": self.message, **known}
 
     def _facts(self) -> tuple[tuple[str, object], ...]:
@@ -193,6 +189,12 @@ class BadValue(ArrayError):
 
     exit_code = 4
     default_code = "bad-value"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float) else str(value)
 
 
 def printable(text: str) -> str:

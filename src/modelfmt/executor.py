@@ -18,7 +18,7 @@ from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
 from modelfmt.plans import Job, Plan, Sink, Stream
 from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport
 from modelfmt.storage.files import Files, Fingerprint
-from modelfmt.storage.outputs import Journal, OutputFile, make_folder, remove_stale
+from modelfmt.storage.outputs import Journal, OutputFile, check_destination, make_folder, remove_stale
 from modelfmt.tiles import Evaluator
 
 __all__ = ["DEFAULT_MEMORY", "finalize", "run"]
@@ -33,31 +33,36 @@ def run(
     *,
     part: tuple[int, int] | None = None,
     source: Model | None = None,
+    overwrite: bool = False,
     threads: int | None = None,
     memory: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Carry a plan out and put its outputs in place; with part=(i, n), only that part's jobs, and `finalize` commits.
 
-    source: the open model, needed only where the plan was made from arrays in memory.
-    threads: kernels at work at once (default: the processors this process may use). memory: bytes in flight (1 GiB).
-    A run that was killed goes on where it was when the same plan is run again. Raises ModelfmtError; on an error,
+    overwrite: replace outputs that exist. source: the open model, needed only where the plan was made from arrays in
+    memory. threads: kernels at work at once (default: the processors this process may use). memory: bytes in flight (1
+    GiB). A run that was killed goes on where it was when the same plan is run again. Raises ModelfmtError; on an error,
     nothing is left behind; on KeyboardInterrupt, what is done is kept for the next run.
     """
     if part is not None and not (0 <= part[0] < part[1]):
         raise UsageError("no such part", code="part", found=part, allowed="index below count, counted from 0")
     started = time.monotonic()
+    for output in plan.outputs:
+        check_destination(output.path, overwrite=overwrite)
     session = _Session(plan, part, source, on_event or _ignore)
     session.work(threads or available_threads(), memory or DEFAULT_MEMORY)
     return session.finish(started)
 
 
-def finalize(plan: Plan, *, on_event: Callable[[Event], None] | None = None) -> Report:
+def finalize(plan: Plan, *, overwrite: bool = False, on_event: Callable[[Event], None] | None = None) -> Report:
     """Commit a plan whose parts have all been run: check that every job is done, write headers, rename.
 
-    Raises OutputError naming how many jobs are missing.
+    overwrite: replace outputs that exist. Raises OutputError naming how many jobs are missing, DestinationExists.
     """
     started = time.monotonic()
+    for planned in plan.outputs:
+        check_destination(planned.path, overwrite=overwrite)
     journals = _part_journals(plan)
     finished: set[int] = set().union(*(journal.finished() for journal in journals))
     wanted = sum(1 for _ in plan.jobs())
@@ -135,11 +140,12 @@ class _Session:
             self.journal.begin()
             self.total = len(jobs)
             self.resumed = self.done = sum(job.number in finished for job in jobs)
-            self.on_event(PlanReady(self.plan.bytes_read, self.plan.bytes_written, len(jobs)))
             self.left = [0] * len(self.plan.streams)
             for job in jobs:
                 self.left[job.stream] += 1
             pending = [job for job in jobs if job.number not in finished]
+            moved = [self.plan.moved_bytes(job) for job in pending]
+            self.on_event(PlanReady(sum(read for read, _ in moved), sum(wrote for _, wrote in moved), len(jobs)))
             _Pool(self, pending, threads, memory).run()
         except KeyboardInterrupt:
             self._release()

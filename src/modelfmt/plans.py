@@ -113,6 +113,12 @@ class Plan(msgspec.Struct, frozen=True):
         written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
         return n_rows * (2 * row_bytes(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
 
+    def moved_bytes(self, job: Job) -> tuple[int, int]:
+        """(bytes that a job reads, bytes that it writes)."""
+        stream = self.streams[job.stream]
+        n_cols, n_rows = geometry(stream.expr.shape, stream.expr.stored)[1], job.stop - job.start
+        return n_rows * row_bytes(stream.expr), n_rows * sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
+
     def jobs(self) -> Iterator[Job]:
         """Every job, in the order of the sources; numbers are stable for equal plans."""
         number = 0

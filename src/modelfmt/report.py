@@ -81,7 +81,8 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class PlanReady(msgspec.Struct, frozen=True, tag=True):
-    """The plan is laid out and checked; streaming begins."""
+    """The plan is checked and streaming begins. bytes_read, bytes_written: of this run, without what was done
+    before."""
 
     bytes_read: int
     bytes_written: int

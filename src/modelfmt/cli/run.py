@@ -39,11 +39,12 @@ def run(plan_file: str, part: str | None, overwrite: bool, **given: Any) -> None
     from modelfmt.conversion import parse_size
 
     planned, wanted = _load(plan_file), _part(part)
-    _check_destinations(planned, overwrite)
     meter = Meter("none" if given["quiet"] else given["progress"])
     try:
         memory = parse_size(given["memory"])
-        report = modelfmt.run(planned, part=wanted, threads=given["threads"], memory=memory, on_event=meter)
+        report = modelfmt.run(
+            planned, overwrite=overwrite, part=wanted, threads=given["threads"], memory=memory, on_event=meter
+        )
     finally:
         meter.close()
     what_next = f"run the other parts, then: modelfmt finalize {plan_file}" if part else ""
@@ -60,15 +61,7 @@ def finalize(plan_file: str, overwrite: bool, quiet: bool, json: bool) -> None:
     import modelfmt
 
     planned = _load(plan_file)
-    _check_destinations(planned, overwrite)
-    show_report(modelfmt.finalize(planned), json=json, quiet=quiet)
-
-
-def _check_destinations(planned: Plan, overwrite: bool) -> None:
-    from modelfmt.storage.outputs import check_destination
-
-    for output in planned.outputs:
-        check_destination(output.path, overwrite=overwrite)
+    show_report(modelfmt.finalize(planned, overwrite=overwrite), json=json, quiet=quiet)
 
 
 def _load(path: str) -> Plan:
