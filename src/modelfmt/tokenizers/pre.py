@@ -143,7 +143,8 @@ def _not_made_by_merges(vocab: Any, added: Any, merges: Iterable[Sequence[str]])
     if not isinstance(vocab, dict):
         return 0
     made = {"".join(pair) for pair in merges}
-    apart = {row.get("content") for row in added or [] if isinstance(row, dict)}
+    rows = added if isinstance(added, list) else []
+    apart = {row["content"] for row in rows if isinstance(row, dict) and isinstance(row.get("content"), str)}
     return sum(1 for text in vocab if len(text) > 1 and text not in made and text not in apart)
 
 
