@@ -86,7 +86,11 @@ void MF_LEVEL(q2_0_dequantize)(const uint8_t *y, float *x, size_t n) {
     for (size_t i = 0; i < n / QK2_0; i++, block++) {
         const float d = mf_load_f16(block->d);
         uint8_t codes[QK2_0];
-        for (size_t j = 0; j < QK2_0; j++) codes[j] = block->codes[j / 4] >> (j % 4 * 2) & 3;
+        for (size_t j = 0; j < QK2_0 / 4; j++) { /* four codes of a byte to four bytes */
+            const uint32_t byte = block->codes[j];
+            const uint32_t four = (byte | byte << 6 | byte << 12 | byte << 18) & 0x03030303;
+            memcpy(codes + 4 * j, &four, sizeof four);
+        }
         for (size_t j = 0; j < QK2_0; j += VF_LANES)
             vf_store(x + i * QK2_0 + j, vf_from_vi(vi_load_u8(codes + j) - 1) * d);
     }
