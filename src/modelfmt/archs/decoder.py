@@ -6,10 +6,12 @@ llama-arch.cpp (October 2026).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from modelfmt.archs.specs import Part, Stacked
 from modelfmt.archs.table import Architecture, Ignore, Param, Refuses, Rope, Row
 
-__all__ = ["BUFFERS", "DECODER", "HEAD_SIZE_GIVEN", "HEAD_SIZE_WRITTEN", "expert_params", "expert_rows", "kv_heads"]
+__all__ = ["BUFFERS", "DECODER", "HEAD_SIZE_GIVEN", "HEAD_SIZE_WRITTEN", "expert_params", "expert_rows", "kv_heads", "unbiased"]
 
 BUFFERS = (
     Ignore("*.rotary_emb.inv_freq", "a buffer, computed from rope_theta"),
@@ -70,6 +72,12 @@ def expert_rows(module: str, names: dict[str, str], n_ff: str) -> tuple[Row, ...
         Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_up_exps.weight", up, (Part(1, of=2, axis=1),)),
         Row(f"{fused}down_proj", f"{_BLOCK}ffn_down_exps.weight", down),
     )
+
+
+def unbiased(rows: tuple[Row, ...], *targets: str) -> tuple[Row, ...]:
+    """The rows of a layer's tensors `targets`, without the bias that they might have."""
+    names = {f"{_BLOCK}{target}.weight" for target in targets}
+    return tuple(replace(row, bias="none") for row in rows if row.target in names)
 
 
 DECODER = Architecture(

@@ -90,7 +90,7 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
             raise bad_value("layer_types", kinds, f"{n_layer} times sliding_attention or full_attention")
         slides = [kind == "sliding_attention" for kind in kinds]
     size = config.get("sliding_window", spec.size)
-    if size is None or not any(slides):
+    if size is None or not (any(slides) or spec.required):
         return {}
     found: Metadata = {"attention.sliding_window": ("UINT32", integer(size, "sliding_window"))}
     if slides != [(layer + 1) % spec.period != 0 for layer in range(n_layer)]:

@@ -107,7 +107,9 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
     if theta != spec.implied:
         out.metadata["rope.freq_base"] = ("FLOAT32", theta)
     if spec.local_theta is not None:
-        out.metadata["rope.freq_base_swa"] = ("FLOAT32", _theta(local, config, _LOCAL_THETAS, spec.local_theta))
+        fallback = theta if spec.local_theta == "same" else spec.local_theta
+        out.hparams["rope_theta_local"] = _theta(local, config, _LOCAL_THETAS, fallback)
+        out.metadata["rope.freq_base_swa"] = ("FLOAT32", out.hparams["rope_theta_local"])
     if spec.dimension:
         out.metadata["rope.dimension_count"] = ("UINT32", out.hparams["n_rot"])
     if case.kind in _SCALINGS:

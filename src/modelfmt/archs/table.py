@@ -79,7 +79,8 @@ class Param:
 class Rope:
     """Rotary positions. style: pairs ("norm") or halves ("neox"); GGUF does not say, each graph knows.
 
-    theta: where config.json has none. implied: a theta that is not written. local_theta: of sliding-window layers.
+    theta: where config.json has none. implied: a theta that is not written. local_theta: of sliding-window layers, where
+    config.json has none ("same": that of the others), which turn without scaling.
     kinds: scalings that the graph supports. dimension: write rope.dimension_count. partial: part of a head may turn.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     """
@@ -87,7 +88,7 @@ class Rope:
     style: Literal["norm", "neox"]
     theta: float = 10000.0
     implied: float | None = None
-    local_theta: float | None = None
+    local_theta: float | Literal["same"] | None = None
     kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
     dimension: bool = False
     partial: bool = False
@@ -97,10 +98,14 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise."""
+    """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise.
+
+    size: where config.json has none. required: the graph slides whatever the file says, so that the file must say it.
+    """
 
     period: int
     size: int | None = None
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

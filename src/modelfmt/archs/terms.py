@@ -1,7 +1,7 @@
 """The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
 
 A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_embd/n_head` (must divide), `n_head % n_head_kv`.
-Names are hyper-parameters; one that is a list has an entry per layer. A condition is a chain of `and`: a name or term
+Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own number. A condition is a chain of `and`: a name or term
 (true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or `<` between them.
 """
 
@@ -73,5 +73,7 @@ def _product(text: str, scope: Scope, layer: int) -> Any:
 
 
 def _atom(word: str, scope: Scope, layer: int) -> Any:
+    if word == "layer":
+        return layer
     value = int(word) if word.isdigit() else scope[word]
     return value[layer] if isinstance(value, list) else value
