@@ -10,7 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
@@ -21,11 +23,18 @@ from modelfmt.storage.files import Files, Fingerprint
 from modelfmt.storage.outputs import Journal, OutputFile, check_destination, make_folder, remove_stale
 from modelfmt.tiles import Evaluator
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from modelfmt.quant.imatrix import Importance
+
 __all__ = ["DEFAULT_MEMORY", "finalize", "run"]
 
 DEFAULT_MEMORY = 1 << 30
 SYNC_SECONDS = 20.0
-COPY_BYTES = 64 << 20
+KEPT_WEIGHTS = 8
+"""Tensors whose importance weights stay computed while their tiles pass."""
 
 
 def run(
@@ -118,7 +127,8 @@ class _Session:
         self.outputs = [OutputFile(output.path, output.size, self.token) for output in plan.outputs]
         name = "all" if part is None else f"{part[0]}-of-{part[1]}"
         self.journal = Journal.beside(plan.outputs[0].path, self.token, name)
-        self.importance = _load_importance(plan, self.files)
+        importance = _load_importance(plan, self.files)
+        self.weights = lru_cache(KEPT_WEIGHTS)(importance.weights if importance else _no_weights)
         self.lock = threading.Lock()
         self.read = self.written = self.done = self.resumed = 0
         self.errors: _Errors = {}
@@ -218,10 +228,10 @@ class _Session:
                 wrote += count
         return wrote
 
-    def _encode(self, stream: Stream, sink: Sink, job: Job, rows, n_cols: int):  # type: ignore[no-untyped-def]
+    def _encode(self, stream: Stream, sink: Sink, job: Job, rows: NDArray[np.uint8], n_cols: int) -> NDArray[np.uint8]:
         from modelfmt.quant.encode import encode_rows, row_errors
 
-        weights = self.importance.weights(sink.importance, stream.expr.shape) if sink.importance else None
+        weights = None if sink.importance is None else self.weights(sink.importance, stream.expr.shape)
         per_matrix = stream.expr.shape[-2] if weights is not None and len(stream.expr.shape) > 2 else job.stop
         pieces = spans(job.start, job.stop, per_matrix) if weights is not None else [(0, job.start, job.stop)]
         encoded, at = [], 0
@@ -260,6 +270,9 @@ class _Session:
         self.files.close()
 
     def _abandon(self) -> None:
+        if self.part is not None:  # other parts go on writing the same files
+            self._release()
+            return
         for output in self.outputs:
             output.discard()
         self.journal.close(remove=True)
@@ -380,7 +393,11 @@ def _check_sources(plan: Plan, files: Files) -> None:
             )
 
 
-def _load_importance(plan: Plan, files: Files):  # type: ignore[no-untyped-def]
+def _no_weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    raise UsageError("the plan has no importance matrix", code="importance-missing", place=name)
+
+
+def _load_importance(plan: Plan, files: Files) -> Importance | None:
     if plan.importance is None:
         return None
     from modelfmt.checkpoints.importance import read
