@@ -1,0 +1,59 @@
+/* iq3_xxs, iq3_s: scales for 32 values; four magnitudes at a time are a point of a lattice of 256 or 512.
+ *
+ * iq3_xxs  x = +-(d * (scale + 1/2) / 2) * (4, 12, ..., 52 or 62)     iq3_s  x = +-d * (1 + 2 * scale) * (1, 3, ...,
+ * 15)
+ *
+ * Source: ggml quantize_row_iq3_xxs_impl, quantize_row_iq3_s_impl, dequantize_row_iq3_xxs, dequantize_row_iq3_s. */
+#include "lattice_decode.h"
+
+enum { QK_K = 256, SUB = 32, N_SUBS = QK_K / SUB };
+
+typedef struct {
+    uint8_t d[2]; /* float16 */
+    uint8_t points[QK_K / 4];
+    uint8_t words[N_SUBS][4]; /* 7 signs of each 8 values from bit 0 on, the scale from bit 28 on */
+} iq3_xxs_block;
+
+typedef struct {
+    uint8_t d[2];
+    uint8_t points[QK_K / 4]; /* low 8 bits */
+    uint8_t high[N_SUBS];     /* a bit for each point */
+    uint8_t signs[QK_K / 8];
+    uint8_t scales[N_SUBS / 2]; /* two each, the first low */
+} iq3_s_block;
+
+_Static_assert(sizeof(iq3_xxs_block) == 98, "block_iq3_xxs of ggml-common.h");
+_Static_assert(sizeof(iq3_s_block) == 110, "block_iq3_s of ggml-common.h");
+
+void MF_LEVEL(iq3_xxs_dequantize)(const uint8_t *y, float *x, size_t n) {
+    const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_3XXS);
+    const iq3_xxs_block *block = (const iq3_xxs_block *)(const void *)y;
+    for (size_t i = 0; i < n / QK_K; i++, block++) {
+        const float d = mf_load_f16(block->d);
+        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
+            uint32_t signs;
+            int8_t values[SUB];
+            memcpy(&signs, block->words[sub], sizeof signs);
+            for (size_t l = 0; l < 8; l++) memcpy(values + 4 * l, lattice + 4 * block->points[8 * sub + l], 4);
+            store_signed(d * (0.5f + (float)(signs >> 28)) * 0.5f, values, even_signs_4(signs), SUB, x);
+        }
+    }
+}
+
+void MF_LEVEL(iq3_s_dequantize)(const uint8_t *y, float *x, size_t n) {
+    const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_3S);
+    const iq3_s_block *block = (const iq3_s_block *)(const void *)y;
+    for (size_t i = 0; i < n / QK_K; i++, block++) {
+        const float d = mf_load_f16(block->d);
+        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
+            uint32_t signs;
+            int8_t values[SUB];
+            memcpy(&signs, block->signs + 4 * sub, sizeof signs);
+            for (size_t l = 0; l < 8; l++) {
+                const int point = block->points[8 * sub + l] | (block->high[sub] >> l & 1) << 8;
+                memcpy(values + 4 * l, lattice + 4 * point, 4);
+            }
+            store_signed(d * (float)(1 + 2 * (block->scales[sub / 2] >> sub % 2 * 4 & 15)), values, signs, SUB, x);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+/* The lattices behind IQ1, IQ2 and IQ3: a block names points of a lattice, each 8 (4 for IQ3) small non-negative
+ * levels.
+ *
+ * A lattice is a fixed choice of points out of all levels^dims, numbered in the order of their codes; a code is the
+ * levels side by side, 2 (IQ3: 3) bits each, the first lowest. lattice.c has one bit for every possible point and makes
+ * the tables below from that on first use, once, whatever thread asks.
+ * Source: ggml-quants.c iq2xs_init_impl, iq3xs_init_impl. */
+#ifndef MF_LATTICE_H
+#define MF_LATTICE_H
+
+#include "../level.h"
+#include "../vec.h"
+
+typedef enum { LATTICE_2XXS, LATTICE_2XS, LATTICE_2S, LATTICE_1, LATTICE_3XXS, LATTICE_3S, N_LATTICES } lattice_id;
+
+/* The values of all points, as dequantize wants them: dims int8 for each. */
+const int8_t *MF_LEVEL(lattice_values)(lattice_id id);
+
+/* What quantize wants. For the code of any possible point, where[code] is
+ *   point << 8                the code's point is in the lattice, or
+ *   first << 8 | n            it is not: its neighbours are the n vectors of VF_LANES from vector `first` on.
+ * Neighbours are the points of the nearest one, two or three distances, by distance and then by number; the last vector
+ * is filled up with the first neighbour. lookups has what find_neighbour needs of each, codes their codes. */
+typedef struct {
+    const uint32_t *where;
+    const int32_t *lookups;
+    const uint16_t *codes;
+} neighbour_table;
+
+neighbour_table MF_LEVEL(lattice_neighbours)(lattice_id id);
+
+#endif
