@@ -195,7 +195,7 @@ class _Session:
             for sink in stream.sinks:
                 with kernel:
                     encoded = self._encode(stream, sink, job, rows, n_cols)
-                data = memoryview(encoded.reshape(-1)).cast("B")
+                data = encoded.reshape(-1).data
                 size = len(data) // (job.stop - job.start)
                 self.outputs[sink.output].write(sink.offset + job.start * size, data)
                 wrote += len(data)
@@ -394,7 +394,7 @@ def _check_sources(plan: Plan, files: Files) -> None:
 
 
 def _no_weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    raise UsageError("the plan has no importance matrix", code="importance-missing", place=name)
+    raise UsageError("the plan has no importance matrix", code="importance-missing", place=name, found=shape)
 
 
 def _load_importance(plan: Plan, files: Files) -> Importance | None:
