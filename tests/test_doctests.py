@@ -10,8 +10,11 @@ import pytest
 
 import modelfmt
 
+NOT_RUN = ("_kernels", "__main__")
 MODULES = sorted(
-    info.name for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.") if info.name.rpartition(".")[2] not in ("_kernels", "__main__")
+    info.name
+    for info in pkgutil.walk_packages(modelfmt.__path__, "modelfmt.")
+    if info.name.rpartition(".")[2] not in NOT_RUN
 )
 
 
