@@ -45,6 +45,23 @@ def test_any_number_of_blocks_fills_the_lanes(type: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("type", MINMAX)
+def test_values_a_few_ulps_apart_have_the_bytes_of_llama_cpp(type: str) -> None:
+    """Rounding alone decides these fits: a minimum may meet the maximum, and what is rounded to a code be infinite."""
+    rng = np.random.default_rng(34)
+    shape = (1 << 15, 16)
+    spread = rng.integers(2, 80, (shape[0], 1))
+    ulps = (spread * rng.choice([0, 0.17, 0.5, 0.9, 1], (shape[0], 1)) + rng.integers(-1, 2, shape)).astype(np.int32)
+    ulps = np.where(rng.random(shape) < 0.9, ulps, rng.random(shape) * spread).clip(0, spread).astype(np.int32)
+    ulps[:, 0], ulps[:, 12] = 0, spread[:, 0]
+    base = rng.choice(np.array([-1, -1.37, -1000, -1e10, -1e-17], np.float32), (shape[0], 1))
+    x = (np.broadcast_to(base, shape).view(np.int32) + ulps).view(np.float32)
+    found = [0x3F800000 + k for k in (0, 6, 6, 6, 6, 8, 6, 7, 8, 7, 8, 6, 44, 6, 7, 8)]  # infinite in Q2_K
+    x[0] = -np.array(found, np.uint32).view(np.float32)
+    assert_bytes_of_llama_cpp(type, x.reshape(-1, 256), None, "a few ulps apart")
+    assert_bytes_of_llama_cpp(type, x.reshape(-1, 256), importance("random", 256), "a few ulps apart, importance")
+
+
+@pytest.mark.parametrize("type", MINMAX)
 def test_any_bytes_are_read_like_llama_cpp(type: str) -> None:
     blocks = np.random.default_rng(33).integers(0, 256, TYPES[type][3] * 4096, dtype=np.uint8)
     assert_reads_like_llama_cpp(type, blocks)
