@@ -4,9 +4,10 @@
  *   1. k_fit_sub_blocks: x ~ scale * code + min in every sub-block, one sub-block per lane, WAYS vectors side by side
  *      so that the sums, which must run element after element, have company while an addition is under way;
  *   2. the scales and minima of a super-block become small integers times two float16, one super-block per lane;
- *   3. k_code: the final codes, from what was stored, in memory order.
- * Every lane does the reference's float operations in the reference's order. Values the reference computes and then
- * does not look at are not computed. Source: ggml-quants.c, make_qkx2_quants, make_qkx3_quants, make_qp_quants. */
+ *   3. k_codes: the final codes, from what was stored, in memory order.
+ * Every lane does the reference's float operations in the reference's order. The codes of a fit are not kept: the few
+ * that ggml stores (k_codes) are found again from code_scale and code_min.
+ * Source: ggml-quants.c, make_qkx2_quants, make_qkx3_quants, make_qp_quants. */
 #ifndef MF_K_FIT_H
 #define MF_K_FIT_H
 
@@ -51,7 +52,8 @@ typedef struct {
 /* Clamped to 0..levels, then rounded; NaN gives 0. The same as rounding first wherever that is exact, |v| < 2^22. */
 INLINE vf k_round(vf v, int levels) { return vf_round_small(vf_min(vf_max(v, vf_set1(0.0f)), vf_set1((float)levels))); }
 
-/* ggml's rounding where it is not exact: the bits that a float of 2^22 or more, an infinity or NaN happens to have. */
+/* ggml's rounding where it is not exact: the bits that a float of 2^22 or more, an infinity or NaN happens to have. A
+ * try gets there where the fit so far put the minimum at the maximum (values a few ulps apart). */
 INLINE vf k_round_wild(vf v, int levels) {
     return vf_from_vi(vi_max(vi_min(vi_round_magic(v), vi_set1(levels)), vi_set1(0)));
 }
@@ -226,8 +228,9 @@ INLINE void k_importance_weights(const float *x, const float *importance, size_t
     }
 }
 
-/* The mean squared error, weighted, of codes 0..levels times a scale: one super-block's x[n] per lane. The reference
- * keeps a code in a byte, so one that a negative x drove below zero comes back large: `& 255`. */
+/* make_qp_quants: the scale, and codes 0..levels times it for x[n], of least weighted squared error; one super-block
+ * per lane. The reference keeps a code in a byte, so one that a negative x drove below zero comes back large: `& 255`.
+ */
 INLINE vf k_fit_scales(size_t n, int levels, const vf *x, const vf *w, vi *codes) {
     const vf zero = vf_set1(0.0f);
     vf max = zero;
