@@ -208,7 +208,7 @@ def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: 
                 if param.name != "dtype" and not isinstance(whole[path], list):
                     assert read[param.name] == expected[param.name], path
                     checked += 1
-    assert checked >= 4
+    assert checked >= 3
 
 
 def test_llama3_factors_are_those_of_transformers() -> None:
@@ -761,7 +761,8 @@ def test_tables_are_sound() -> None:
         assert len(keys) == len(set(keys)), name
         assert len({param.name for param in arch.params}) == len(arch.params), name
         for row in arch.rows:
-            assert all(("{e}" in source) == (Stacked("n_expert") in row.ops) for source in row.sources), row
+            stacked = any(isinstance(spec, Stacked) for spec in row.ops)
+            assert all(("{e}" in source) == stacked for source in row.sources), row
             assert all(("{i}" in source) == ("{i}" in row.target) for source in row.sources), row
 
 

@@ -172,7 +172,7 @@ class _Binder:
         return False
 
     def _expression(self, slot: Slot, parts: tuple[Expression, ...]) -> Expression:
-        for spec in slot.row.ops:
+        for spec in slot.ops:
             parts = (forward(spec, parts, self.scope, slot.layer),)
         return parts[0]
 

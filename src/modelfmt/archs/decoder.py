@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.specs import Part, Stacked
+from modelfmt.archs.specs import Part, Spec, Stacked
 from modelfmt.archs.table import Architecture, Ignore, Param, Refuses, Rope, Row
 
-__all__ = ["BUFFERS", "DECODER", "HEAD_SIZE_GIVEN", "HEAD_SIZE_WRITTEN", "expert_params", "expert_rows", "kv_heads", "unbiased"]
+__all__ = [
+    "BUFFERS",
+    "DECODER",
+    "HEAD_SIZE_GIVEN",
+    "HEAD_SIZE_WRITTEN",
+    "biased",
+    "expert_params",
+    "expert_rows",
+    "kv_heads",
+    "targets",
+    "unbiased",
+]
 
 BUFFERS = (
     Ignore("*.rotary_emb.inv_freq", "a buffer, computed from rope_theta"),
@@ -74,10 +85,19 @@ def expert_rows(module: str, names: dict[str, str], n_ff: str) -> tuple[Row, ...
     )
 
 
-def unbiased(rows: tuple[Row, ...], *targets: str) -> tuple[Row, ...]:
-    """The rows of a layer's tensors `targets`, without the bias that they might have."""
-    names = {f"{_BLOCK}{target}.weight" for target in targets}
-    return tuple(replace(row, bias="none") for row in rows if row.target in names)
+def biased(source: str, target: str, *shape: str, ops: tuple[Spec, ...] = (), when: str = "") -> Row:
+    """A module with a weight and a bias, by its two names."""
+    return Row(f"{source}.weight", f"{target}.weight", shape, ops, "required", when)
+
+
+def targets(*names: str) -> tuple[str, ...]:
+    """The targets of tensors of a layer."""
+    return tuple(f"{_BLOCK}{name}.weight" for name in names)
+
+
+def unbiased(rows: tuple[Row, ...], *names: str) -> tuple[Row, ...]:
+    """The rows of tensors of a layer, without the bias that they might have."""
+    return tuple(replace(row, bias="none") for row in rows if row.target in targets(*names))
 
 
 DECODER = Architecture(

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
 from modelfmt.archs.terms import evaluate, holds
-from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, refused, text
+from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, text
 from modelfmt.errors import CorruptFile
 
 __all__ = ["metadata", "read", "refuse", "restore", "window"]
@@ -24,11 +24,16 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     scope: dict[str, Any] = {}
     for param in arch.params:
-        place = next((path for path in param.paths if config.get(path) is not None), None)
-        if place is None:
-            scope[param.name] = _absent(param, scope, null=any(path in config for path in param.paths))
+        case = next((term for condition, term in param.cases if holds(condition, scope)), None)
+        if case is not None:
+            scope[param.name] = evaluate(case, scope)
             continue
-        scope[param.name] = value = _checked(param, config[place], place, scope)
+        found = {path: value for path in param.paths for value in _given(config, path)}
+        place = next((path for path, value in found.items() if value is not None), None)
+        if place is None:
+            scope[param.name] = _absent(param, scope, null=bool(found))
+            continue
+        scope[param.name] = value = _checked(param, found[place], place, scope)
         if param.allowed and value not in param.allowed:
             raise refused(place, value, "llama.cpp computes this architecture in another way", allowed=param.allowed)
     return scope
@@ -96,6 +101,14 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     if slides != [(layer + 1) % spec.period != 0 for layer in range(n_layer)]:
         found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
     return found
+
+
+def _given(config: Mapping[str, Any], path: str) -> list[Any]:
+    """What config.json has at a path, if it is there."""
+    outer, _, inner = path.rpartition(".")
+    if outer:
+        config = record(config.get(outer) or {}, outer)
+    return [config[inner]] if inner in config else []
 
 
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:

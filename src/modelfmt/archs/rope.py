@@ -33,6 +33,7 @@ __all__ = ["Encoded", "encode", "llama3_factors"]
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETAS = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
+_PARTS = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 _YARN_EXTRAS = {
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
@@ -146,12 +147,13 @@ def _theta(settings: Mapping[str, Any], config: Mapping[str, Any], names: tuple[
 
 def _partial(case: _Case) -> float:
     for where in (case.settings, case.config):
-        if where.get("partial_rotary_factor") is not None:
-            factor = number(where["partial_rotary_factor"], "partial_rotary_factor")
-            if factor > 1 or (factor < 1 and not case.spec.partial):
-                raise refused("partial_rotary_factor", factor, "whole heads turn in this architecture", allowed=1)
-            return factor
-    return 1.0
+        for name in _PARTS:
+            if where.get(name) is not None:
+                factor = number(where[name], name)
+                if factor > 1 or (factor < 1 and case.spec.partial is None):
+                    raise refused(name, factor, "whole heads turn in this architecture", allowed=1)
+                return factor
+    return 1.0 if case.spec.partial is None else case.spec.partial
 
 
 def _linear(case: _Case, out: Encoded) -> None:

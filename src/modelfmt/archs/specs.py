@@ -19,6 +19,7 @@ __all__ = [
     "Spec",
     "Stacked",
     "Transposed",
+    "Ungrouped",
     "backward",
     "before",
     "forward",
@@ -63,7 +64,19 @@ class Part:
     axis: int
 
 
-Spec = Permute | Add | Transposed | Stacked | Part
+@dataclass(frozen=True, slots=True)
+class Ungrouped:
+    """Rows of a fused qkv from groups (the queries of a group, its key, its value) to all queries, all keys, all
+    values.
+
+    groups: how many, a term; queries: heads of queries in each, a term.
+    """
+
+    groups: str
+    queries: str = "1"
+
+
+Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped
 
 
 def before(spec: Spec, shape: Shape) -> Shape:
@@ -98,6 +111,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
         case Part(index=index, of=of, axis=axis):
             size = expr.shape[axis] // of
             return Slice(expr, axis, index * size, (index + 1) * size)
+        case Ungrouped():
+            return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
 
 
 def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:
@@ -113,6 +128,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
         case Part():
             return (expr,)
+        case Ungrouped():
+            return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
 
 
 def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
@@ -127,8 +144,29 @@ def _entry(expr: Expression, index: int) -> Expression:
     return Reshape(Slice(expr, 0, index, index + 1), expr.shape[1:])
 
 
+def _rows(expr: Expression) -> Expression:
+    """An expression whose first axis can be moved about: a bias as a column."""
+    return expr if len(expr.shape) > 1 else Reshape(expr, (expr.shape[0], 1))
+
+
 def _permuted(expr: Expression, heads: int, *, inverse: bool) -> Expression:
-    if len(expr.shape) > 1:
-        return RopePermute(expr, heads, inverse)
-    column = Reshape(expr, (expr.shape[0], 1))
-    return Reshape(RopePermute(column, heads, inverse), expr.shape)
+    permuted = RopePermute(_rows(expr), heads, inverse)
+    return permuted if permuted.shape == expr.shape else Reshape(permuted, expr.shape)
+
+
+def _groups(spec: Ungrouped, scope: Scope, layer: int) -> tuple[int, int]:
+    return evaluate(spec.groups, scope, layer), evaluate(spec.queries, scope, layer)
+
+
+def _ungrouped(expr: Expression, groups: int, queries: int, *, inverse: bool) -> Expression:
+    matrix = _rows(expr)
+    n_rows, n_columns = matrix.shape
+    head = n_rows // (groups * (queries + 2))
+    bounds = ((0, queries), (queries, queries + 1), (queries + 1, queries + 2))
+    if inverse:
+        unit = groups * head
+        parts = [Reshape(Slice(matrix, 0, a * unit, b * unit), (groups, b - a, head, n_columns)) for a, b in bounds]
+        return Reshape(joined(tuple(parts), 1), expr.shape)
+    grouped = Reshape(matrix, (groups, queries + 2, head, n_columns))
+    heads = [Reshape(Slice(grouped, 1, a, b), (groups * (b - a) * head, n_columns)) for a, b in bounds]
+    return Reshape(Concat(tuple(heads)), expr.shape)

@@ -49,10 +49,11 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference; the first is written in the other direction. key: empty where GGUF does not
-    hold it. default: for an absent key; `...` where there must be one. derive: a term, for a null, and for an absent
-    key without a default. A null without a term is None where nullable, else as good as absent. low, high: bounds of
-    integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit: the value
+    config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
+    empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
+    null, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
+    low, high: bounds of integers (floats must be positive). cases: (condition, term) pairs; the first that holds gives
+    the value, whatever config.json says. allowed: the values that the graphs of llama.cpp can express. omit: the value
     that is not written; None never is. per_layer: may be a list with one integer per layer.
     """
 
@@ -62,6 +63,7 @@ class Param:
     type: Literal["UINT32", "FLOAT32", "BOOL", "STRING"] = "UINT32"
     default: Any = REQUIRED
     derive: str = ""
+    cases: tuple[tuple[str, str], ...] = ()
     low: int = 1
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
@@ -79,9 +81,10 @@ class Param:
 class Rope:
     """Rotary positions. style: pairs ("norm") or halves ("neox"); GGUF does not say, each graph knows.
 
-    theta: where config.json has none. implied: a theta that is not written. local_theta: of sliding-window layers, where
-    config.json has none ("same": that of the others), which turn without scaling.
-    kinds: scalings that the graph supports. dimension: write rope.dimension_count. partial: part of a head may turn.
+    theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
+    which turn without scaling, where config.json has none ("same": that of the others). kinds: scalings that the graph
+    supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
+    does not say.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     """
 
@@ -91,7 +94,7 @@ class Rope:
     local_theta: float | Literal["same"] | None = None
     kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
     dimension: bool = False
-    partial: bool = False
+    partial: float | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
 

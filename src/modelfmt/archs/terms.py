@@ -1,8 +1,9 @@
 """The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
 
 A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_embd/n_head` (must divide), `n_head % n_head_kv`.
-Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own number. A condition is a chain of `and`: a name or term
-(true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or `<` between them.
+Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own number. A condition is
+a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or
+`<` between them.
 """
 
 from __future__ import annotations

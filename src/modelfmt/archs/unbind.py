@@ -81,7 +81,7 @@ def _restored(slot: Slot, expr: Expression, scope: Scope) -> list[UnboundTensor]
     if expr.shape != slot.shape(scope):
         raise wrong_shape(slot.target, expr.shape, slot.shape(scope))
     parts: tuple[Expression, ...] = (expr,)
-    for spec in reversed(slot.row.ops):
+    for spec in reversed(slot.ops):
         parts = backward(spec, parts[0], scope, slot.layer)
     names = slot.names(slot.row.sources[0], scope)
     return [UnboundTensor(name, part, (slot.target,)) for name, part in zip(names, parts, strict=True)]

@@ -1,0 +1,171 @@
+"""Each architecture for real: a tiny checkpoint that transformers made, converted, and run by llama.cpp.
+
+Random weights from a fixed seed; the log-probabilities of the next token (of encoders: the hidden states) must be those
+of transformers' own forward pass in float32. A new architecture is one row of MODELS.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llama
+import modelfmt
+
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+N_TOKENS = 48
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model: its class in transformers (before Config and ForCausalLM), the golden checkpoint whose tokenizer it
+    has, what its configuration says beyond SIZES (None: not this one of them), how far log-probabilities may be off."""
+
+    name: str
+    cls: str
+    tokenizer: str
+    config: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = 1e-3
+    head: str = "ForCausalLM"
+
+
+GPT = "gpt2"
+GELU = 2e-2  # llama.cpp looks it up in a table of float16, and has the tanh form only
+LLAMA = "llama3-rope-scaled-tied"
+MODELS = (
+    Case("smollm3", "SmolLM3", LLAMA),
+    Case("granite", "Granite", "llama-spm", {"logits_scaling": 4.0, "embedding_multiplier": 6.0}),
+    Case(
+        "granite-scaled",
+        "Granite",
+        "llama-spm",
+        {"attention_multiplier": 0.3, "residual_multiplier": 0.4, "attention_bias": True, "mlp_bias": True},
+    ),
+    Case("arcee", "Arcee", LLAMA, {"rope_parameters": LLAMA3}),
+    Case("seed-oss", "SeedOss", GPT, {"head_dim": 32}),
+    Case("olmo2", "Olmo2", GPT),
+    Case("olmo2-mha", "Olmo2", GPT, {"num_key_value_heads": 4, "rope_parameters": YARN}),
+    Case("olmo3", "Olmo3", GPT, {"sliding_window": 16}),
+    Case(
+        "olmo3-yarn",
+        "Olmo3",
+        GPT,
+        {
+            "sliding_window": 16,
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    Case("cohere", "Cohere", "cohere", {"logit_scale": 0.25}),
+    Case("cohere2", "Cohere2", "cohere", {"sliding_window": 16, "logit_scale": 0.25}),
+    Case(
+        "cohere2-layers",
+        "Cohere2",
+        "cohere",
+        {"logit_scale": 0.25, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    ),
+    Case("phi2", "Phi", GPT, tolerance=GELU),
+    Case("phi2-gqa", "Phi", GPT, {"num_key_value_heads": 2, "partial_rotary_factor": 0.75}, tolerance=GELU),
+    Case("gptneox", "GPTNeoX", GPT, tolerance=GELU),
+    Case(
+        "gptneox-serial",
+        "GPTNeoX",
+        GPT,
+        {"use_parallel_residual": False, "rotary_pct": 1.0, "rotary_emb_base": 5000},
+        tolerance=GELU,
+    ),
+    Case("stablelm", "StableLm", GPT, {"use_qkv_bias": True}),
+    Case("stablelm-12b", "StableLm", GPT, {"qk_layernorm": True, "use_parallel_residual": True}),
+    Case("falcon-7b", "Falcon", GPT, tolerance=GELU),
+    Case("falcon-40b", "Falcon", GPT, {"new_decoder_architecture": True, "num_kv_heads": 2}, tolerance=GELU),
+    Case(
+        "falcon-11b",
+        "Falcon",
+        GPT,
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+        tolerance=GELU,
+    ),
+    Case("falcon-each-head", "Falcon", GPT, {"multi_query": False}, tolerance=GELU),
+    Case("bloom", "Bloom", GPT, {"n_layer": 3, "n_head": 4}, tolerance=GELU),
+    Case("bloom-odd-heads", "Bloom", GPT, {"n_layer": 2, "n_head": 6, "hidden_size": 96}, tolerance=GELU),
+    Case("mpt", "Mpt", GPT, {"d_model": 64, "n_heads": 4, "n_layers": 3, "max_seq_len": 128}, tolerance=GELU),
+    Case(
+        "mpt-clipped",
+        "Mpt",
+        GPT,
+        {"d_model": 96, "n_heads": 6, "n_layers": 2, "attn_config": {"clip_qkv": 1.0}},
+        tolerance=GELU,
+    ),
+    Case("nemotron", "Nemotron", "llama-spm"),
+    Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
+)
+
+
+def make(case: Case, golden: Path, folder: Path) -> Any:
+    """The checkpoint in `folder`; returns the model."""
+    import torch
+    import transformers
+
+    given = {key: value for key, value in (SIZES | case.config).items() if value is not None}
+    config = getattr(transformers, f"{case.cls}Config")(**given)
+    config._attn_implementation = "eager"
+    torch.manual_seed(3)
+    model = getattr(transformers, case.cls + case.head)(config).float().eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            norm = weight.ndim == 1 and name.endswith("weight")
+            torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, 0.2)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    for path in (golden / "checkpoints" / case.tokenizer).iterdir():
+        if path.name.startswith(("token", "special", "chat", "vocab", "merges")):
+            shutil.copy(path, folder)
+    return model
+
+
+def tokens(seed: int = 1) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(5, 500, N_TOKENS)]
+
+
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+def test_log_probabilities_are_those_of_transformers(case: Case, golden: Path, tmp_path: Path) -> None:
+    import torch
+
+    model = make(case, golden, tmp_path / "hf")
+    modelfmt.convert(str(tmp_path / "hf"), str(tmp_path / "model.gguf"), quant="F32")
+    ids = tokens()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].float().log_softmax(-1).numpy()
+    assert expected.std() > 0.1
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = torch.tensor(network.logits(ids)).log_softmax(-1).numpy()
+    worst = np.abs(found - expected).max()
+    print(f"{case.name}: {worst:.1e}")
+    assert worst < case.tolerance
