@@ -291,7 +291,9 @@ class _Pool:
         self.session = session
         self.jobs = iter(jobs)
         self.kernel = threading.Semaphore(threads)
-        self.workers = min(threads + 1, max(1, len(jobs))) if threads > 1 else 1
+        # a thread that waits for its budget would still keep what its allocator holds on to
+        affordable = memory // max(1, session.plan.peak_memory)
+        self.workers = max(1, min(threads + 1, len(jobs), affordable)) if threads > 1 else 1
         self.memory = memory
         self.in_flight = 0
         self.changed = threading.Condition()
