@@ -36,7 +36,7 @@ COHERE = _PARALLEL.derive(
     hf=("CohereForCausalLM",),
     model_type=("cohere",),
     rope=Rope("norm", theta=500000.0, kinds=("default",)),
-    params=(Param("qk_norm", "use_qk_norm", type="BOOL", default=False),),
+    params=(Param("qk_norm", "use_qk_norm", type="BOOL", default=False, tensor="blk.0.attn_q_norm.weight"),),
     rows=(
         Row(
             _LAYER + "self_attn.q_norm.weight",

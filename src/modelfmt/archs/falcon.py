@@ -25,7 +25,7 @@ FALCON = DECODER.derive(
         Param("n_embd", ("hidden_size", "n_embed"), "embedding_length"),
         Param("n_ff", "ffn_hidden_size", "feed_forward_length", derive="4*n_embd"),
         Param("n_head", ("num_attention_heads", "n_head"), "attention.head_count"),
-        Param("grouped", "new_decoder_architecture", type="BOOL", default=False),
+        Param("grouped", "new_decoder_architecture", type="BOOL", default=False, tensor="blk.0.attn_norm_2.weight"),
         Param("multi_query", "multi_query", type="BOOL", default=True),
         Param(
             "n_head_kv",

@@ -14,6 +14,7 @@ __all__ = ["metadata", "read", "refuse", "restore", "window"]
 
 Metadata = dict[str, tuple[str, Any]]
 
+_PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
 _READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
@@ -82,11 +83,13 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
 
 def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     """The size of the sliding window, and which layers slide where that is not what the architecture implies."""
-    period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern"))
-    period = spec.period if period is None else integer(period, "sliding_window_pattern")
-    slides = [(layer + 1) % period != 0 for layer in range(n_layer)]
+    size = config.get(spec.config, spec.size)
+    if size is None:
+        return {}
     kinds = config.get("layer_types")
-    if kinds is not None:
+    if kinds is None:
+        slides = _pattern(config, spec, n_layer)
+    else:
         if (
             not isinstance(kinds, list)
             or len(kinds) != n_layer
@@ -94,13 +97,27 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
         ):
             raise bad_value("layer_types", kinds, f"{n_layer} times sliding_attention or full_attention")
         slides = [kind == "sliding_attention" for kind in kinds]
-    size = config.get("sliding_window", spec.size)
-    if size is None or not (any(slides) or spec.required):
+    if not (any(slides) or spec.required):
         return {}
-    found: Metadata = {"attention.sliding_window": ("UINT32", integer(size, "sliding_window"))}
-    if slides != [(layer + 1) % spec.period != 0 for layer in range(n_layer)]:
+    found: Metadata = {"attention.sliding_window": ("UINT32", integer(size, spec.config))}
+    if slides != _periodic(spec, spec.period, n_layer):
         found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
     return found
+
+
+def _periodic(spec: Window, period: int, n_layer: int) -> list[bool]:
+    return [(layer + (not spec.full_first)) % period != 0 for layer in range(n_layer)]
+
+
+def _pattern(config: Mapping[str, Any], spec: Window, n_layer: int) -> list[bool]:
+    """Which layers slide, from a period or from letters (LLLG: three local layers, one global)."""
+    key = next((name for name in _PERIODS if config.get(name) is not None), _PERIODS[0])
+    given = config.get(key)
+    if isinstance(given, str):
+        if not given or not set(given) <= {"L", "G"}:
+            raise bad_value(key, given, "an integer, or the letters L and G")
+        return [given[layer % len(given)] == "L" for layer in range(n_layer)]
+    return _periodic(spec, spec.period if given is None else integer(given, key), n_layer)
 
 
 def _given(config: Mapping[str, Any], path: str) -> list[Any]:
@@ -122,6 +139,11 @@ def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
 
 
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
+    if param.codes and path == CONFIG:
+        codes, word = dict(param.codes), text(value, place, path)
+        if word not in codes:
+            raise refused(place, word, "the file has no number for this word", allowed=list(codes))
+        return codes[word]
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
     if param.per_layer and isinstance(value, list):

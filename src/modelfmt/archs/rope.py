@@ -11,7 +11,7 @@ modeling_rope_utils.py and llama.cpp's llama-context.cpp (October 2026).
 | yarn     | rope.scaling.type, .factor, .original_context_length, .yarn_*; .attn_factor where not implied |
 | llama3   | tensor rope_freqs: what each frequency is divided by                                         |
 | longrope | tensors rope_factors_long, rope_factors_short; rope.scaling.attn_factor                      |
-| dynamic  | nothing: a named loss                                                                        |
+| dynamic  | nothing: a named loss; Hunyuan's, which has a fixed alpha, is another rope.freq_base          |
 """
 
 from __future__ import annotations
@@ -162,6 +162,14 @@ def _linear(case: _Case, out: Encoded) -> None:
 
 
 def _dynamic(case: _Case, out: Encoded) -> None:
+    if case.spec.alpha and case.given("alpha"):
+        n_rot = out.hparams["n_rot"]
+        if n_rot < 4:
+            raise bad_value("head_dim", n_rot, "at least 4")
+        theta = out.hparams["rope_theta"] * case.number("alpha") ** (n_rot / (n_rot - 2))
+        out.metadata["rope.freq_base"] = ("FLOAT32", theta)
+        out.scaling("type", "STRING", "none")
+        return
     detail = f"GGUF holds no dynamic scaling: positions beyond {case.scope['n_ctx']} will not be rescaled"
     out.losses.append(Loss("dropped", "rope_parameters.rope_type", detail))
 

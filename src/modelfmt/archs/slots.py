@@ -53,7 +53,7 @@ class Slot:
         """The shape that each source tensor must have."""
         shape = self.shape(scope)
         for spec in () if self.bias else reversed(self.row.ops):
-            shape = before(spec, shape)
+            shape = before(spec, shape, scope, self.layer)
         return shape
 
 

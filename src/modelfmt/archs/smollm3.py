@@ -6,7 +6,7 @@ src/models/smollm3.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import HEAD_SIZE_GIVEN, kv_heads, unbiased
+from modelfmt.archs.decoder import kv_heads, unbiased
 from modelfmt.archs.llama import LLAMA
 from modelfmt.archs.table import Loses, Param, Refuses, Rope
 
@@ -19,9 +19,7 @@ SMOLLM3 = LLAMA.derive(
     hf=("SmolLM3ForCausalLM",),
     model_type=("smollm3",),
     rope=Rope("norm", theta=2e6, dimension=True),
-    without=("value_size",),
     params=(
-        *HEAD_SIZE_GIVEN,
         kv_heads(4),
         Param("tied", "tie_word_embeddings", type="BOOL", default=True),
         Param("turns", "no_rope_layers", default=2, low=0, high=1, per_layer=True),  # 2: not said

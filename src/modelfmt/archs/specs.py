@@ -9,10 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelfmt.archs.terms import Scope, evaluate
-from modelfmt.ir.ops import AddConstant, Concat, Expression, Reshape, RopePermute, Slice, Stack, Transpose
+from modelfmt.ir.ops import (
+    AddConstant,
+    Concat,
+    Constant,
+    Expression,
+    Reshape,
+    RopePermute,
+    Slice,
+    Stack,
+    Transpose,
+    row_bytes,
+)
 
 __all__ = [
     "Add",
+    "Behind",
     "Part",
     "Permute",
     "Shape",
@@ -76,10 +88,17 @@ class Ungrouped:
     queries: str = "1"
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Rows from `skip` (a term) on. Those before, which no position uses, are zeros on the way back."""
+
+    skip: str
 
 
-def before(spec: Spec, shape: Shape) -> Shape:
+Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind
+
+
+def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0) -> Shape:
     """The shape of each source of an operation whose result has `shape`.
 
     >>> before(Part(0, of=2, axis=1), (8, 32, 64))
@@ -92,6 +111,8 @@ def before(spec: Spec, shape: Shape) -> Shape:
             return shape[1:]
         case Part(of=of, axis=axis):
             return (*shape[:axis], shape[axis] * of, *shape[axis + 1 :])
+        case Behind(skip=skip):
+            return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
         case _:
             return shape
 
@@ -113,6 +134,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Slice(expr, axis, index * size, (index + 1) * size)
         case Ungrouped():
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
+        case Behind(skip=skip):
+            return Slice(expr, 0, evaluate(skip, scope, layer), expr.shape[0])
 
 
 def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:
@@ -130,6 +153,10 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (expr,)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
+        case Behind(skip=skip):
+            n_rows = evaluate(skip, scope, layer)
+            zeros = Constant(bytes(n_rows * row_bytes(expr)), (n_rows, *expr.shape[1:]), expr.stored.name)
+            return (Concat((zeros, expr)),)
 
 
 def joined(parts: tuple[Expression, ...], axis: int) -> Expression:

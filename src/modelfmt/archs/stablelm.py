@@ -33,7 +33,7 @@ STABLELM = DECODER.derive(
         Param("head_size", (), derive="n_embd/n_head"),
         Param("norm_eps", ("layer_norm_eps", "norm_eps"), "attention.layer_norm_epsilon", "FLOAT32", default=1e-5),
         Param("parallel", "use_parallel_residual", "use_parallel_residual", "BOOL", default=False),
-        Param("qk_norm", "qk_layernorm", type="BOOL", default=False),
+        Param("qk_norm", "qk_layernorm", type="BOOL", default=False, tensor="blk.0.attn_q_norm.weight"),
     ),
     rows=(
         biased("model.norm", "output_norm", "n_embd"),

@@ -52,9 +52,10 @@ class Param:
     config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
     empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
     null, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
-    low, high: bounds of integers (floats must be positive). cases: (condition, term) pairs; the first that holds gives
-    the value, whatever config.json says. allowed: the values that the graphs of llama.cpp can express. omit: the value
-    that is not written; None never is. per_layer: may be a list with one integer per layer.
+    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. codes: (word in
+    config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
+    low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
+    express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Param:
     default: Any = REQUIRED
     derive: str = ""
     cases: tuple[tuple[str, str], ...] = ()
+    codes: tuple[tuple[str, int], ...] = ()
+    tensor: str = ""
     low: int = 1
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
@@ -84,7 +87,7 @@ class Rope:
     theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
     which turn without scaling, where config.json has none ("same": that of the others). kinds: scalings that the graph
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
-    does not say.
+    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     """
 
@@ -95,6 +98,7 @@ class Rope:
     kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
     dimension: bool = False
     partial: float | None = None
+    alpha: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
 
@@ -103,11 +107,14 @@ class Rope:
 class Window:
     """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise.
 
-    size: where config.json has none. required: the graph slides whatever the file says, so that the file must say it.
+    size: where config.json has none. config: its name there. full_first: each period begins with its full layer.
+    required: the graph slides whatever the file says, so that the file must say it.
     """
 
     period: int
     size: int | None = None
+    config: str = "sliding_window"
+    full_first: bool = False
     required: bool = False
 
 

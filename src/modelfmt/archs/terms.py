@@ -1,9 +1,9 @@
 """The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
 
-A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_embd/n_head` (must divide), `n_head % n_head_kv`.
-Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own number. A condition is
-a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or
-`<` between them.
+A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide),
+`n_head % n_head_kv`. Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own
+number. A condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two
+terms with `==`, `!=` or `<` between them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ def evaluate(term: str, scope: Scope, layer: int = 0) -> Any:
     >>> evaluate("n_head*size + 2*2", {"n_head": 4, "size": [16, 8]}, layer=1)
     36
     """
-    products = [_product(part, scope, layer) for part in term.split("+")]
-    return products[0] if len(products) == 1 else sum(products)
+    first, *rest = re.split(r"([+-])", term)
+    value = _product(first, scope, layer)
+    for sign, product in zip(rest[::2], rest[1::2], strict=True):
+        other = _product(product, scope, layer)
+        value = value + other if sign == "+" else value - other
+    return value
 
 
 def holds(condition: str, scope: Scope, layer: int = 0) -> bool:

@@ -49,7 +49,8 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
     CorruptFile (metadata-missing, config-value, tensor-shape).
     """
     sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
-    scope = hparams.restore(arch, metadata, sizes)
+    told = {param.name: param.tensor in tensors for param in arch.params if param.tensor}
+    scope = hparams.restore(arch, metadata, sizes | told)
     scope["tied"] = "output.weight" not in tensors
     made: dict[str, UnboundTensor] = {}
     fused: dict[str, dict[int, tuple[Part, UnboundTensor]]] = {}
