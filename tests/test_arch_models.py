@@ -6,8 +6,10 @@ of transformers' own forward pass in float32. A new architecture is one row of M
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ import pytest
 
 import llama
 import modelfmt
+from modelfmt import archs
+from modelfmt.archs.bind import to_gguf
+from modelfmt.archs.unbind import to_huggingface
+from modelfmt.formats import safetensors
+from modelfmt.storage.files import Files
+from modelfmt.tiles import Evaluator
 
 SIZES = {
     "vocab_size": 512,
@@ -44,7 +52,7 @@ LLAMA3 = {
 @dataclass(frozen=True)
 class Case:
     """One model: its class in transformers (before Config and ForCausalLM), the golden checkpoint whose tokenizer it
-    has, what its configuration says beyond SIZES (None: not this one of them), how far log-probabilities may be off."""
+    has, what its configuration says beyond SIZES, how far log-probabilities may be off."""
 
     name: str
     cls: str
@@ -124,6 +132,22 @@ MODELS = (
         tolerance=GELU,
     ),
     Case("nemotron", "Nemotron", "llama-spm"),
+    Case(
+        "exaone4",
+        "Exaone4",
+        GPT,
+        {"sliding_window": None, "layer_types": ["full_attention"] * 4, "rope_parameters": LLAMA3},
+    ),
+    Case("exaone4-32b", "Exaone4", GPT, {"sliding_window": 16, "num_hidden_layers": 64, "hidden_size": 32}),
+    Case("ernie4.5", "Ernie4_5", "llama-spm", {"head_dim": 32}),
+    Case("hunyuan", "HunYuanDenseV1", GPT, {"head_dim": 32, "attention_dropout": 0.0}),
+    Case(
+        "hunyuan-alpha",
+        "HunYuanDenseV1",
+        GPT,
+        {"head_dim": 16, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}},
+    ),
+    Case("glm4", "Glm4", GPT, {"head_dim": 32}),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
 )
 
@@ -133,8 +157,7 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
     import torch
     import transformers
 
-    given = {key: value for key, value in (SIZES | case.config).items() if value is not None}
-    config = getattr(transformers, f"{case.cls}Config")(**given)
+    config = getattr(transformers, f"{case.cls}Config")(**SIZES | case.config)
     config._attn_implementation = "eager"
     torch.manual_seed(3)
     model = getattr(transformers, case.cls + case.head)(config).float().eval()
@@ -148,6 +171,26 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
         if path.name.startswith(("token", "special", "chat", "vocab", "merges")):
             shutil.copy(path, folder)
     return model
+
+
+ENCODERS = (
+    Case("bert", "Bert", "bert", head="Model"),
+    Case("distilbert", "DistilBert", "bert", {"dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4}, head="Model"),
+    Case("roberta", "Roberta", GPT, {"pad_token_id": 1}, head="Model"),
+    Case("xlm-roberta", "XLMRoberta", GPT, {"pad_token_id": 1, "type_vocab_size": 1}, head="Model"),
+    Case("modernbert", "ModernBert", "modernbert", {"local_attention": 16}, head="Model"),
+    Case(
+        "modernbert-layers",
+        "ModernBert",
+        "modernbert",
+        {
+            "hidden_activation": "silu",
+            "local_attention": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        head="Model",
+    ),
+)
 
 
 def tokens(seed: int = 1) -> list[int]:
@@ -169,3 +212,42 @@ def test_log_probabilities_are_those_of_transformers(case: Case, golden: Path, t
     worst = np.abs(found - expected).max()
     print(f"{case.name}: {worst:.1e}")
     assert worst < case.tolerance
+
+
+@pytest.mark.parametrize("case", [*MODELS, *ENCODERS], ids=lambda case: case.name)
+def test_the_way_back_gives_the_checkpoint(case: Case, golden: Path, tmp_path: Path) -> None:
+    """Bit for bit, but for the rows of RoBERTa's positions that a file does not have, and poolers."""
+    make(case, golden, tmp_path)
+    files = Files()
+    reader = Evaluator(files)
+    read = safetensors.read(str(tmp_path / "model.safetensors"), files, reader)
+    originals = {name: tensor.expr for name, tensor in read.tensors.items() if "pooler" not in name}
+    config = json.loads((tmp_path / "config.json").read_text())
+    arch = archs.find(config["architectures"][0])
+    bound = to_gguf(arch, tensors=originals, config=config, assets={})
+    made = {tensor.name: tensor.expr for tensor in bound.tensors}
+    back = to_huggingface(arch, tensors=made, metadata={key: value for key, _, value in bound.metadata})
+    assert {tensor.name for tensor in back.tensors} == set(originals)
+    for tensor in back.tensors:
+        original = originals[tensor.name]
+        assert tensor.expr.shape == original.shape, tensor.name
+        there, here = (reader.values(expr, 0, prod(expr.shape[:-1])) for expr in (tensor.expr, original))
+        unused = case.config["pad_token_id"] + 1 if "position" in tensor.name and "pad_token_id" in case.config else 0
+        exact = 0 if "norm" not in tensor.name else 1e-6
+        np.testing.assert_allclose(there[unused:], here[unused:], rtol=0, atol=exact, err_msg=tensor.name)
+
+
+@pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)
+def test_hidden_states_are_those_of_transformers(case: Case, golden: Path, tmp_path: Path) -> None:
+    import torch
+
+    model = make(case, golden, tmp_path / "hf")
+    modelfmt.convert(str(tmp_path / "hf"), str(tmp_path / "model.gguf"), quant="F32")
+    ids = tokens()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).last_hidden_state[0].float().numpy()
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = network.embeddings(ids)
+    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    print(f"{case.name}: {1 - cosines.min():.1e}")
+    assert cosines.min() > 0.9999

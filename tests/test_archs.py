@@ -43,12 +43,16 @@ CHECKPOINTS = {
     "llama3-rope-scaled-tied": "llama.LLAMA",
     "mistral": "llama.MISTRAL",
     "mixtral": "llama.MIXTRAL",
+    "modernbert": "modernbert.MODERNBERT",
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
     "qwen3": "qwen.QWEN3",
     "qwen3-moe": "qwen.QWEN3_MOE",
     "starcoder2": "starcoder.STARCODER2",
 }
+UNREADABLE = {"modernbert": {"modern-bert.attention.layer_norm_epsilon": ("FLOAT32", float(np.float32(1e-5)))}}
+"""Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for."""
+
 TABLES = sorted({*archs.HUGGING_FACE.values()})
 NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -72,7 +76,7 @@ class Checkpoint:
             key: (":".join(row["type"]), row["value"])
             for key, row in expected["metadata"].items()
             if not key.startswith(("general.", "tokenizer."))
-        }
+        } | UNREADABLE.get(name, {})
 
     def bind(self, **changes: Any) -> Bound:
         given = {"tensors": self.tensors, "config": self.config, "assets": {}} | changes
@@ -108,7 +112,7 @@ def headers(arch: Architecture, config: dict[str, Any]) -> dict[str, Expression]
 
         made = tuple(evaluate(term, scope, layer) for term in row.shape)
         for spec in reversed(row.ops):
-            made = before(spec, made)
+            made = before(spec, made, scope, layer)
         return made
 
     for row in {row.target: row for row in reversed(arch.rows)}.values():
