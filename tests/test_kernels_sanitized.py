@@ -153,18 +153,20 @@ def build(folder: Path) -> tuple[Path, dict[str, str]]:
     beside = Path(sys.executable).parent / "cmake"
     cmake = str(beside) if beside.exists() else shutil.which("cmake")
     assert compiler and cmake, "a C compiler and cmake are needed, as for building the package"
+    plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # `make san` sets it
     libraries = []
     for name in ("libasan.so", "libubsan.so"):
-        path = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+        command = [compiler, f"-print-file-name={name}"]
+        path = subprocess.run(command, env=plain, capture_output=True, text=True, check=True).stdout
         if not Path(path.strip()).is_absolute():
             pytest.skip(f"{compiler} has no {name}")
         libraries.append(path.strip())
     python = [f"-DPython_EXECUTABLE={sys.executable}", "-DPython_FIND_STRATEGY=LOCATION"]
-    for command in (
+    for step in (
         [cmake, "-S", ROOT / "csrc", "-B", folder, f"-DCMAKE_C_COMPILER={compiler}", "-DMODELFMT_SANITIZE=ON", *python],
         [cmake, "--build", folder, "-j", "2"],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(step, env=plain, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (built,) = folder.glob("_kernels*.so")
     # what Python itself leaves behind at its end is no finding
