@@ -21,6 +21,7 @@ import modelfmt
 from modelfmt import archs
 from modelfmt.archs.bind import to_gguf
 from modelfmt.archs.unbind import to_huggingface
+from modelfmt.errors import UnsupportedError
 from modelfmt.formats import safetensors
 from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator
@@ -92,6 +93,12 @@ MODELS = (
         },
     ),
     Case("cohere", "Cohere", "cohere", {"logit_scale": 0.25}),
+    Case(
+        "cohere-plus",
+        "Cohere",
+        "cohere",
+        {"use_qk_norm": True, "num_hidden_layers": 64, "hidden_size": 32, "logit_scale": 1.0},
+    ),
     Case("cohere2", "Cohere2", "cohere", {"sliding_window": 16, "logit_scale": 0.25}),
     Case(
         "cohere2-layers",
@@ -150,6 +157,53 @@ MODELS = (
     Case("glm4", "Glm4", GPT, {"head_dim": 32}),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
 )
+
+
+REFUSED = (
+    ("smollm3", {"no_rope_layers": [1, 1, 1, 1]}, "each fourth layer"),
+    ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "each fourth layer"),
+    ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}, "each fourth layer"),
+    ("granite", {"head_dim": 32}, "n_embd / n_head"),
+    ("arcee", {"hidden_act": "silu"}, "another way"),
+    ("olmo2", {"head_dim": 32}, "n_embd / n_head"),
+    ("olmo2", {"tie_word_embeddings": True}, "output matrix"),
+    (
+        "olmo3-yarn",
+        {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_theta": 5.0}}},
+        "one rope_theta",
+    ),
+    ("olmo3-yarn", {"rope_parameters": {"full_attention": YARN, "sliding_attention": YARN}}, "rope of their own"),
+    ("cohere", {"use_qk_norm": True}, "from 64 layers on"),
+    ("cohere-plus", {"use_qk_norm": False}, "from 64 layers on"),
+    ("cohere", {"tie_word_embeddings": False}, "besides the embedding"),
+    ("cohere", {"head_dim": 32}, "n_embd / n_head"),
+    ("cohere", {"rope_parameters": YARN}, "no such rope"),
+    ("cohere2", {"sliding_window": None}, "always has a sliding window"),
+    ("cohere2", {"rotary_pct": 0.5}, "whole heads"),
+    ("phi2", {"qk_layernorm": True}, "norms of queries"),
+    ("phi2", {"tie_word_embeddings": True}, "output matrix"),
+    ("phi2", {"head_dim": 32}, "n_embd / n_head"),
+    ("gptneox", {"tie_word_embeddings": True}, "output matrix"),
+    ("stablelm", {"tie_word_embeddings": True}, "output matrix"),
+    ("falcon-7b", {"alibi": True}, "rotary positions"),
+    ("falcon-7b", {"bias": True}, "no biases"),
+    ("falcon-7b", {"parallel_attn": False}, "beside each other"),
+    ("bloom", {"apply_residual_connection_post_layernorm": True}, "before the norms"),
+    ("mpt", {"attn_config": {"alibi": False}}, "always has alibi"),
+    ("mpt", {"attn_config": {"softmax_scale": 0.5}}, "by the head size"),
+    ("mpt", {"attn_config": {"qk_ln": True}}, "no norms of queries"),
+    ("mpt", {"logit_scale": 2.0}, "the logits"),
+    ("nemotron", {"head_dim": 32}, "n_embd / n_head"),
+    ("nemotron", {"tie_word_embeddings": True}, "output matrix"),
+    ("exaone4", {"head_dim": 32}, "n_embd / n_head"),
+    ("exaone4", {"sliding_window": 16, "sliding_window_pattern": "LLLG", "layer_types": None}, "64 layers"),
+    ("exaone4-32b", {"sliding_window": None}, "64 layers"),
+    ("glm4", {"rope_parameters": LLAMA3}, "no such rope"),
+    ("roberta", {"is_decoder": True}, "encoder"),
+    ("modernbert", {"hidden_activation": "relu"}, "another way"),
+    ("modernbert", {"classifier_pooling": "max"}, "no number"),
+)
+"""What llama.cpp's graph would compute otherwise: a case of MODELS or ENCODERS, the change, a part of the message."""
 
 
 def make(case: Case, golden: Path, folder: Path) -> Any:
@@ -235,6 +289,20 @@ def test_the_way_back_gives_the_checkpoint(case: Case, golden: Path, tmp_path: P
         unused = case.config["pad_token_id"] + 1 if "position" in tensor.name and "pad_token_id" in case.config else 0
         exact = 0 if "norm" not in tensor.name else 1e-6
         np.testing.assert_allclose(there[unused:], here[unused:], rtol=0, atol=exact, err_msg=tensor.name)
+
+
+@pytest.mark.parametrize(("name", "change", "message"), REFUSED)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: dict[str, Any], message: str) -> None:
+    import transformers
+
+    case = next(case for case in (*MODELS, *ENCODERS) if case.name == name)
+    config = getattr(transformers, f"{case.cls}Config")(**SIZES | case.config).to_dict()
+    arch = archs.find(case.cls + case.head)
+    with pytest.raises(UnsupportedError, match="tensors of this checkpoint"):
+        to_gguf(arch, tensors={}, config=config, assets={})
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        to_gguf(arch, tensors={}, config=config | change, assets={})
+    assert caught.value.code == "config-unsupported"
 
 
 @pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)

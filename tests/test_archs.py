@@ -22,7 +22,19 @@ import pytest
 from modelfmt import archs
 from modelfmt.archs.bind import Bound, to_gguf
 from modelfmt.archs.rope import llama3_factors
-from modelfmt.archs.specs import Add, Part, Permute, Stacked, Transposed, backward, before, forward, joined
+from modelfmt.archs.specs import (
+    Add,
+    Behind,
+    Part,
+    Permute,
+    Stacked,
+    Transposed,
+    Ungrouped,
+    backward,
+    before,
+    forward,
+    joined,
+)
 from modelfmt.archs.table import Architecture, Param, Row
 from modelfmt.archs.unbind import to_huggingface
 from modelfmt.errors import CorruptFile, UnsupportedError
@@ -823,6 +835,9 @@ def test_derived_tables_replace_by_name_and_target() -> None:
         (Transposed(), (4, 6)),
         (Transposed(), (6,)),
         (Stacked("heads"), (3, 5)),
+        (Ungrouped("heads"), (18, 5)),
+        (Ungrouped("heads", "heads"), (24, 5)),
+        (Ungrouped("heads", "heads"), (24,)),
     ],
 )
 def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> None:
@@ -841,6 +856,26 @@ def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> No
     for part, value in zip(back, values, strict=True):
         read = reader.values(part, 0, prod(shape[:-1]))
         np.testing.assert_allclose(read.reshape(-1), value, atol=1e-7 if isinstance(spec, Add) else 0)
+
+
+def test_queries_keys_and_values_of_groups_are_sorted() -> None:
+    files = Files()
+    files.register("w", np.arange(16, dtype=np.float32).tobytes())
+    there = forward(Ungrouped("groups", "2"), (Leaf("w", 0, (8, 2), "F32"),), {"groups": 2}, 0)
+    rows = Evaluator(files).values(there, 0, 8)[:, 0] / 2
+    assert rows.tolist() == [0, 1, 4, 5, 2, 6, 3, 7]
+
+
+def test_rows_that_no_position_uses_come_back_as_zeros() -> None:
+    files = Files()
+    reader = Evaluator(files)
+    files.register("w", np.arange(10, dtype=np.float32).tobytes())
+    whole, scope = Leaf("w", 0, (5, 2), "F32"), {"pad": 1}
+    there = forward(Behind("pad + 1"), (whole,), scope, 0)
+    assert there.shape == (3, 2) and before(Behind("pad + 1"), there.shape, scope) == (5, 2)
+    assert reader.values(there, 0, 3).tolist() == [[4, 5], [6, 7], [8, 9]]
+    (back,) = backward(Behind("pad + 1"), there, scope, 0)
+    assert reader.values(back, 0, 5).tolist() == [[0, 0], [0, 0], [4, 5], [6, 7], [8, 9]]
 
 
 @pytest.mark.parametrize("axis", [0, 1])
