@@ -4,8 +4,9 @@
  * Source: ggml quantize_row_iq2_xxs_impl, quantize_row_iq2_xs_impl, quantize_row_iq2_s_impl, dequantize_row_iq2_xxs ...
  */
 #include "lattice_decode.h"
+#include "lattice_search.h"
 
-enum { QK_K = 256, SUB = 32, N_SUBS = QK_K / SUB };
+enum { SUB = 32, N_SUBS = QK_K / SUB };
 
 typedef struct {
     uint8_t d[2];             /* float16 */
@@ -29,6 +30,81 @@ typedef struct {
 _Static_assert(sizeof(iq2_xxs_block) == 66, "block_iq2_xxs of ggml-common.h");
 _Static_assert(sizeof(iq2_xs_block) == 74, "block_iq2_xs of ggml-common.h");
 _Static_assert(sizeof(iq2_s_block) == 82, "block_iq2_s of ggml-common.h");
+
+static const search_rule iq2_xxs_rule = {.id = LATTICE_2XXS,
+                                         .dims = 8,
+                                         .levels = 3,
+                                         .n = 32,
+                                         .last_try = 6,
+                                         .step = 0.1f,
+                                         .sigma_factor = 1.0f,
+                                         .nothing = 1e-15f,
+                                         .refit = EVERY,
+                                         .even_signs = true,
+                                         .first_guess = true};
+static const search_rule iq2_xs_rule = {.id = LATTICE_2XS,
+                                        .dims = 8,
+                                        .levels = 3,
+                                        .n = 16,
+                                        .last_try = 9,
+                                        .step = 0.1f,
+                                        .sigma_factor = 1.0f,
+                                        .nothing = 1e-15f,
+                                        .refit = THOSE_OFF,
+                                        .even_signs = true};
+static const search_rule iq2_s_rule = {.id = LATTICE_2S,
+                                       .dims = 8,
+                                       .levels = 3,
+                                       .n = 16,
+                                       .last_try = 9,
+                                       .step = 0.1f,
+                                       .sigma_factor = 2.0f,
+                                       .nothing = 1e-8f,
+                                       .refit = THOSE_OFF,
+                                       .flat = 0.25f};
+
+static void iq2_xxs_pack(const search_batch *batch, const search_stored *stored, size_t k, iq2_xxs_block *block) {
+    memset(block, 0, sizeof *block);
+    memcpy(block->d, &stored->d[k], 2);
+    if (stored->is_nothing[k]) return;
+    for (size_t sub = 0; sub < N_SUBS; sub++) {
+        uint32_t signs = (uint32_t)stored->scales[k][sub] << 28;
+        for (size_t l = 0; l < 4; l++) {
+            block->words[sub][l] = (uint8_t)batch->point[k * QK_K / 8 + 4 * sub + l];
+            signs |= (uint32_t)batch->signs[k * QK_K / 8 + 4 * sub + l] << 7 * l;
+        }
+        memcpy(block->words[sub] + 4, &signs, sizeof signs);
+    }
+}
+
+static void iq2_xs_pack(const search_batch *batch, const search_stored *stored, size_t k, iq2_xs_block *block) {
+    memset(block, 0, sizeof *block);
+    memcpy(block->d, &stored->d[k], 2);
+    if (stored->is_nothing[k]) return;
+    for (size_t g = 0; g < QK_K / 8; g++) {
+        const int word = batch->point[k * QK_K / 8 + g] | batch->signs[k * QK_K / 8 + g] << 9;
+        block->words[g][0] = (uint8_t)word;
+        block->words[g][1] = (uint8_t)(word >> 8);
+    }
+    for (size_t sub = 0; sub < N_SUBS; sub++)
+        block->scales[sub] = (uint8_t)(stored->scales[k][2 * sub] | stored->scales[k][2 * sub + 1] << 4);
+}
+
+/* Points and signs stay where all scales are 0. */
+static void iq2_s_pack(const search_batch *batch, const search_stored *stored, size_t k, iq2_s_block *block) {
+    memcpy(block->d, &stored->d[k], 2);
+    memcpy(block->signs, batch->signs + k * QK_K / 8, sizeof block->signs);
+    for (size_t sub = 0; sub < N_SUBS; sub++) {
+        const uint16_t *point = batch->point + k * QK_K / 8 + 4 * sub;
+        for (size_t l = 0; l < 4; l++) block->points[4 * sub + l] = (uint8_t)point[l];
+        block->high[sub] = (uint8_t)(point[0] >> 8 | point[1] >> 8 << 2 | point[2] >> 8 << 4 | point[3] >> 8 << 6);
+        block->scales[sub] = (uint8_t)(stored->scales[k][2 * sub] | stored->scales[k][2 * sub + 1] << 4);
+    }
+}
+
+SEARCH_QUANTIZE(iq2_xxs, 1.0f)
+SEARCH_QUANTIZE(iq2_xs, 1.0f)
+SEARCH_QUANTIZE(iq2_s, 0.9875f)
 
 static inline float iq2_scale(float d, int scale) { return d * (0.5f + (float)scale) * 0.25f; }
 

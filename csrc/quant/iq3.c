@@ -5,8 +5,9 @@
  *
  * Source: ggml quantize_row_iq3_xxs_impl, quantize_row_iq3_s_impl, dequantize_row_iq3_xxs, dequantize_row_iq3_s. */
 #include "lattice_decode.h"
+#include "lattice_search.h"
 
-enum { QK_K = 256, SUB = 32, N_SUBS = QK_K / SUB };
+enum { SUB = 32, N_SUBS = QK_K / SUB };
 
 typedef struct {
     uint8_t d[2]; /* float16 */
@@ -24,6 +25,61 @@ typedef struct {
 
 _Static_assert(sizeof(iq3_xxs_block) == 98, "block_iq3_xxs of ggml-common.h");
 _Static_assert(sizeof(iq3_s_block) == 110, "block_iq3_s of ggml-common.h");
+
+static const search_rule iq3_xxs_rule = {.id = LATTICE_3XXS,
+                                         .dims = 4,
+                                         .levels = 8,
+                                         .n = 32,
+                                         .last_try = 15,
+                                         .step = 0.2f,
+                                         .sigma_factor = 2.0f,
+                                         .nothing = 1e-8f,
+                                         .refit = THOSE_OFF,
+                                         .even_signs = true};
+static const search_rule iq3_s_rule = {.id = LATTICE_3S,
+                                       .dims = 4,
+                                       .levels = 8,
+                                       .n = 32,
+                                       .last_try = 9,
+                                       .step = 0.2f,
+                                       .sigma_factor = 2.0f,
+                                       .nothing = 0x1p-149f,
+                                       .refit = EVERY_IF_ONE_OFF};
+
+static void iq3_xxs_pack(const search_batch *batch, const search_stored *stored, size_t k, iq3_xxs_block *block) {
+    memset(block, 0, sizeof *block);
+    memcpy(block->d, &stored->d[k], 2);
+    if (stored->is_nothing[k]) return;
+    for (size_t g = 0; g < QK_K / 4; g++) block->points[g] = (uint8_t)batch->point[k * QK_K / 4 + g];
+    for (size_t sub = 0; sub < N_SUBS; sub++) {
+        uint32_t signs = (uint32_t)stored->scales[k][sub] << 28;
+        for (size_t l = 0; l < 4; l++) signs |= (uint32_t)batch->signs[k * QK_K / 8 + 4 * sub + l] << 7 * l;
+        memcpy(block->words[sub], &signs, sizeof signs);
+    }
+}
+
+/* As ggml has it, points and signs of a sub-block that follows zeros move up into the place of the zeros, but not the
+ * high bits; and they stay where all scales are 0. */
+static void iq3_s_pack(const search_batch *batch, const search_stored *stored, size_t k, iq3_s_block *block) {
+    memset(block, 0, sizeof *block);
+    memcpy(block->d, &stored->d[k], 2);
+    for (size_t sub = 0, to = 0; sub < N_SUBS; sub++) {
+        if (batch->is_nothing[k * N_SUBS + sub]) continue;
+        const uint16_t *point = batch->point + k * QK_K / 4 + 8 * sub;
+        int high = 0;
+        for (size_t l = 0; l < 8; l++) {
+            block->points[8 * to + l] = (uint8_t)point[l];
+            high |= point[l] >> 8 << l;
+        }
+        block->high[sub] = (uint8_t)high;
+        memcpy(block->signs + 4 * to++, batch->signs + k * QK_K / 8 + 4 * sub, 4);
+    }
+    for (size_t j = 0; j < N_SUBS / 2; j++)
+        block->scales[j] = (uint8_t)(stored->scales[k][2 * j] | stored->scales[k][2 * j + 1] << 4);
+}
+
+SEARCH_QUANTIZE(iq3_xxs, 1.0125f)
+SEARCH_QUANTIZE(iq3_s, 1.033f)
 
 void MF_LEVEL(iq3_xxs_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_3XXS);
