@@ -9,7 +9,7 @@ GENERATOR = $(if $(shell command -v ninja),Ninja,Unix Makefiles)
 CONFIGURE = $(CMAKE) -S csrc -G "$(GENERATOR)" -DPython_EXECUTABLE=$(shell command -v $(PYTHON)) -DPython_FIND_STRATEGY=LOCATION
 TAG = $(shell $(PYTHON) -c 'import platform, sys; print(f"{sys.implementation.cache_tag}-{platform.machine()}")')
 
-SAN_TESTS := $(wildcard tests/test_kernels_*.py)
+SAN_TESTS := $(filter-out tests/test_kernels_sanitized.py,$(wildcard tests/test_kernels_*.py))
 
 JOBS ?= 2
 
