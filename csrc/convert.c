@@ -14,7 +14,8 @@ enum { PIECE = MF_PIECE };
 _Static_assert(PIECE % MF_MAX_BLOCK_ELEMENTS == 0, "a piece must hold whole blocks of every type");
 
 mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_type *dst_type, void *dst, size_t n_rows,
-                            size_t n_cols, const float *importance, float *scratch, mf_fault *fault);
+                            size_t n_cols, const float *importance, mf_rounding rounding, float *scratch,
+                            mf_fault *fault);
 mf_error_sums MF_LEVEL(error_sums)(const mf_type *a_type, const void *a, const mf_type *b_type, const void *b, size_t n,
                                    float *scratch);
 
@@ -61,8 +62,49 @@ static void f64_to_odd_f32(const uint8_t *src, float *x, size_t n) {
     }
 }
 
+enum { MAX_BLOCK_BYTES = 256 };
+
+/* The sum of weights * (x - value)^2 over a block. Sixteen partial sums, added in one fixed tree. */
+static double block_error(const mf_type *type, const uint8_t *block, const float *x, const float *weights) {
+    float value[MF_MAX_BLOCK_ELEMENTS];
+    double sum[16] = {0};
+    type->dequantize(block, value, type->block_elements);
+    for (size_t i = 0; i < type->block_elements; i += 16)
+        for (size_t k = 0; k < 16; k++) {
+            const double off = (double)x[i + k] - (double)value[i + k];
+            sum[k] += (double)weights[i + k] * (off * off);
+        }
+    for (size_t half = 8; half; half /= 2)
+        for (size_t k = 0; k < half; k++) sum[k] += sum[k + half];
+    return sum[0];
+}
+
+/* Blocks that are better than those that quantize wrote, where the search finds such. */
+static void refine_blocks(const mf_type *type, const float *x, uint8_t *blocks, size_t n, size_t n_cols,
+                          const float *importance) {
+    float weights[VF_LANES * MF_MAX_BLOCK_ELEMENTS];
+    uint8_t found[VF_LANES * MAX_BLOCK_BYTES];
+    const size_t elements = type->block_elements, bytes = type->block_bytes, n_blocks = n / elements;
+    for (size_t i = 0; i < VF_LANES * elements; i++) weights[i] = 1.0f;
+    for (size_t at = 0; at < n_blocks; at += VF_LANES) {
+        const size_t count = n_blocks - at < VF_LANES ? n_blocks - at : VF_LANES;
+        for (size_t i = 0; importance && i < count; i++)
+            memcpy(weights + i * elements, importance + (at + i) * elements % n_cols, elements * sizeof(float));
+        memcpy(found, blocks + at * bytes, count * bytes);
+        type->refine(x + at * elements, weights, found, count);
+        for (size_t i = 0; i < count; i++) {
+            const float *values = x + (at + i) * elements, *w = weights + i * elements;
+            uint8_t *block = blocks + (at + i) * bytes;
+            const double before = block_error(type, block, values, w);
+            const double after = block_error(type, found + i * bytes, values, w);
+            if (after < before || (isnan(before) && !isnan(after))) memcpy(block, found + i * bytes, bytes);
+        }
+    }
+}
+
 mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_type *dst_type, void *dst, size_t n_rows,
-                            size_t n_cols, const float *importance, float *scratch, mf_fault *fault) {
+                            size_t n_cols, const float *importance, mf_rounding rounding, float *scratch,
+                            mf_fault *fault) {
     if (n_cols % src_type->block_elements || n_cols % dst_type->block_elements) return MF_BAD_SIZE;
     size_t n = n_rows * n_cols;
     if (n == 0) return MF_OK;
@@ -106,6 +148,7 @@ mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_t
             dst_type->quantize(x, out, m / n_cols, n_cols, importance);
         else
             dst_type->quantize(x, out, 1, m, NULL);
+        if (rounding == MF_ROUNDING_BEST && dst_type->refine) refine_blocks(dst_type, x, out, m, n_cols, importance);
     }
     return MF_OK;
 }

@@ -63,12 +63,12 @@ const mf_type *mf_find_type(const mf_level *level, int id) {
 }
 
 mf_status mf_convert(int src_type, const void *src, int dst_type, void *dst, size_t n_rows, size_t n_cols,
-                     const float *importance, float *scratch, mf_fault *fault) {
+                     const float *importance, mf_rounding rounding, float *scratch, mf_fault *fault) {
     const mf_level *level = mf_active_level();
     const mf_type *from = mf_find_type(level, src_type), *to = mf_find_type(level, dst_type);
     if (!from || !to) return MF_UNSUPPORTED;
     mf_fpenv saved = mf_fpenv_default();
-    mf_status status = level->convert(from, src, to, dst, n_rows, n_cols, importance, scratch, fault);
+    mf_status status = level->convert(from, src, to, dst, n_rows, n_cols, importance, rounding, scratch, fault);
     mf_fpenv_restore(saved);
     return status;
 }

@@ -21,6 +21,9 @@
     MF_PROTOTYPES_DECODE(kernel)                                                                                       \
     void MF_LEVEL(kernel##_quantize)(const float *x, uint8_t *blocks, size_t n_rows, size_t n_cols,                    \
                                      const float *importance);
+#define MF_PROTOTYPES_ALL(kernel)                                                                                      \
+    MF_PROTOTYPES_BOTH(kernel)                                                                                         \
+    void MF_LEVEL(kernel##_refine)(const float *x, const float *weights, uint8_t *blocks, size_t n_blocks);
 #define MF_TYPE(id, name, kernel, elements, bytes, has, flags, ...) MF_PROTOTYPES_##has(kernel)
 #include "types.def"
 #undef MF_TYPE

@@ -40,6 +40,13 @@ typedef void (*mf_dequantize_fn)(const uint8_t *blocks, float *x, size_t n);
  * block must depend on its own values alone: the caller may then pass any run of blocks as "rows". */
 typedef void (*mf_quantize_fn)(const float *x, uint8_t *blocks, size_t n_rows, size_t n_cols, const float *importance);
 
+/* Blocks that quantize made of x, n_blocks <= MF_REFINE_BLOCKS, to blocks that may be nearer to it: the sum of weights
+ * * (x - value)^2 counts, weights are one for each value. The caller keeps the better ones. */
+typedef void (*mf_refine_fn)(const float *x, const float *weights, uint8_t *blocks, size_t n_blocks);
+
+/* How values become blocks: as ggml does it, or by refining that. */
+typedef enum mf_rounding { MF_ROUNDING_GGML, MF_ROUNDING_BEST } mf_rounding;
+
 enum { MF_FLAG_NEEDS_IMPORTANCE = 1 };
 
 typedef struct mf_type {
@@ -50,6 +57,7 @@ typedef struct mf_type {
     mf_swap swaps[MF_MAX_SWAPS];
     mf_dequantize_fn dequantize; /* NULL: no kernel */
     mf_quantize_fn quantize;     /* NULL: no kernel */
+    mf_refine_fn refine;         /* NULL: quantize cannot be bettered */
 } mf_type;
 
 enum mf_type_id {
@@ -68,7 +76,7 @@ typedef struct mf_level {
     size_t n_types;
     const mf_type *types;
     mf_status (*convert)(const mf_type *src_type, const void *src, const mf_type *dst_type, void *dst, size_t n_rows,
-                         size_t n_cols, const float *importance, float *scratch, mf_fault *fault);
+                         size_t n_cols, const float *importance, mf_rounding rounding, float *scratch, mf_fault *fault);
     mf_error_sums (*error_sums)(const mf_type *a_type, const void *a, const mf_type *b_type, const void *b, size_t n,
                                 float *scratch);
 } mf_level;
@@ -84,7 +92,7 @@ const mf_type *mf_find_type(const mf_level *level, int id); /* NULL: not a type 
 /* Rows of any type to rows of any type, at the active level, under the default floating-point environment.
  * src: n_rows * n_cols / block_elements * block_bytes bytes, any alignment; dst likewise; they do not overlap. */
 mf_status mf_convert(int src_type, const void *src, int dst_type, void *dst, size_t n_rows, size_t n_cols,
-                     const float *importance, float *scratch, mf_fault *fault);
+                     const float *importance, mf_rounding rounding, float *scratch, mf_fault *fault);
 mf_status mf_compare(int a_type, const void *a, int b_type, const void *b, size_t n_elements, float *scratch,
                      mf_error_sums *sums);
 static inline size_t mf_scratch_elements(size_t n_cols, bool has_importance) {

@@ -95,9 +95,10 @@ static PyObject *types(PyObject *module, PyObject *unused) {
         }
         PyObject *row =
             !swaps ? NULL
-                   : Py_BuildValue("(siIINNNN)", type->name, type->id, type->block_elements, type->block_bytes,
+                   : Py_BuildValue("(siIINNNNN)", type->name, type->id, type->block_elements, type->block_bytes,
                                    PyBool_FromLong(type->quantize != NULL), PyBool_FromLong(type->dequantize != NULL),
-                                   PyBool_FromLong(type->flags & MF_FLAG_NEEDS_IMPORTANCE), swaps);
+                                   PyBool_FromLong(type->flags & MF_FLAG_NEEDS_IMPORTANCE), swaps,
+                                   PyBool_FromLong(type->refine != NULL));
         if (!row || PyList_Append(rows, row) < 0) Py_CLEAR(rows);
         Py_XDECREF(row);
     }
@@ -105,13 +106,13 @@ static PyObject *types(PyObject *module, PyObject *unused) {
 }
 
 static PyObject *convert(PyObject *module, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"src_type", "src", "dst_type", "dst", "n_rows", "n_cols", "importance", NULL};
+    static char *names[] = {"src_type", "src", "dst_type", "dst", "n_rows", "n_cols", "importance", "rounding", NULL};
     Py_buffer src = {0}, dst = {0}, importance = {0};
     PyObject *weights = Py_None;
-    int src_type, dst_type;
+    int src_type, dst_type, rounding = MF_ROUNDING_GGML;
     Py_ssize_t n_rows, n_cols;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iy*iw*nn|O:convert", names, &src_type, &src, &dst_type, &dst,
-                                     &n_rows, &n_cols, &weights))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iy*iw*nn|Oi:convert", names, &src_type, &src, &dst_type, &dst,
+                                     &n_rows, &n_cols, &weights, &rounding))
         return NULL;
 
     PyObject *result = NULL;
@@ -123,6 +124,10 @@ static PyObject *convert(PyObject *module, PyObject *args, PyObject *keywords) {
         !bytes_of(to, (size_t)n_rows, (size_t)n_cols, &dst_bytes) || !has_length(&src, src_bytes, "src") ||
         !has_length(&dst, dst_bytes, "dst") || !are_apart(&src, &dst))
         goto done;
+    if (rounding != MF_ROUNDING_GGML && rounding != MF_ROUNDING_BEST) {
+        PyErr_Format(PyExc_ValueError, "no rounding has the number %d", rounding);
+        goto done;
+    }
     if (weights != Py_None) {
         if (PyObject_GetBuffer(weights, &importance, PyBUF_SIMPLE) < 0) goto done;
         if (!has_length(&importance, (size_t)n_cols * sizeof(float), "importance")) goto done;
@@ -139,7 +144,7 @@ static PyObject *convert(PyObject *module, PyObject *args, PyObject *keywords) {
     mf_fault fault = {0, 0};
     mf_status status;
     Py_BEGIN_ALLOW_THREADS status = mf_convert(src_type, src.buf, dst_type, dst.buf, (size_t)n_rows, (size_t)n_cols,
-                                               importance.buf, scratch, &fault);
+                                               importance.buf, (mf_rounding)rounding, scratch, &fault);
     Py_END_ALLOW_THREADS if (status == MF_OK) result = Py_NewRef(Py_None);
     else set_kernel_error(module, from, to, status, fault);
 done:
@@ -294,7 +299,9 @@ static int execute(PyObject *module) {
                      {"BAD_VALUE", MF_BAD_VALUE},
                      {"BAD_IMPORTANCE", MF_BAD_IMPORTANCE},
                      {"NEEDS_IMPORTANCE", MF_NEEDS_IMPORTANCE},
-                     {"UNSUPPORTED", MF_UNSUPPORTED}};
+                     {"UNSUPPORTED", MF_UNSUPPORTED},
+                     {"ROUNDING_GGML", MF_ROUNDING_GGML},
+                     {"ROUNDING_BEST", MF_ROUNDING_BEST}};
     for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0) return -1;
     mf_active_level();

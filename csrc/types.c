@@ -2,14 +2,16 @@
 #include "level.h"
 
 mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_type *dst_type, void *dst, size_t n_rows,
-                            size_t n_cols, const float *importance, float *scratch, mf_fault *fault);
+                            size_t n_cols, const float *importance, mf_rounding rounding, float *scratch,
+                            mf_fault *fault);
 mf_error_sums MF_LEVEL(error_sums)(const mf_type *a_type, const void *a, const mf_type *b_type, const void *b, size_t n,
                                    float *scratch);
 extern const mf_level MF_LEVEL(mf_level);
 
-#define MF_FUNCTIONS_NONE(kernel) NULL, NULL
-#define MF_FUNCTIONS_DECODE(kernel) MF_LEVEL(kernel##_dequantize), NULL
-#define MF_FUNCTIONS_BOTH(kernel) MF_LEVEL(kernel##_dequantize), MF_LEVEL(kernel##_quantize)
+#define MF_FUNCTIONS_NONE(kernel) NULL, NULL, NULL
+#define MF_FUNCTIONS_DECODE(kernel) MF_LEVEL(kernel##_dequantize), NULL, NULL
+#define MF_FUNCTIONS_BOTH(kernel) MF_LEVEL(kernel##_dequantize), MF_LEVEL(kernel##_quantize), NULL
+#define MF_FUNCTIONS_ALL(kernel) MF_LEVEL(kernel##_dequantize), MF_LEVEL(kernel##_quantize), MF_LEVEL(kernel##_refine)
 
 static const mf_type types[] = {
 #define MF_TYPE(id, name, kernel, elements, bytes, has, flags, ...)                                                    \

@@ -2,6 +2,7 @@
  * both: x = d * scale * code - dmin * minimum. Source: ggml block_q4_K, block_q5_K and their quantize_row_*_ref and
  * _impl (with importance), dequantize_row_*. */
 #include "k_fit.h"
+#include "refine.h"
 
 enum { N_SUB = 8, SUB = QK_K / N_SUB };
 
@@ -146,6 +147,74 @@ void MF_LEVEL(q5_k_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
         quantize(q5_weighted, x, y, n_rows, n_cols, importance);
     else
         quantize(q5_plain, x, y, n_rows, n_cols, NULL);
+}
+
+static const refine_rule q4_refine = {.low = 0,
+                                      .high = 15,
+                                      .n_subs = N_SUB,
+                                      .n = SUB,
+                                      .scale_high = 63,
+                                      .scale_reach = 2,
+                                      .min_high = 63,
+                                      .min_reach = 2,
+                                      .n_passes = 3};
+static const refine_rule q5_refine = {.low = 0,
+                                      .high = 31,
+                                      .n_subs = N_SUB,
+                                      .n = SUB,
+                                      .scale_high = 63,
+                                      .scale_reach = 2,
+                                      .min_high = 63,
+                                      .min_reach = 2,
+                                      .n_passes = 3};
+
+INLINE void refine(const refine_rule rule, const float *x, const float *weights, uint8_t *y, size_t n) {
+    const size_t stride = rule.high == 15.0f ? sizeof(q4_k_block) : sizeof(q5_k_block);
+    vf v[QK_K], w[QK_K];
+    vi words[4], ls[N_SUB], lm[N_SUB];
+    refine_state state;
+    blocks_load_f32(x, QK_K, n, QK_K, v);
+    blocks_load_f32(weights, QK_K, n, QK_K, w);
+    blocks_load_16(y, stride, n, words);
+    unpack_scales(words + 1, ls, lm);
+    state.d = vf_from_f16(words[0] & 0xffff);
+    state.dmin = vf_from_f16(vi_shift_right_logical(words[0], 16));
+    for (size_t j = 0; j < N_SUB; j++) {
+        state.scale[j] = vf_from_vi(ls[j]);
+        state.min[j] = vf_from_vi(lm[j]);
+    }
+    refine_search(rule, v, w, &state);
+
+    uint8_t codes[VF_LANES * QK_K];
+    refine_codes(rule, v, &state, codes);
+    for (size_t j = 0; j < N_SUB; j++) {
+        ls[j] = vi_trunc(state.scale[j]);
+        lm[j] = vi_trunc(state.min[j]);
+    }
+    words[0] = vi_f16_from_vf(state.d) | vi_f16_from_vf(state.dmin) << 16;
+    pack_scales(ls, lm, words + 1);
+    blocks_store_16(words, y, stride, n);
+    for (size_t k = 0; k < n; k++, y += stride) {
+        uint8_t *low = y + stride - QK_K / 2, *high = y + sizeof(k6_header);
+        const uint8_t *code = codes + k * QK_K;
+        if (rule.high == 31.0f) memset(high, 0, SUB);
+        for (size_t i = 0; i < QK_K; i++) {
+            const size_t byte = i / 64 * SUB + i % SUB;
+            if (i % 64 < SUB)
+                low[byte] = code[i] & 15;
+            else
+                low[byte] |= (uint8_t)(code[i] << 4);
+            if (rule.high == 31.0f) high[i % SUB] |= (uint8_t)(code[i] >> 4 << i / SUB);
+        }
+    }
+}
+
+void MF_LEVEL(q4_k_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    refine(q4_refine, x, weights, y, n);
+}
+
+void MF_LEVEL(q5_k_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    refine(q5_refine, x, weights, y, n);
 }
 
 /* d * scale and dmin * minimum of the eight sub-blocks. */

@@ -18,6 +18,8 @@ BAD_VALUE: Final[int]
 BAD_IMPORTANCE: Final[int]
 NEEDS_IMPORTANCE: Final[int]
 UNSUPPORTED: Final[int]
+ROUNDING_GGML: Final[int]
+ROUNDING_BEST: Final[int]
 
 class KernelError(ValueError):
     """A conversion that cannot be done; the destination is then unfinished. status: one of the constants above."""
@@ -26,17 +28,25 @@ class KernelError(ValueError):
     row: int
     column: int
 
-def types() -> list[tuple[str, int, int, int, bool, bool, bool, tuple[tuple[int, int, int], ...]]]:
-    """Every tensor type: name, id, block elements, block bytes, can quantize, can dequantize, needs importance, and
-    the (offset, size, count) of the multi-byte numbers in a block."""
+def types() -> list[tuple[str, int, int, int, bool, bool, bool, tuple[tuple[int, int, int], ...], bool]]:
+    """Every tensor type: name, id, block elements, block bytes, can quantize, can dequantize, needs importance, the
+    (offset, size, count) of the multi-byte numbers in a block, and whether ROUNDING_BEST changes anything."""
 
 def convert(
-    src_type: int, src: Buffer, dst_type: int, dst: Buffer, n_rows: int, n_cols: int, importance: Buffer | None = None
+    src_type: int,
+    src: Buffer,
+    dst_type: int,
+    dst: Buffer,
+    n_rows: int,
+    n_cols: int,
+    importance: Buffer | None = None,
+    rounding: int = ...,
 ) -> None:
     """n_rows rows of n_cols elements from one type to another, through float32 (the same type: a copy).
 
-    importance: float32 [n_cols], aligned, finite and >= 0. src and dst must not overlap. float64 to float16 or bfloat16
-    rounds once. Dense destinations take NaN and infinity; blocks refuse them (BAD_VALUE with row and column).
+    importance: float32 [n_cols], aligned, finite and >= 0. rounding: ROUNDING_GGML, the default, or ROUNDING_BEST.
+    src and dst must not overlap. float64 to float16 or bfloat16 rounds once. Dense destinations take NaN and infinity;
+    blocks refuse them (BAD_VALUE with row and column).
     Raises ValueError (lengths), KernelError.
     """
 

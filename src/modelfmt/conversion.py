@@ -13,7 +13,7 @@ from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.executor import run
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
-from modelfmt.kernels import can_decode, can_encode
+from modelfmt.kernels import can_decode, can_encode, check_rounding, kernel_types
 from modelfmt.plans import Output, Plan, Sink, SourceFile, Stream
 from modelfmt.report import Event, Report
 from modelfmt.routes.draft import Draft, DraftTensor, Options
@@ -45,6 +45,7 @@ def plan(
     alignment: int | None = None,
     allow_requantize: bool = False,
     intermediate: str = "auto",
+    rounding: str = "ggml",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -56,9 +57,11 @@ def plan(
     tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
     text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
     quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
+    rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
+    check_rounding(rounding)
     model = sources.open(_absolute(source))
     try:
         target = _format_of(dest) if to is None else to
@@ -89,6 +92,7 @@ def plan(
             "to": target,
             "quant": list(quants),
             "imatrix": None if imatrix is None else os.fspath(imatrix),
+            "rounding": rounding,
             "source": model.path,
         }
         planned = _assemble(model, drafts, _paths(dest, drafts, target, model), recipe, stats)
@@ -236,6 +240,7 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
                     wanted.via,
                     wanted.importance,
                     wanted.reason,
+                    _rounding(wanted, recipe["rounding"]),
                 )
                 sinks.setdefault(id(wanted.expr), []).append(sink)
             outputs.append(Output(_utf8(str(place)), layout.size, layout.header, layout.tensors))
@@ -254,6 +259,12 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
         importance=recipe["imatrix"],
         stats=stats,
     )
+
+
+def _rounding(wanted: DraftTensor, asked: str) -> str:
+    """What is asked for, where blocks are made of a type that has a choice."""
+    row = kernel_types().get(wanted.encoding)
+    return asked if row is not None and row.can_refine and wanted.expr.stored.name != wanted.encoding else "ggml"
 
 
 def _check_kernels(name: str, wanted: DraftTensor) -> None:

@@ -246,6 +246,7 @@ class _Session:
                     n_cols,
                     via=sink.via,
                     importance=chosen,
+                    rounding=sink.rounding,
                     tensor=sink.name,
                     first_row=job.start + at,
                 )

@@ -9,12 +9,25 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelfmt import _kernels
-from modelfmt.errors import ArrayError, BadValue, UnsupportedError
+from modelfmt.errors import ArrayError, BadValue, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KernelType", "can_decode", "can_encode", "convert", "error_sums", "kernel_types", "swap_bytes"]
+__all__ = [
+    "ROUNDINGS",
+    "KernelType",
+    "can_decode",
+    "can_encode",
+    "check_rounding",
+    "convert",
+    "error_sums",
+    "kernel_types",
+    "swap_bytes",
+]
+
+ROUNDINGS = {"ggml": _kernels.ROUNDING_GGML, "best": _kernels.ROUNDING_BEST}
+"""How values become blocks. ggml: its bytes. best: from these on, blocks of less (weighted) square error."""
 
 
 class KernelType(NamedTuple):
@@ -28,12 +41,19 @@ class KernelType(NamedTuple):
     can_dequantize: bool
     needs_importance: bool
     swap_fields: Any
+    can_refine: bool
 
 
 @cache
 def kernel_types() -> dict[str, KernelType]:
     """Every type that the kernels know, by name."""
     return {row[0]: KernelType(*row) for row in _kernels.types()}
+
+
+def check_rounding(name: str) -> None:
+    """Raise UsageError where there is no such rounding."""
+    if name not in ROUNDINGS:
+        raise UsageError("no such rounding", code="rounding", found=name, allowed=", ".join(ROUNDINGS))
 
 
 def can_encode(name: str) -> bool:
@@ -57,11 +77,12 @@ def convert(
     n_cols: int,
     importance: NDArray[Any] | None = None,
     *,
+    rounding: str = "ggml",
     first_row: int = 0,
 ) -> None:
     """Turn n_rows x n_cols elements from one type into another, buffer to buffer; importance: float32 [n_cols] or None.
 
-    first_row: the number of the first row in its tensor, for errors.
+    rounding: one of ROUNDINGS. first_row: the number of the first row in its tensor, for errors.
 
     Raises BadValue (NaN or infinity, with row and column), UnsupportedError (no kernel), ArrayError (buffer sizes).
     """
@@ -70,7 +91,16 @@ def convert(
         missing = source_type if source_type not in types else target_type
         raise UnsupportedError("no kernel for this type", code="no-kernel", found=missing)
     try:
-        _kernels.convert(types[source_type].id, source, types[target_type].id, target, n_rows, n_cols, importance)
+        _kernels.convert(
+            types[source_type].id,
+            source,
+            types[target_type].id,
+            target,
+            n_rows,
+            n_cols,
+            importance,
+            ROUNDINGS[rounding],
+        )
     except _kernels.KernelError as error:
         if error.status == _kernels.BAD_VALUE:
             raise BadValue(

@@ -35,7 +35,8 @@ class Sink(msgspec.Struct, frozen=True):
     """Where rows of a stream go: into `output` (index) from `offset` on, in `encoding`.
 
     via: a dense encoding that values pass through first, where the reference's two steps do so. importance: they are
-    quantized with the importance weights of this name. reason: why this encoding.
+    quantized with the importance weights of this name. reason: why this encoding. rounding: how values become blocks,
+    "ggml" or "best".
     """
 
     output: int
@@ -45,6 +46,7 @@ class Sink(msgspec.Struct, frozen=True):
     via: str | None = None
     importance: str | None = None
     reason: str = ""
+    rounding: str = "ggml"
 
 
 class Stream(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ __all__ = ["plan_keywords", "plan_options", "run_options"]
 Decorated = Callable[..., Any]
 
 _SAME_NAME = (
-    *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "pre"),
+    *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "rounding", "pre"),
     *("split_size", "split_tensors", "alignment", "allow_requantize", "strict", "stats"),
 )
 
@@ -29,6 +29,7 @@ _PLAN = (
     click.option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight."),
     click.option("--pure", is_flag=True, help="No mixture: every tensor in the file type's own type."),
     click.option("--intermediate", default="auto", metavar="TYPE", help="Dense type that values pass through first, as in llama.cpp's two steps: auto, F32 (none), F16, BF16."),
+    click.option("--rounding", default="ggml", metavar="MODE", help="How values become blocks: ggml (llama.cpp's bytes) or best (a search for less error in the same types; slower)."),
     click.option("--pre", metavar="NAME", help="Pre-tokenizer, where it cannot be identified."),
     click.option("--metadata", "metadata", multiple=True, metavar="KEY=VALUE", help="Add or replace a metadata key; VALUE is JSON or text, empty removes the key."),
     click.option("--split-size", metavar="SIZE", help="Largest size of a file, such as 4G; more become shards."),

@@ -41,7 +41,11 @@ def types(files: bool, json: bool) -> None:
             r.block_bytes,
             f"{r.bits_per_weight:.4g}",
             words.get((r.can_quantize, r.can_dequantize), "copy only"),
-            "needs importance" if r.needs_importance else "",
+            ", ".join(
+                text
+                for text, said in (("needs importance", r.needs_importance), ("best rounding", r.can_refine))
+                if said
+            ),
         )
         for r in found
     )

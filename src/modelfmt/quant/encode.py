@@ -24,12 +24,14 @@ def encode_rows(
     *,
     via: str | None = None,
     importance: NDArray[np.float32] | None = None,
+    rounding: str = "ggml",
     tensor: str = "",
     first_row: int = 0,
 ) -> NDArray[np.uint8]:
     """uint8 [n, source row bytes] -> uint8 [n, target row bytes].
 
     via: a dense encoding that the values are rounded to first. importance: float32 [n_cols], weights of the columns.
+    rounding: "ggml" or "best".
     Raises BadValue (NaN or infinity into a block type), naming `tensor`, and the row counted from first_row, and
     column.
     """
@@ -45,7 +47,7 @@ def encode_rows(
             return rows
     out = np.empty((len(rows), ENCODINGS[target].row_bytes(n_cols)), np.uint8)
     try:
-        convert(source, rows, target, out, len(rows), n_cols, importance, first_row=first_row)
+        convert(source, rows, target, out, len(rows), n_cols, importance, rounding=rounding, first_row=first_row)
     except BadValue as error:
         error.path = tensor
         raise
