@@ -37,7 +37,7 @@
  *   blocks_store_16(w, y, stride, n)
  *   blocks_store_4(w, y, stride, n)                4 bytes per lane, the whole lane
  *   blocks_store_2(v, y, stride, n)                2 bytes per lane, the low 16 bits; blocks_load_2(y, stride, n)
- *   blocks_store_1(v, y, stride, n)                the low 8 bits */
+ *   blocks_store_1(v, y, stride, n)                the low 8 bits; blocks_load_1(y, stride, n) */
 #ifndef MF_VEC_H
 #define MF_VEC_H
 
@@ -171,6 +171,12 @@ static inline vi blocks_load_2(const uint8_t *y, size_t stride, size_t n) {
     uint16_t all[VF_LANES];
     for (size_t k = 0; k < VF_LANES; k++) memcpy(all + k, y + blocks_at(k, n) * stride, 2);
     return vi_load_u16(all);
+}
+
+static inline vi blocks_load_1(const uint8_t *y, size_t stride, size_t n) {
+    uint8_t all[VF_LANES];
+    for (size_t k = 0; k < VF_LANES; k++) all[k] = y[blocks_at(k, n) * stride];
+    return vi_load_u8(all);
 }
 
 #define MF_BLOCKS_STORE(bytes)                                                                                         \

@@ -78,12 +78,13 @@ def importance(name: str, cols: int) -> Floats | None:
     return None if made is None else _floats(made)
 
 
-def quantize(type: str, x: Floats, weights: Floats | None = None) -> Bytes:
+def quantize(type: str, x: Floats, weights: Floats | None = None, rounding: str = "ggml") -> Bytes:
     """The blocks of the rows of x, at the active level, into a buffer that is checked for writes beyond its ends."""
+    number = {"ggml": kernels.ROUNDING_GGML, "best": kernels.ROUNDING_BEST}[rounding]
     _, type_id, elements, size, *_ = TYPES[type]
     guarded = np.full(x.size // elements * size + 64, 0xA5, np.uint8)
     out = guarded[32:-32]
-    kernels.convert(0, x.reshape(-1).view(np.uint8), type_id, out, *x.shape, weights)
+    kernels.convert(0, x.reshape(-1).view(np.uint8), type_id, out, *x.shape, weights, number)
     assert (guarded[:32] == 0xA5).all() and (guarded[-32:] == 0xA5).all()
     return out
 

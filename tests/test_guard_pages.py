@@ -33,7 +33,7 @@ rows = {row[0]: row for row in _kernels.types()}
 F32 = rows["F32"][1]
 rng = np.random.default_rng(1)
 calls = 0
-for name, number, elements, size, can_quantize, can_dequantize, needs_importance, _ in rows.values():
+for name, number, elements, size, can_quantize, can_dequantize, needs_importance, _, can_refine in rows.values():
     for n_rows in (0, 1, 3):
         for n_blocks in (1, 2, 17):
             n_cols = n_blocks * elements
@@ -47,8 +47,9 @@ for name, number, elements, size, can_quantize, can_dequantize, needs_importance
                     weights.view(np.float32)[:] = rng.random(n_cols)
                     choices = [weights] if needs_importance else [None, weights]
                     for importance in choices:
-                        _kernels.convert(F32, values, number, blocks, n_rows, n_cols, importance)
-                        calls += 1
+                        for rounding in range(1 + can_refine):
+                            _kernels.convert(F32, values, number, blocks, n_rows, n_cols, importance, rounding)
+                            calls += 1
                 if can_dequantize:
                     if not can_quantize and n_bytes:
                         blocks[:] = rng.integers(0, 256, n_bytes)

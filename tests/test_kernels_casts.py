@@ -266,7 +266,7 @@ def test_swapping_bytes_is_its_own_inverse_and_matches_numpy() -> None:
 
 
 def test_swaps_stay_inside_the_block() -> None:
-    for name, _, _, size, _, _, _, swaps in kernels.types():
+    for name, _, _, size, _, _, _, swaps, _ in kernels.types():
         assert all(offset + width * count <= size for offset, width, count in swaps), name
 
 

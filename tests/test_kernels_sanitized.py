@@ -54,10 +54,10 @@ def fill(view, values):
     view[:] = values.view(np.uint8)[: view.size]
     return view
 
-def convert(a, src, b, dst, rows, cols, importance=None):
+def convert(a, src, b, dst, rows, cols, importance=None, rounding=0):
     global n_calls
     n_calls += 1
-    kernels.convert(types[a][1], src, types[b][1], dst, rows, cols, importance)
+    kernels.convert(types[a][1], src, types[b][1], dst, rows, cols, importance, rounding)
 
 def size(name, n):
     return n // types[name][2] * types[name][3]
@@ -70,7 +70,8 @@ def quantize(name, rows, cols, gap, kind):
         importance = fill(weights.last(4 * cols), np.abs(floats[:cols]))
         if cols > 2: importance.view("f4")[: cols // 2] = 0
     out = target.last(size(name, n), gap and gap + 1)
-    convert("F32", x, name, out, rows, cols, importance)
+    for rounding in range(1 + types[name][8]):
+        convert("F32", x, name, out, rows, cols, importance, rounding)
     if types[name][5]:
         again = back.last(4 * n, gap)
         convert(name, out, "F32", again, rows, cols)

@@ -2,6 +2,7 @@
  * Source: ggml quantize_row_q1_0_ref, quantize_row_q2_0_ref and their inverses. */
 #include "../half.h"
 #include "../level.h"
+#include "refine.h"
 
 enum { QK1_0 = 128, QK2_0 = 64 };
 
@@ -42,6 +43,18 @@ void MF_LEVEL(q1_0_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
     }
 }
 
+/* Signs cannot be bettered, d can. */
+void MF_LEVEL(q1_0_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    const refine_rule rule = {.grid = GRID_SIGNS, .n_subs = 1, .n = QK1_0};
+    q1_0_block *block = (q1_0_block *)(void *)y;
+    vf v[QK1_0], w[QK1_0];
+    refine_state state = {.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n))};
+    blocks_load_f32(x, QK1_0, n, QK1_0, v);
+    blocks_load_f32(weights, QK1_0, n, QK1_0, w);
+    refine_units(rule, v, w, &state);
+    blocks_store_2(vi_f16_from_vf(state.d), block->d, sizeof *block, n);
+}
+
 void MF_LEVEL(q1_0_dequantize)(const uint8_t *y, float *x, size_t n) {
     static const int32_t bit_of_lane[16] = {1,   2,   4,    8,    16,   32,   64,    128,
                                             256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
@@ -79,6 +92,26 @@ void MF_LEVEL(q2_0_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
         blocks_store_2(vi_f16_from_vf(d), block->d, sizeof *block, n);
         blocks_store_16(word, block->codes, sizeof *block, n);
     }
+}
+
+/* Code 3, twice d, is what makes the difference. */
+void MF_LEVEL(q2_0_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    const refine_rule rule = {.low = -1, .high = 2, .n_subs = 1, .n = QK2_0, .either_sign = true};
+    q2_0_block *block = (q2_0_block *)(void *)y;
+    uint8_t codes[VF_LANES * QK2_0];
+    vf v[QK2_0], w[QK2_0];
+    refine_state state = {.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n))};
+    blocks_load_f32(x, QK2_0, n, QK2_0, v);
+    blocks_load_f32(weights, QK2_0, n, QK2_0, w);
+    refine_unit(rule, 1.0f, 0.125f, 24, v, w, &state);
+    state.scale[0] = vf_set1(1.0f);
+    refine_codes(rule, v, &state, codes);
+    blocks_store_2(vi_f16_from_vf(state.d), block->d, sizeof *block, n);
+    for (size_t k = 0; k < n; k++)
+        for (size_t j = 0; j < QK2_0 / 4; j++) {
+            const uint8_t *q = codes + k * QK2_0 + 4 * j;
+            block[k].codes[j] = (uint8_t)(q[0] | q[1] << 2 | q[2] << 4 | q[3] << 6);
+        }
 }
 
 void MF_LEVEL(q2_0_dequantize)(const uint8_t *y, float *x, size_t n) {

@@ -7,6 +7,7 @@
  * Source: ggml quantize_row_iq4_nl_impl with 7 tries, dequantize_row_iq4_nl, dequantize_row_iq4_xs. */
 #include "../half.h"
 #include "iq4_grid.h"
+#include "refine.h"
 #include "symmetric.h"
 
 enum { QK_K = 256, SUB = 32, N_SUBS = QK_K / SUB, SUB_BYTES = SUB / 2, TRIES = 16, WAYS = 4 };
@@ -124,23 +125,31 @@ static void iq4_xs_sigma2(iq4_xs_batch *batch, const float *x) {
     blocks_store_f32(all, N_SUBS, batch->sigma2[0], N_SUBS, VF_LANES);
 }
 
+/* d (a float16) and the integer scales -32..31 of n blocks. */
+static void iq4_xs_store_scales(const vf *level, vi d, iq4_xs_block *block, size_t n) {
+    vi low = vi_set1(0), high = low;
+    for (size_t sub = 0; sub < N_SUBS; sub++) {
+        const vi l = vi_trunc(level[sub]) + 32;
+        low |= (l & 15) << (int)(4 * sub);
+        high |= l >> 4 << (int)(2 * sub);
+    }
+    blocks_store_2(d, block->d, sizeof *block, n);
+    blocks_store_2(high, block->scales_high, sizeof *block, n);
+    blocks_store_4(low, block->scales_low, sizeof *block, n);
+}
+
 /* d and the integer scales: the largest scale, signed, becomes -32. */
 static void iq4_xs_scales(iq4_xs_batch *batch, iq4_xs_block *block) {
     const vf zero = vf_set1(0.0f);
-    vf scale[N_SUBS];
-    vi low = vi_set1(0), high = low;
+    vf scale[N_SUBS], level[N_SUBS];
     blocks_load_f32(batch->scale[0], N_SUBS, VF_LANES, N_SUBS, scale);
     const vf d = vf_negate(sym_peak(scale, N_SUBS)) / 32.0f, inverse = vf_select(vf_eq(d, zero), zero, 1.0f / d);
     for (size_t sub = 0; sub < N_SUBS; sub++) {
-        const vi l = vi_max(vi_min(vi_round_magic(inverse * scale[sub]), vi_set1(31)), vi_set1(-32));
-        scale[sub] = d * vf_from_vi(l);
-        low |= ((l + 32) & 15) << (int)(4 * sub);
-        high |= (l + 32) >> 4 << (int)(2 * sub);
+        level[sub] = vf_from_vi(vi_max(vi_min(vi_round_magic(inverse * scale[sub]), vi_set1(31)), vi_set1(-32)));
+        scale[sub] = d * level[sub];
     }
     blocks_store_f32(scale, N_SUBS, batch->scale[0], N_SUBS, VF_LANES);
-    blocks_store_2(vi_f16_from_vf(d), block->d, sizeof *block, batch->n_blocks);
-    blocks_store_2(high, block->scales_high, sizeof *block, batch->n_blocks);
-    blocks_store_4(low, block->scales_low, sizeof *block, batch->n_blocks);
+    iq4_xs_store_scales(level, vi_f16_from_vf(d), block, batch->n_blocks);
 }
 
 void MF_LEVEL(iq4_xs_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n_cols, const float *importance) {
@@ -167,6 +176,54 @@ void MF_LEVEL(iq4_xs_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t
     }
 }
 
+static const refine_rule nl_better = {
+    .grid = GRID_IQ4, .low = -127, .high = 113, .n_subs = 1, .n = SUB, .either_sign = true};
+
+void MF_LEVEL(iq4_nl_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    iq4_nl_block *block = (iq4_nl_block *)(void *)y;
+    vf v[SUB], w[SUB];
+    vi words[4];
+    refine_state state = {.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n))};
+    blocks_load_f32(x, SUB, n, SUB, v);
+    blocks_load_f32(weights, SUB, n, SUB, w);
+    refine_unit(nl_better, 90.0f, 4.0f, 20, v, w, &state);
+    iq4_codes(v, state.d, words);
+    blocks_store_2(vi_f16_from_vf(state.d), block->d, sizeof *block, n);
+    blocks_store_16(words, block->codes, sizeof *block, n);
+}
+
+static const refine_rule xs_better = {GRID_IQ4, -127, 113, N_SUBS, SUB, -32, 31, 6, true, 0, 0};
+
+/* Scale j, 0..63. */
+static int iq4_xs_scale(const iq4_xs_block *block, size_t j) {
+    return (block->scales_low[j / 2] >> j % 2 * 4 & 15) | (block->scales_high[j / 4] >> j % 4 * 2 & 3) << 4;
+}
+
+void MF_LEVEL(iq4_xs_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    iq4_xs_block *block = (iq4_xs_block *)(void *)y;
+    float scales[VF_LANES * N_SUBS];
+    uint8_t codes[VF_LANES * QK_K];
+    vf v[QK_K], w[QK_K];
+    refine_state state = {0};
+    for (size_t k = 0; k < VF_LANES; k++)
+        for (size_t j = 0; j < N_SUBS; j++)
+            scales[k * N_SUBS + j] = (float)(iq4_xs_scale(block + blocks_at(k, n), j) - 32);
+    blocks_load_f32(scales, N_SUBS, VF_LANES, N_SUBS, state.scale);
+    blocks_load_f32(x, QK_K, n, QK_K, v);
+    blocks_load_f32(weights, QK_K, n, QK_K, w);
+    state.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n));
+    refine_search(xs_better, v, w, &state);
+
+    refine_codes(xs_better, v, &state, codes);
+    iq4_xs_store_scales(state.scale, vi_f16_from_vf(state.d), block, n);
+    for (size_t k = 0; k < n; k++)
+        for (size_t sub = 0; sub < N_SUBS; sub++)
+            for (size_t j = 0; j < SUB_BYTES; j++) {
+                const uint8_t *q = codes + k * QK_K + sub * SUB + j;
+                block[k].codes[sub][j] = (uint8_t)(q[0] | q[SUB_BYTES] << 4);
+            }
+}
+
 void MF_LEVEL(iq4_nl_dequantize)(const uint8_t *y, float *x, size_t n) {
     const table16 table = table16_of(iq4_values);
     const iq4_nl_block *block = (const iq4_nl_block *)(const void *)y;
@@ -185,9 +242,7 @@ void MF_LEVEL(iq4_xs_dequantize)(const uint8_t *y, float *x, size_t n) {
         uint8_t codes[QK_K];
         for (size_t sub = 0; sub < N_SUBS; sub++) split_nibbles(block->codes[sub], SUB_BYTES, codes + sub * SUB);
         for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            const int low = block->scales_low[sub / 2] >> sub % 2 * 4 & 15;
-            const int high = block->scales_high[sub / 4] >> sub % 4 * 2 & 3;
-            table16_scaled(table, vf_set1(d * (float)((low | high << 4) - 32)), codes + sub * SUB, SUB, x);
+            table16_scaled(table, vf_set1(d * (float)(iq4_xs_scale(block, sub) - 32)), codes + sub * SUB, SUB, x);
         }
     }
 }

@@ -8,6 +8,7 @@
 #include "../half.h"
 #include "../level.h"
 #include "k_fit.h"
+#include "refine.h"
 #include "symmetric.h"
 
 enum { QK = 32 };
@@ -163,6 +164,40 @@ INLINE void legacy_quantize(const legacy type, const float *x, uint8_t *y, size_
     }
 }
 
+/* Codes of 32 values as legacy_store wants them. */
+INLINE void legacy_words(const refine_rule rule, const vf *x, const refine_state *state, vi words[QK / 4]) {
+    const vf inverse = refine_inverse(state->d);
+    for (size_t j = 0; j < QK; j += 4) {
+        vi code[4];
+        for (size_t k = 0; k < 4; k++)
+            code[k] = vi_trunc(refine_point(rule, (x[j + k] + state->dmin) * inverse) - rule.low) & 255;
+        words[j / 4] = vi_pack4(code[0], code[1], code[2], code[3]);
+    }
+}
+
+INLINE void legacy_refine(const legacy type, const float *x, const float *weights, uint8_t *y, size_t n) {
+    const float middle = type.has_min ? 0.0f : (float)(1 << (type.n_bits - 1)), top = (float)((1 << type.n_bits) - 1);
+    const refine_rule rule = {.low = -middle,
+                              .high = top - middle,
+                              .n_subs = 1,
+                              .n = QK,
+                              .either_sign = true,
+                              .min_high = type.has_min ? 1.0f : 0.0f};
+    const size_t stride = legacy_bytes(type);
+    vf v[QK], w[QK];
+    vi words[QK / 4];
+    refine_state state = {.d = vf_from_f16(blocks_load_2(y, stride, n))};
+    if (type.has_min) state.dmin = vf_negate(vf_from_f16(blocks_load_2(y + AT_MIN, stride, n)));
+    blocks_load_f32(x, QK, n, QK, v);
+    blocks_load_f32(weights, QK, n, QK, w);
+    if (type.has_min)
+        refine_unit_and_min(rule, 2.0f, 20, 5, v, w, &state);
+    else
+        refine_unit(rule, middle * 0.75f, 0.25f, middle == 8 ? 36 : 44, v, w, &state);
+    legacy_words(rule, v, &state, words);
+    legacy_store(type, words, state.d, vf_negate(state.dmin), y, n);
+}
+
 INLINE void legacy_dequantize(const legacy type, const uint8_t *y, float *x, size_t n) {
     int32_t bit[QK];
     for (size_t j = 0; j < QK; j++) bit[j] = (int32_t)(1u << j);
@@ -188,6 +223,9 @@ INLINE void legacy_dequantize(const legacy type, const uint8_t *y, float *x, siz
     void MF_LEVEL(name##_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n_cols,                           \
                                    const float *importance) {                                                          \
         legacy_quantize((legacy){__VA_ARGS__}, x, y, n_rows, n_cols, importance);                                      \
+    }                                                                                                                  \
+    void MF_LEVEL(name##_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {                         \
+        legacy_refine((legacy){__VA_ARGS__}, x, weights, y, n);                                                        \
     }                                                                                                                  \
     void MF_LEVEL(name##_dequantize)(const uint8_t *y, float *x, size_t n) {                                           \
         legacy_dequantize((legacy){__VA_ARGS__}, y, x, n);                                                             \
@@ -230,6 +268,26 @@ void MF_LEVEL(q8_0_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
         blocks_store_16(word, (uint8_t *)block->codes, sizeof *block, n);
         blocks_store_16(word + 4, (uint8_t *)block->codes + 16, sizeof *block, n);
     }
+}
+
+void MF_LEVEL(q8_0_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    const refine_rule rule = {.low = -127, .high = 127, .n_subs = 1, .n = QK};
+    q8_0_block *block = (q8_0_block *)(void *)y;
+    vf v[QK], w[QK];
+    vi words[QK / 4];
+    refine_state state = {.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n))};
+    blocks_load_f32(x, QK, n, QK, v);
+    blocks_load_f32(weights, QK, n, QK, w);
+    refine_unit(rule, 104.0f, 0.2f, 140, v, w, &state);
+    const vf inverse = refine_inverse(state.d);
+    for (size_t j = 0; j < QK; j += 4) {
+        vi code[4];
+        for (size_t k = 0; k < 4; k++) code[k] = vi_trunc(refine_point(rule, v[j + k] * inverse));
+        words[j / 4] = vi_pack4(code[0], code[1], code[2], code[3]);
+    }
+    blocks_store_2(vi_f16_from_vf(state.d), block->d, sizeof *block, n);
+    blocks_store_16(words, (uint8_t *)block->codes, sizeof *block, n);
+    blocks_store_16(words + 4, (uint8_t *)block->codes + 16, sizeof *block, n);
 }
 
 void MF_LEVEL(q8_0_dequantize)(const uint8_t *y, float *x, size_t n) {

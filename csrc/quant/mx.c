@@ -3,6 +3,7 @@
  * the scales half of it, as in ggml. Source: ggml quantize_row_mxfp4_ref, quantize_row_nvfp4_ref and their inverses;
  * OCP Microscaling Formats (MX) 1.0. */
 #include "../level.h"
+#include "refine.h"
 #include "table16.h"
 
 enum { QK_MXFP4 = 32, QK_NVFP4 = 64, NVFP4_SUB = 16, NVFP4_SUBS = QK_NVFP4 / NVFP4_SUB };
@@ -118,6 +119,52 @@ void MF_LEVEL(mxfp4_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t 
     }
 }
 
+/* Codes of the points that suit a step, packed as e2m1_pack does. */
+static inline void e2m1_pack_points(const refine_rule rule, const vf *x, vf step, vi *words) {
+    const vf inverse = refine_inverse(step);
+    for (size_t w = 0; w < rule.n / 8; w++) {
+        vi code[4];
+        for (size_t k = 0; k < 8; k++) {
+            const vf point = refine_point(rule, x[4 * w + k % 4 + k / 4 * (rule.n / 2)] * inverse);
+            const vi size = vi_trunc(vf_abs(point)),
+                     sign = vi_select(vf_lt(point, vf_set1(0.0f)), vi_set1(8), vi_set1(0));
+            const vi large = vi_select(vi_gt(size, vi_set1(8)), vi_set1(7), (size >> 1) + 2); /* 6, 8, 12: 5, 6, 7 */
+            const vi nibble = vi_select(vi_gt(size, vi_set1(4)), large, size) | sign;
+            code[k % 4] = k < 4 ? nibble : code[k % 4] | nibble << 4;
+        }
+        words[w] = vi_pack4(code[0], code[1], code[2], code[3]);
+    }
+}
+
+/* Of the scales around `code`, up to `highest`, the one with the least error. */
+#define REFINE_SCALE(rule, code, reach, highest, step_of, x, w)                                                        \
+    do {                                                                                                               \
+        const vi from = code;                                                                                          \
+        vf least = vf_set1(INFINITY);                                                                                  \
+        for (int k = -(reach); k <= (reach); k++) {                                                                    \
+            const vi next = vi_min(vi_max(from + k, vi_set1(0)), vi_set1(highest));                                    \
+            const vf step = step_of(next), error = refine_error(rule, x, w, step, refine_inverse(step), step);         \
+            const vm better = vf_lt(error, least);                                                                     \
+            least = vf_select(better, error, least);                                                                   \
+            code = vi_select(better, next, code);                                                                      \
+        }                                                                                                              \
+    } while (0)
+
+static const refine_rule mxfp4_better = {.grid = GRID_E2M1, .low = -12, .high = 12, .n_subs = 1, .n = QK_MXFP4};
+static const refine_rule nvfp4_better = {.grid = GRID_E2M1, .low = -12, .high = 12, .n_subs = 1, .n = NVFP4_SUB};
+
+void MF_LEVEL(mxfp4_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    mxfp4_block *block = (mxfp4_block *)(void *)y;
+    vf v[QK_MXFP4], w[QK_MXFP4];
+    vi words[QK_MXFP4 / 8], e = blocks_load_1(&block->e, sizeof *block, n);
+    blocks_load_f32(x, QK_MXFP4, n, QK_MXFP4, v);
+    blocks_load_f32(weights, QK_MXFP4, n, QK_MXFP4, w);
+    REFINE_SCALE(mxfp4_better, e, 2, 254, half_of_e8m0, v, w);
+    e2m1_pack_points(mxfp4_better, v, half_of_e8m0(e), words);
+    blocks_store_1(e, &block->e, sizeof *block, n);
+    blocks_store_16(words, block->codes, sizeof *block, n);
+}
+
 void MF_LEVEL(mxfp4_dequantize)(const uint8_t *y, float *x, size_t n) {
     const table16 table = table16_of(e2m1_doubled);
     const mxfp4_block *block = (const mxfp4_block *)(const void *)y;
@@ -136,6 +183,17 @@ static inline vi ue4m3_from(vf x) {
     return vi_select(vf_lt(x, vf_set1(0x1p-6f)), subnormal, normal);
 }
 
+/* Scales and codes of n sub-blocks. */
+static inline void nvfp4_store(vi scale, const vi words[4], nvfp4_block *block, size_t n) {
+    uint8_t scales[VF_LANES], codes[16 * VF_LANES];
+    vi_store_u8(scales, scale);
+    blocks_store_16(words, codes, 16, VF_LANES);
+    for (size_t k = 0; k < n; k++) {
+        block[k / NVFP4_SUBS].d[k % NVFP4_SUBS] = scales[k];
+        memcpy(block[k / NVFP4_SUBS].codes + k % NVFP4_SUBS * NVFP4_SUB / 2, codes + 16 * k, NVFP4_SUB / 2);
+    }
+}
+
 /* A sub-block per lane: its largest magnitude becomes 6. */
 void MF_LEVEL(nvfp4_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n_cols, const float *importance) {
     (void)importance;
@@ -149,13 +207,28 @@ void MF_LEVEL(nvfp4_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t 
         const vi code = ue4m3_from(largest / 6.0f);
         vi words[4] = {0};
         e2m1_encode(v, NVFP4_SUB, largest, half_of_ue4m3(code), words);
-        uint8_t scales[VF_LANES], codes[16 * VF_LANES];
-        vi_store_u8(scales, code);
-        blocks_store_16(words, codes, 16, VF_LANES);
-        for (size_t k = 0; k < n; k++) {
-            block[k / NVFP4_SUBS].d[k % NVFP4_SUBS] = scales[k];
-            memcpy(block[k / NVFP4_SUBS].codes + k % NVFP4_SUBS * NVFP4_SUB / 2, codes + 16 * k, NVFP4_SUB / 2);
+        nvfp4_store(code, words, block, n);
+    }
+}
+
+void MF_LEVEL(nvfp4_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    const size_t n_subs = n * NVFP4_SUBS;
+    for (size_t at = 0; at < n_subs; at += VF_LANES) {
+        const size_t here = n_subs - at < VF_LANES ? n_subs - at : VF_LANES;
+        nvfp4_block *block = (nvfp4_block *)(void *)y + at / NVFP4_SUBS;
+        vf v[NVFP4_SUB], w[NVFP4_SUB];
+        vi words[4] = {0}, code;
+        uint8_t scales[VF_LANES];
+        for (size_t k = 0; k < VF_LANES; k++) {
+            const size_t sub = blocks_at(k, here);
+            scales[k] = block[sub / NVFP4_SUBS].d[sub % NVFP4_SUBS];
         }
+        code = vi_load_u8(scales);
+        blocks_load_f32(x + at * NVFP4_SUB, NVFP4_SUB, here, NVFP4_SUB, v);
+        blocks_load_f32(weights + at * NVFP4_SUB, NVFP4_SUB, here, NVFP4_SUB, w);
+        REFINE_SCALE(nvfp4_better, code, 8, 126, half_of_ue4m3, v, w);
+        e2m1_pack_points(nvfp4_better, v, half_of_ue4m3(code), words);
+        nvfp4_store(code, words, block, here);
     }
 }
 

@@ -2,6 +2,7 @@
  * x = d * scale * code - dmin * minimum. Source: ggml block_q2_K, quantize_row_q2_K_ref and _impl (with importance),
  * dequantize_row_q2_K. */
 #include "k_fit.h"
+#include "refine.h"
 
 enum { N_SUB = 16, SUB = QK_K / N_SUB };
 
@@ -90,6 +91,40 @@ void MF_LEVEL(q2_k_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
         quantize(weighted, x, (q2_k_block *)(void *)y, n_rows, n_cols, importance);
     else
         quantize(plain, x, (q2_k_block *)(void *)y, n_rows, n_cols, NULL);
+}
+
+static const refine_rule better = {GRID_INTEGERS, 0, 3, N_SUB, SUB, 0, 15, 4, false, 15, 3};
+
+void MF_LEVEL(q2_k_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    q2_k_block *block = (q2_k_block *)(void *)y;
+    vf v[QK_K], w[QK_K];
+    vi words[N_SUB / 4], both[N_SUB];
+    refine_state state = {0};
+    blocks_load_f32(x, QK_K, n, QK_K, v);
+    blocks_load_f32(weights, QK_K, n, QK_K, w);
+    blocks_load_16(block->scales, sizeof *block, n, words);
+    state.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n));
+    state.dmin = vf_from_f16(blocks_load_2(block->dmin, sizeof *block, n));
+    for (size_t j = 0; j < N_SUB; j++) {
+        const vi byte = words[j / 4] >> (int)(j % 4 * 8);
+        state.scale[j] = vf_from_vi(byte & 15);
+        state.min[j] = vf_from_vi(byte >> 4 & 15);
+    }
+    refine_search(better, v, w, &state);
+
+    uint8_t codes[VF_LANES * QK_K];
+    refine_codes(better, v, &state, codes);
+    for (size_t j = 0; j < N_SUB; j++) both[j] = vi_trunc(state.scale[j]) | vi_trunc(state.min[j]) << 4;
+    for (size_t j = 0; j < N_SUB; j += 4) words[j / 4] = vi_pack4(both[j], both[j + 1], both[j + 2], both[j + 3]);
+    blocks_store_16(words, block->scales, sizeof *block, n);
+    blocks_store_2(vi_f16_from_vf(state.d), block->d, sizeof *block, n);
+    blocks_store_2(vi_f16_from_vf(state.dmin), block->dmin, sizeof *block, n);
+    for (size_t k = 0; k < n; k++)
+        for (size_t c = 0; c < 2; c++)
+            for (size_t j = 0; j < 32; j++) {
+                const uint8_t *q = codes + k * QK_K + 128 * c + j;
+                block[k].codes[c][j] = (uint8_t)(q[0] | q[32] << 2 | q[64] << 4 | q[96] << 6);
+            }
 }
 
 void MF_LEVEL(q2_k_dequantize)(const uint8_t *y, float *x, size_t n) {

@@ -6,6 +6,7 @@
  * Source: ggml quantize_row_q3_K_ref, quantize_row_q3_K_impl, dequantize_row_q3_K. */
 #include "../half.h"
 #include "k_symmetric.h"
+#include "refine.h"
 
 enum { LEVELS = 4, SCALE_LEVELS = 32, TOGETHER = 4 };
 
@@ -98,6 +99,17 @@ static void q3_k_search(k_batch *batch, size_t g, const float *importance, float
     sym_codes(x, &fit, SUB, LEVELS, false, batch->codes[g]);
 }
 
+/* d (a float16) and the scales 0..63 of n blocks. */
+static void q3_k_store_scales(const vi q[N_SUBS], vi d, q3_k_block *block, size_t n) {
+    vi low[8], high[4];
+    for (size_t j = 0; j < 8; j++) low[j] = (q[j] & 15) | (q[j + 8] & 15) << 4;
+    for (size_t j = 0; j < 4; j++) high[j] = q[j] >> 4 | q[j + 4] >> 4 << 2 | q[j + 8] >> 4 << 4 | q[j + 12] >> 4 << 6;
+    blocks_store_4(vi_pack4(low[0], low[1], low[2], low[3]), block->scales, sizeof *block, n);
+    blocks_store_4(vi_pack4(low[4], low[5], low[6], low[7]), block->scales + 4, sizeof *block, n);
+    blocks_store_4(vi_pack4(high[0], high[1], high[2], high[3]), block->scales + 8, sizeof *block, n);
+    blocks_store_2(d, block->d, sizeof *block, n);
+}
+
 /* d and the integer scales. */
 static void q3_k_scales(k_batch *batch, bool is_weighted, q3_k_block *block) {
     vf scale[N_SUBS], stored[N_SUBS], d;
@@ -123,17 +135,10 @@ static void q3_k_scales(k_batch *batch, bool is_weighted, q3_k_block *block) {
         }
     }
     const vi half = vi_f16_of_scale(d);
-    vi low[8], high[4];
     for (size_t j = 0; j < N_SUBS; j++) stored[j] = vf_from_f16(half) * vf_from_vi(q[j] - SCALE_LEVELS);
-    for (size_t j = 0; j < 8; j++) low[j] = (q[j] & 15) | (q[j + 8] & 15) << 4;
-    for (size_t j = 0; j < 4; j++) high[j] = q[j] >> 4 | q[j + 4] >> 4 << 2 | q[j + 8] >> 4 << 4 | q[j + 12] >> 4 << 6;
     blocks_store_f32(stored, N_SUBS, batch->stored[0], N_SUBS, n);
-    blocks_store_4(vi_pack4(low[0], low[1], low[2], low[3]), block->scales, sizeof *block, n);
-    blocks_store_4(vi_pack4(low[4], low[5], low[6], low[7]), block->scales + 4, sizeof *block, n);
-    blocks_store_4(vi_pack4(high[0], high[1], high[2], high[3]), block->scales + 8, sizeof *block, n);
-    blocks_store_2(half, block->d, sizeof *block, n);
+    q3_k_store_scales(q, half, block, n);
 }
-
 static void q3_k_pack(const uint8_t *codes, q3_k_block *block) {
     const uint64_t low = 0x0303030303030303, high = 0x0404040404040404;
     uint64_t q[32], l[8], h[4];
@@ -175,15 +180,43 @@ void MF_LEVEL(q3_k_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
     }
 }
 
+/* Scale j, 0..63. */
+static int q3_k_scale(const q3_k_block *block, size_t j) {
+    const int low = block->scales[j % 8] >> (j < 8 ? 0 : 4) & 15, high = block->scales[8 + j % 4] >> (2 * (j / 4)) & 3;
+    return low | high << 4;
+}
+
+static const refine_rule better = {GRID_INTEGERS, -LEVELS, LEVELS - 1, N_SUBS, SUB, -32, 31, 6, true, 0, 0};
+
+void MF_LEVEL(q3_k_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    q3_k_block *block = (q3_k_block *)(void *)y;
+    float scales[VF_LANES * N_SUBS];
+    uint8_t codes[VF_LANES * QK_K];
+    vf v[QK_K], w[QK_K];
+    vi q[N_SUBS];
+    refine_state state = {0};
+    for (size_t k = 0; k < VF_LANES; k++)
+        for (size_t j = 0; j < N_SUBS; j++)
+            scales[k * N_SUBS + j] = (float)(q3_k_scale(block + blocks_at(k, n), j) - SCALE_LEVELS);
+    blocks_load_f32(scales, N_SUBS, VF_LANES, N_SUBS, state.scale);
+    blocks_load_f32(x, QK_K, n, QK_K, v);
+    blocks_load_f32(weights, QK_K, n, QK_K, w);
+    state.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n));
+    refine_search(better, v, w, &state);
+
+    refine_codes(better, v, &state, codes);
+    for (size_t j = 0; j < N_SUBS; j++) q[j] = vi_trunc(state.scale[j]) + SCALE_LEVELS;
+    q3_k_store_scales(q, vi_f16_from_vf(state.d), block, n);
+    for (size_t k = 0; k < n; k++) q3_k_pack(codes + k * QK_K, block + k);
+}
+
 void MF_LEVEL(q3_k_dequantize)(const uint8_t *y, float *x, size_t n) {
     const q3_k_block *block = (const q3_k_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
         for (size_t sub = 0; sub < N_SUBS; sub++) {
             const size_t half = sub / 8, quarter = sub % 8 / 2, odd = sub % 2;
-            const int low4 = block->scales[sub % 8] >> (sub < 8 ? 0 : 4) & 15;
-            const int high2 = block->scales[8 + sub % 4] >> (2 * (sub / 4)) & 3;
-            const vf scale = vf_set1(d * (float)((low4 | high2 << 4) - SCALE_LEVELS));
+            const vf scale = vf_set1(d * (float)(q3_k_scale(block, sub) - SCALE_LEVELS));
             for (size_t j = 0; j < SUB; j += VF_LANES) {
                 const vi low = vi_load_u8(block->low + 32 * half + 16 * odd + j) >> (int)(2 * quarter) & 3;
                 const vi high = vi_load_u8(block->high + 16 * odd + j) >> (int)(sub / 2) & 1;

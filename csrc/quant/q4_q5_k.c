@@ -149,30 +149,14 @@ void MF_LEVEL(q5_k_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
         quantize(q5_plain, x, y, n_rows, n_cols, NULL);
 }
 
-static const refine_rule q4_refine = {.low = 0,
-                                      .high = 15,
-                                      .n_subs = N_SUB,
-                                      .n = SUB,
-                                      .scale_high = 63,
-                                      .scale_reach = 2,
-                                      .min_high = 63,
-                                      .min_reach = 2,
-                                      .n_passes = 3};
-static const refine_rule q5_refine = {.low = 0,
-                                      .high = 31,
-                                      .n_subs = N_SUB,
-                                      .n = SUB,
-                                      .scale_high = 63,
-                                      .scale_reach = 2,
-                                      .min_high = 63,
-                                      .min_reach = 2,
-                                      .n_passes = 3};
+static const refine_rule q4_refine = {GRID_INTEGERS, 0, 15, N_SUB, SUB, 0, 63, 8, false, 63, 4};
+static const refine_rule q5_refine = {GRID_INTEGERS, 0, 31, N_SUB, SUB, 0, 63, 8, false, 63, 4};
 
 INLINE void refine(const refine_rule rule, const float *x, const float *weights, uint8_t *y, size_t n) {
     const size_t stride = rule.high == 15.0f ? sizeof(q4_k_block) : sizeof(q5_k_block);
     vf v[QK_K], w[QK_K];
     vi words[4], ls[N_SUB], lm[N_SUB];
-    refine_state state;
+    refine_state state = {0};
     blocks_load_f32(x, QK_K, n, QK_K, v);
     blocks_load_f32(weights, QK_K, n, QK_K, w);
     blocks_load_16(y, stride, n, words);

@@ -5,6 +5,7 @@
  * Source: ggml quantize_row_q6_K_ref, quantize_row_q6_K_impl, dequantize_row_q6_K. */
 #include "../half.h"
 #include "k_symmetric.h"
+#include "refine.h"
 
 enum { LEVELS = 32 };
 
@@ -81,6 +82,30 @@ void MF_LEVEL(q6_k_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
             if (nothing[i]) memset(block + i, 0, sizeof *block);
         }
     }
+}
+
+static const refine_rule better = {GRID_INTEGERS, -LEVELS, LEVELS - 1, N_SUBS, SUB, -128, 127, 24, false, 0, 0};
+
+void MF_LEVEL(q6_k_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    q6_k_block *block = (q6_k_block *)(void *)y;
+    uint8_t codes[VF_LANES * QK_K];
+    vf v[QK_K], w[QK_K];
+    vi words[N_SUBS / 4];
+    refine_state state = {0};
+    blocks_load_f32(x, QK_K, n, QK_K, v);
+    blocks_load_f32(weights, QK_K, n, QK_K, w);
+    blocks_load_16((const uint8_t *)block->scales, sizeof *block, n, words);
+    for (size_t j = 0; j < N_SUBS; j++) state.scale[j] = vf_from_vi(words[j / 4] << (int)(24 - j % 4 * 8) >> 24);
+    state.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n));
+    refine_search(better, v, w, &state);
+
+    refine_codes(better, v, &state, codes);
+    for (size_t j = 0; j < N_SUBS; j += 4)
+        words[j / 4] = vi_pack4(vi_trunc(state.scale[j]), vi_trunc(state.scale[j + 1]), vi_trunc(state.scale[j + 2]),
+                                vi_trunc(state.scale[j + 3]));
+    blocks_store_16(words, (uint8_t *)block->scales, sizeof *block, n);
+    blocks_store_2(vi_f16_from_vf(state.d), block->d, sizeof *block, n);
+    for (size_t k = 0; k < n; k++) q6_k_pack(codes + k * QK_K, block + k);
 }
 
 void MF_LEVEL(q6_k_dequantize)(const uint8_t *y, float *x, size_t n) {

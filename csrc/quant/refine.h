@@ -18,19 +18,18 @@
 
 #define REFINE_INLINE static inline __attribute__((always_inline)) /* so that a rule is known inside */
 
-enum { REFINE_MAX_SUBS = 16, REFINE_MAX_ELEMENTS = 256 };
+enum { REFINE_MAX_SUBS = 16, REFINE_PASSES = 4 };
 
-typedef enum { GRID_INTEGERS, GRID_IQ4, GRID_SIGNS } refine_grid;
+typedef enum { GRID_INTEGERS, GRID_IQ4, GRID_E2M1, GRID_SIGNS } refine_grid;
 
 /* All of it is known at compile time where it is used. */
 typedef struct {
     refine_grid grid;
     float low, high;                          /* ends of the grid */
     size_t n_subs, n;                         /* sub-blocks, values of each */
-    float scale_low, scale_high, scale_reach; /* integers that scales may be, how far one may move in a pass */
+    float scale_low, scale_high, scale_reach; /* integers that scales may be; how far one looks at first */
     bool either_sign;                         /* a scale may also change its sign */
     float min_high, min_reach;                /* the same of minima, from 0 on; 0: there are none */
-    int n_passes;
 } refine_rule;
 
 /* Parameters of a block in each lane; scales and minima are integers. */
@@ -39,11 +38,20 @@ typedef struct {
     vf scale[REFINE_MAX_SUBS], min[REFINE_MAX_SUBS];
 } refine_state;
 
+/* The nearest of 0, 1, 2, 3, 4, 6, 8, 12 and their negatives to |v| <= 12. */
+REFINE_INLINE vf refine_e2m1(vf v) {
+    const vf size = vf_abs(v);
+    const vf twos = 2.0f * vf_round_small(0.5f * size), fours = 4.0f * vf_round_small(0.25f * size);
+    const vf high = vf_select(vf_lt(size, vf_set1(8.0f)), twos, fours);
+    return vf_copysign(vf_select(vf_lt(size, vf_set1(4.0f)), vf_round_small(size), high), v);
+}
+
 /* The point of the grid that is nearest to v. */
 REFINE_INLINE vf refine_point(const refine_rule rule, vf v) {
     if (rule.grid == GRID_SIGNS) return vf_select(vf_lt(v, vf_set1(0.0f)), vf_set1(-1.0f), vf_set1(1.0f));
     v = vf_min(vf_max(v, vf_set1(rule.low)), vf_set1(rule.high));
-    return rule.grid == GRID_IQ4 ? iq4_nearest(v) : vf_round_small(v);
+    if (rule.grid == GRID_IQ4) return iq4_nearest(v);
+    return rule.grid == GRID_E2M1 ? refine_e2m1(v) : vf_round_small(v);
 }
 
 /* 1 / step, or 0 where there is no step: all values are then the point nearest to 0. */
@@ -124,21 +132,99 @@ REFINE_INLINE void refine_take(const refine_rule rule, vm better, const refine_s
     }
 }
 
-/* From ggml's parameters to better ones. x, w: n_subs * n values, a block per lane. */
+/* From ggml's parameters to better ones: far around them first, then close by, for as long as some lane gains. x, w:
+ * n_subs * n values, a block per lane. */
 REFINE_INLINE void refine_search(const refine_rule rule, const vf *x, const vf *w, refine_state *state) {
+    refine_rule closer = rule;
+    closer.scale_reach = fminf(2.0f, rule.scale_reach);
+    closer.min_reach = fminf(1.0f, rule.min_reach);
     refine_state next = *state;
     vf least = vf_set1(INFINITY);
-    for (int pass = 0; pass < rule.n_passes; pass++) {
+    for (int pass = 0; pass < REFINE_PASSES; pass++) {
         vf error = vf_set1(0.0f);
-        for (size_t sub = 0; sub < rule.n_subs; sub++)
-            error += refine_sub_block(rule, x + sub * rule.n, w + sub * rule.n, next.d, next.dmin, &next.scale[sub],
-                                      &next.min[sub]);
+        for (size_t sub = 0; sub < rule.n_subs; sub++) {
+            const vf *here = x + sub * rule.n, *weights = w + sub * rule.n;
+            error += pass == 0
+                         ? refine_sub_block(rule, here, weights, next.d, next.dmin, &next.scale[sub], &next.min[sub])
+                         : refine_sub_block(closer, here, weights, next.d, next.dmin, &next.scale[sub], &next.min[sub]);
+        }
         const vm better = vf_lt(error, least);
         if (!vm_any(better)) break;
         least = vf_select(better, error, least);
         refine_take(rule, better, &next, state);
-        if (pass + 1 < rule.n_passes) refine_units(rule, x, w, &next);
+        refine_units(rule, x, w, &next);
     }
+}
+
+/* Blocks without sub-blocks: one start of a search. It leads to the units that suit its points; *state and *least
+ * become those of the better. */
+REFINE_INLINE void refine_start(const refine_rule rule, const vf *x, const vf *w, vf d, vf dmin, refine_state *state,
+                                vf *least) {
+    refine_state next = {.d = d, .dmin = dmin, .scale = {vf_set1(1.0f)}, .min = {vf_set1(1.0f)}};
+    refine_units(rule, x, w, &next);
+    const vf error = refine_error(rule, x, w, next.d, refine_inverse(next.d), next.dmin);
+    const vm better = vf_lt(error, *least);
+    *least = vf_select(better, error, *least);
+    refine_take(rule, better, &next, state);
+}
+
+/* The float16 numbers next to the units of *state. */
+REFINE_INLINE void refine_neighbours(const refine_rule rule, const vf *x, const vf *w, int reach, refine_state *state,
+                                     vf *least) {
+    const vi d16 = vi_f16_from_vf(state->d), dmin16 = vi_f16_from_vf(state->dmin);
+    const int min_reach = rule.min_high > 0.0f ? 1 : 0;
+    for (int k = -reach; k <= reach; k++)
+        for (int l = -min_reach; l <= min_reach; l++) {
+            refine_state next = *state;
+            next.d = vf_from_f16((d16 + k) & 0xffff);
+            next.dmin = vf_from_f16((dmin16 + l) & 0xffff);
+            const vf error = refine_error(rule, x, w, next.d, refine_inverse(next.d), next.dmin);
+            const vm better = vf_lt(error, *least);
+            *least = vf_select(better, error, *least);
+            refine_take(rule, better, &next, state);
+        }
+}
+
+/* The value of the largest magnitude; 0 where all are 0. */
+REFINE_INLINE vf refine_peak(const refine_rule rule, const vf *x) {
+    vf peak = vf_set1(0.0f);
+    for (size_t j = 0; j < rule.n; j++) peak = vf_select(vf_gt(vf_abs(x[j]), vf_abs(peak)), x[j], peak);
+    return peak;
+}
+
+/* One unit for the block: starts that put the peak at `first`, and on in steps of delta, of either sign if need be. */
+REFINE_INLINE void refine_unit(const refine_rule rule, float first, float delta, int n_tries, const vf *x, const vf *w,
+                               refine_state *state) {
+    const vf peak = refine_peak(rule, x), zero = vf_set1(0.0f);
+    vf least = vf_set1(INFINITY);
+    refine_start(rule, x, w, state->d, zero, state, &least);
+    for (int sign = 0; sign <= (int)rule.either_sign; sign++)
+        for (int k = 0; k < n_tries; k++) {
+            const float at = first + delta * (float)k;
+            refine_start(rule, x, w, peak / (sign ? -at : at), zero, state, &least);
+        }
+    refine_neighbours(rule, x, w, 2, state, &least);
+}
+
+/* A unit and a minimum: starts whose points reach from a little beside the least value to a little beside the largest.
+ */
+REFINE_INLINE void refine_unit_and_min(const refine_rule rule, float reach, int n_tries, int n_shifts, const vf *x,
+                                       const vf *w, refine_state *state) {
+    vf min = x[0], max = x[0], least = vf_set1(INFINITY);
+    for (size_t j = 1; j < rule.n; j++) {
+        min = vf_min(x[j], min);
+        max = vf_max(x[j], max);
+    }
+    refine_start(rule, x, w, state->d, state->dmin, state, &least);
+    for (int k = 0; k < n_tries; k++) {
+        const float stretch = reach * (2.0f * (float)k / (float)(n_tries - 1) - 1.0f);
+        const vf step = (max - min) / (rule.high + stretch);
+        for (int l = 0; l < n_shifts; l++) {
+            const float shift = n_shifts > 1 ? (float)l / (float)(n_shifts - 1) - 0.5f : 0.0f;
+            refine_start(rule, x, w, step, step * (-0.5f * stretch + shift) - min, state, &least);
+        }
+    }
+    refine_neighbours(rule, x, w, 1, state, &least);
 }
 
 /* The codes of the points that a state leads to, counted from the low end: n_subs * n bytes for every lane. */

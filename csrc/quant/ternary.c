@@ -5,6 +5,7 @@
 #include "../half.h"
 #include "../level.h"
 #include "largest.h"
+#include "refine.h"
 
 enum { QK_K = 256, TQ1_LONG = 32, TQ1_SHORT = 16, TQ1_LAST = 4 };
 
@@ -46,19 +47,62 @@ static inline void trits_store_last(const float *x, vf inverse, uint8_t *bytes) 
     memcpy(bytes, all, TQ1_LAST);
 }
 
-void MF_LEVEL(tq1_0_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n_cols, const float *importance) {
-    (void)importance;
-    tq1_0_block *block = (tq1_0_block *)(void *)y;
-    for (size_t i = 0; i < n_rows * n_cols / QK_K; i++, block++, x += QK_K) {
-        const float d = largest_magnitude(x, QK_K);
-        const vf inverse = vf_set1(d > 0.0f ? 1.0f / d : 0.0f);
-        trits_store(x, TQ1_LONG, inverse, block->trits);
-        trits_store(x + 5 * TQ1_LONG, TQ1_SHORT, inverse, block->trits + TQ1_LONG);
-        trits_store_last(x + 5 * (TQ1_LONG + TQ1_SHORT), inverse, block->last);
-        const uint16_t half = mf_f32_to_f16(d);
-        memcpy(block->d, &half, sizeof half);
-    }
+static void tq1_0_write(const float *x, float inverse, tq1_0_block *block) {
+    const vf factor = vf_set1(inverse);
+    trits_store(x, TQ1_LONG, factor, block->trits);
+    trits_store(x + 5 * TQ1_LONG, TQ1_SHORT, factor, block->trits + TQ1_LONG);
+    trits_store_last(x + 5 * (TQ1_LONG + TQ1_SHORT), factor, block->last);
 }
+
+static void tq2_0_write(const float *x, float inverse, tq2_0_block *block) {
+    const vf factor = vf_set1(inverse);
+    for (size_t half = 0; half < 2; half++)
+        for (size_t j = 0; j < 32; j += VF_LANES) {
+            vi q = vi_set1(0);
+            for (size_t n = 0; n < 4; n++) q |= (trits_of(x + 128 * half + 32 * n + j, factor) & 3) << (int)(2 * n);
+            vi_store_u8(block->codes + 32 * half + j, q);
+        }
+}
+
+/* d and trits of less error. trits: -1, 0 and 1, QK_K for every lane. */
+static void refine_trits(const float *x, const float *weights, vi d16, size_t n, uint16_t *d, float *trits) {
+    const refine_rule rule = {.low = -1, .high = 1, .n_subs = 1, .n = QK_K};
+    vf v[QK_K], w[QK_K];
+    refine_state state = {.d = vf_from_f16(d16)};
+    blocks_load_f32(x, QK_K, n, QK_K, v);
+    blocks_load_f32(weights, QK_K, n, QK_K, w);
+    refine_unit(rule, 1.0f, 0.25f, 24, v, w, &state);
+    const vf inverse = refine_inverse(state.d);
+    for (size_t j = 0; j < QK_K; j++) v[j] = refine_point(rule, v[j] * inverse);
+    blocks_store_f32(v, QK_K, trits, QK_K, VF_LANES);
+    vi_store_u16(d, vi_f16_from_vf(state.d));
+}
+
+#define TERNARY_TYPE(name)                                                                                             \
+    void MF_LEVEL(name##_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n_cols,                           \
+                                   const float *importance) {                                                          \
+        (void)importance;                                                                                              \
+        name##_block *block = (name##_block *)(void *)y;                                                               \
+        for (size_t i = 0; i < n_rows * n_cols / QK_K; i++, block++, x += QK_K) {                                      \
+            const float d = largest_magnitude(x, QK_K);                                                                \
+            const uint16_t half = mf_f32_to_f16(d);                                                                    \
+            name##_write(x, d > 0.0f ? 1.0f / d : 0.0f, block);                                                        \
+            memcpy(block->d, &half, sizeof half);                                                                      \
+        }                                                                                                              \
+    }                                                                                                                  \
+    void MF_LEVEL(name##_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {                         \
+        name##_block *block = (name##_block *)(void *)y;                                                               \
+        uint16_t d[VF_LANES];                                                                                          \
+        float trits[VF_LANES * QK_K];                                                                                  \
+        refine_trits(x, weights, blocks_load_2(block->d, sizeof *block, n), n, d, trits);                              \
+        for (size_t k = 0; k < n; k++, block++) {                                                                      \
+            name##_write(trits + k * QK_K, 1.0f, block);                                                               \
+            memcpy(block->d, d + k, sizeof block->d);                                                                  \
+        }                                                                                                              \
+    }
+
+TERNARY_TYPE(tq1_0)
+TERNARY_TYPE(tq2_0)
 
 /* Trits n of n_bytes bytes. */
 static inline void trits_load(const uint8_t *bytes, size_t n_bytes, int power, float d, float *x) {
@@ -77,24 +121,6 @@ void MF_LEVEL(tq1_0_dequantize)(const uint8_t *y, float *x, size_t n) {
         for (size_t k = 0; k < 5; k++, x += TQ1_SHORT) trits_load(block->trits + TQ1_LONG, TQ1_SHORT, power[k], d, x);
         for (size_t k = 0; k < 4; k++)
             for (size_t j = 0; j < TQ1_LAST; j++) *x++ = (float)(((block->last[j] * power[k] & 255) * 3 >> 8) - 1) * d;
-    }
-}
-
-void MF_LEVEL(tq2_0_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n_cols, const float *importance) {
-    (void)importance;
-    tq2_0_block *block = (tq2_0_block *)(void *)y;
-    for (size_t i = 0; i < n_rows * n_cols / QK_K; i++, block++, x += QK_K) {
-        const float d = largest_magnitude(x, QK_K);
-        const vf inverse = vf_set1(d > 0.0f ? 1.0f / d : 0.0f);
-        for (size_t half = 0; half < 2; half++)
-            for (size_t j = 0; j < 32; j += VF_LANES) {
-                vi q = vi_set1(0);
-                for (size_t n = 0; n < 4; n++)
-                    q |= (trits_of(x + 128 * half + 32 * n + j, inverse) & 3) << (int)(2 * n);
-                vi_store_u8(block->codes + 32 * half + j, q);
-            }
-        const uint16_t half = mf_f32_to_f16(d);
-        memcpy(block->d, &half, sizeof half);
     }
 }
 
