@@ -30,7 +30,17 @@ from modelfmt.quant.mixture_rules import (
 )
 from modelfmt.quant.recipes import AUTO, Recipe, as_recipe, layer_number, tensor_order
 
-__all__ = ["Choice", "MixtureContext", "Overrides", "TensorInfo", "assign", "automatic", "quantizable", "role"]
+__all__ = [
+    "Choice",
+    "MixtureContext",
+    "Overrides",
+    "TensorInfo",
+    "assign",
+    "automatic",
+    "quantizable",
+    "role",
+    "unused_rules",
+]
 
 _ALWAYS_WEIGHTED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 _CONVERTER_TYPES = ("F32", "F16", "BF16", "Q8_0")
@@ -344,7 +354,7 @@ class _Engine:
         """The types of the recipe that rows of this tensor divide into, or fall back to, largest first."""
         fitting = {GGML_TYPES[name].fitting(tensor.shape[-1]) for name in self.recipe.types}
         usable = [name for name in fitting if tensor.name in self.covered or name not in _ALWAYS_WEIGHTED]
-        if not usable:
+        if not usable and self.covered:
             raise UsageError(
                 "every type of the target needs importance weights, and this tensor has none",
                 code="importance-missing",
@@ -352,7 +362,7 @@ class _Engine:
                 found=", ".join(self.recipe.types),
                 hint="add a type that needs none, such as Q2_K, or give an importance matrix with --imatrix",
             )
-        usable.sort(key=lambda name: (-GGML_TYPES[name].bits_per_weight, name))
+        usable = sorted(usable or fitting, key=lambda name: (-GGML_TYPES[name].bits_per_weight, name))
         choice = self._choice(tensor, present, usable[0], reason, found)
         return replace(choice, needs_importance=False, candidates=tuple(usable))
 
@@ -449,7 +459,25 @@ def _first(value: int | Sequence[int]) -> int:
     return next(iter(value), 0)
 
 
+def unused_rules(chosen: Mapping[str, Choice], recipe: Recipe) -> list[str]:
+    """Rules of the recipe that decided no tensor's type: likely mistakes."""
+    return [
+        rule.label
+        for rule in recipe.rules
+        if not any(re.search(rf"\brecipe: {re.escape(rule.label)}\b", choice.reason) for choice in chosen.values())
+    ]
+
+
 def _check_importance(chosen: Mapping[str, Choice], recipe: Recipe, covered: Collection[str]) -> None:
+    weighted = [name for name in recipe.types if name in _ALWAYS_WEIGHTED]
+    if recipe.target is not None and weighted and not covered:
+        raise UsageError(
+            "types of the target need an importance matrix",
+            code="importance-missing",
+            found=", ".join(weighted),
+            hint="give one with --imatrix, or leave these types out",
+            missing=[name for name, choice in chosen.items() if choice.candidates],
+        )
     missing = [name for name, choice in chosen.items() if choice.needs_importance and name not in covered]
     if missing:
         raise UsageError(

@@ -103,6 +103,7 @@ def _draft(
         overrides=overrides,
         intermediate=intermediate,
     )
+    notes += [Note(f"{label}, {rule}", "this rule decides no tensor") for rule in mixture.unused_rules(chosen, recipe)]
     if intermediate is not None:
         recipe = mixture.resolve(recipe, infos, intermediate)[0]
     if recipe.target is not None:
