@@ -94,6 +94,7 @@ def plan(
             alignment=alignment,
             allow_requantize=allow_requantize,
             intermediate=intermediate,
+            rounding=rounding,
         )
         from importlib import import_module
 

@@ -10,6 +10,7 @@ Computing one is not done here.
 ...     _ = file.write(write_dat({"blk.0.attn_q.weight": (np.ones(4, "f4"), 2)}, chunk_count=2, dataset="wiki.txt"))
 >>> modelfmt.imatrix.merge([f"{folder.name}/a.dat"], f"{folder.name}/a.gguf").entries[0].least_tokens
 1024
+>>> folder.cleanup()
 """
 
 from __future__ import annotations

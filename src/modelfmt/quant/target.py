@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import BadValue, UsageError
 from modelfmt.ir.ops import Expression, Reader, Transpose, gather, geometry
@@ -42,11 +42,15 @@ _LAYER = re.compile(r"(^|\.)blk\.\d+\.")
 
 @dataclass
 class Measurer:
-    """Errors of types on samples of tensors, measured once each. importance: weights for the names in `covered`."""
+    """Errors of types on samples of tensors, measured once each.
+
+    importance: weights for the names in `covered`. rounding: how values become blocks, "ggml" or "best".
+    """
 
     reader: Reader
     importance: Importance | None = None
     covered: frozenset[str] = frozenset()
+    rounding: str = "ggml"
     _found: dict[tuple[str, str, str | None], float] = field(default_factory=dict)
 
     def errors(self, name: str, expr: Expression, choice: Choice) -> dict[str, float]:
@@ -93,19 +97,19 @@ class Measurer:
         via: str | None,
         places: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
     ) -> NDArray[np.uint8]:
-        """The sample in a type, each row with the weights of its matrix."""
+        """The sample in a type, each row with the weights of its matrix. places: numbers of rows, of their matrices,
+        and the weights."""
         import numpy as np
 
         numbers, of_row, weights = places
+        options: dict[str, Any] = {"via": via, "rounding": self.rounding, "tensor": name}
         cuts = [0, *(np.flatnonzero(np.diff(of_row)) + 1), len(numbers)]
         n_cols = weights.shape[-1]
         pieces = []
         for first, last in pairwise(cuts):
             weighing = weights[of_row[first]] if name in self.covered else None
             try:
-                pieces.append(
-                    encode_rows(rows[first:last], source, type, n_cols, via=via, importance=weighing, tensor=name)
-                )
+                pieces.append(encode_rows(rows[first:last], source, type, n_cols, importance=weighing, **options))
             except BadValue as error:
                 row, column = int(numbers[first + error.context["row"]]), error.context["column"]
                 error.place = f"row {row}, column {column}"

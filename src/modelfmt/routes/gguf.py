@@ -53,7 +53,7 @@ def drafts(model: Model, wanted: Sequence[recipes.Recipe], options: Options) -> 
     covered = frozenset() if options.importance is None else options.importance.usable(shapes)
     if options.importance is not None:
         content.notes += _notes(coverage.examine(options.importance, shapes, strict=True))
-    measurer = target.Measurer(Evaluator(model.files), options.importance, covered)
+    measurer = target.Measurer(Evaluator(model.files), options.importance, covered, options.rounding)
     return [_draft(model, content, recipe, options, measurer) for recipe in wanted]
 
 
