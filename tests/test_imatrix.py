@@ -470,6 +470,8 @@ def test_a_failed_merge_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile, match="importance-value"):
         modelfmt.imatrix.merge([good, bad], out, overwrite=True)
     assert out.read_bytes() == before
+    with pytest.raises(CorruptFile, match="importance-value"):
+        modelfmt.imatrix.merge([bad], tmp_path / "new" / "folder" / "out.dat")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.dat", "good.dat", "out.gguf"]
 
 
@@ -546,6 +548,26 @@ def test_coverage_becomes_notes_of_the_plan(golden: Path, tmp_path: Path) -> Non
     assert [row.kind for row in modelfmt.imatrix.check(tmp_path / "bad.gguf", source).findings] == ["missing", "value"]
     (problem,) = (row.problem for row in modelfmt.imatrix.inspect(tmp_path / "bad.gguf").entries if row.problem)
     assert "value 5" in problem
+
+
+def test_experts_that_no_token_reached_are_noted(golden: Path, tmp_path: Path) -> None:
+    source, name = golden / "checkpoints" / "mixtral", "blk.1.ffn_down_exps.weight"
+    shapes = {row["name"]: row["shape"] for row in modelfmt.plan(source, tmp_path / "o.gguf").table()}
+    sizes = {key: shape for key, shape in shapes.items() if key.startswith("blk") and len(shape) > 1}
+    entries = {
+        key: (np.ones((int(np.prod(shape[:-2])), shape[-1]), "f4"), np.full(int(np.prod(shape[:-2])), 9, "f4"))
+        for key, shape in sizes.items()
+    }
+    entries[name][1][[0, 2]] = 0
+    write(Importance.from_mapping(entries), str(tmp_path / "i.gguf"))
+    detail = f"no token reached 2 of {shapes[name][0]} experts (0, 2): they weigh all columns alike"
+    assert [
+        (row.kind, row.name, row.detail) for row in modelfmt.imatrix.check(tmp_path / "i.gguf", source).findings
+    ] == [("unseen", name, detail)]
+    plan = modelfmt.plan(source, tmp_path / "o.gguf", target_bpw=7, imatrix=tmp_path / "i.gguf")
+    assert f"importance matrix: {detail}" in {note.detail for note in plan.notes if note.subject == name}
+    (entry,) = (row for row in modelfmt.imatrix.inspect(tmp_path / "i.gguf").entries if row.unseen)
+    assert (entry.name, entry.unseen, entry.least_tokens, entry.most_tokens) == (name, 2, 0, 9)
 
 
 def write_unchecked(path: Path, entries: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -28,7 +28,8 @@ from modelfmt.quant.budget import Option, spend
 from modelfmt.quant.ggml_types import GGML_TYPES
 from modelfmt.quant.imatrix import Importance
 from modelfmt.quant.mixture import Choice
-from modelfmt.quant.recipes import TARGET_TYPES, aim, as_mapping, from_mapping, load
+from modelfmt.quant.recipe_files import as_mapping, from_mapping, load
+from modelfmt.quant.recipes import TARGET_TYPES, aim
 from modelfmt.quant.target import SAMPLE_ELEMENTS, Measurer, sample_rows
 from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator

@@ -98,7 +98,7 @@ def plan(
         )
         from importlib import import_module
 
-        from modelfmt.quant.recipes import as_mapping
+        from modelfmt.quant.recipe_files import as_mapping
 
         drafts: list[Draft] = import_module(ROUTES[target]).drafts(model, wanted, options)
         recipe = {
@@ -228,7 +228,8 @@ def _several(own: RecipeSource | Sequence[RecipeSource] | None) -> Sequence[Reci
 
 
 def _recipe(source: RecipeSource) -> Recipe:
-    from modelfmt.quant.recipes import Recipe, from_mapping, read
+    from modelfmt.quant.recipe_files import from_mapping, read
+    from modelfmt.quant.recipes import Recipe
 
     if isinstance(source, Recipe):
         return source

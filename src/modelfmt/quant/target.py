@@ -40,6 +40,20 @@ _TRANSPOSED_RUN = 16
 _LAYER = re.compile(r"(^|\.)blk\.\d+\.")
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Rows of a tensor: encoded, their numbers, the matrix (expert) each is of, and the weights of the matrices."""
+
+    name: str
+    encoding: str
+    n_cols: int
+    rows: NDArray[np.uint8]
+    numbers: NDArray[np.int64]
+    matrices: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    weighted: bool
+
+
 @dataclass
 class Measurer:
     """Errors of types on samples of tensors, measured once each.
@@ -64,54 +78,45 @@ class Measurer:
     def _measure(self, name: str, expr: Expression, types: list[str], via: str | None) -> dict[str, float]:
         import numpy as np
 
-        n_rows, n_cols = geometry(expr.shape, expr.stored)
-        numbers = sample_rows(n_rows, n_cols, run=_TRANSPOSED_RUN if _transposed(expr) else 1)
-        rows, source = gather(expr, numbers, self.reader), expr.stored.name
-        values = decode(rows, source, n_cols).astype(np.float64)
-        weights = self._weights(name, expr)
-        of_row = np.zeros(len(numbers), np.int64) if len(weights) == 1 else numbers // expr.shape[-2]
-        weighing = weights[of_row].astype(np.float64)
+        sample = self._sample(name, expr)
+        values = decode(sample.rows, sample.encoding, sample.n_cols).astype(np.float64)
+        weighing = sample.weights[sample.matrices].astype(np.float64)
         energy = _total(values * values * weighing)
         found = {}
         for kind in types:
-            coded = self._encode(name, rows, source, kind, via, (numbers, of_row, weights))
-            difference = values - decode(coded, kind, n_cols)
+            coded = self._encoded(sample, kind, via)
+            difference = values - decode(coded, kind, sample.n_cols)
             error = _total(difference * difference * weighing)
             found[kind] = error / energy if energy > 0 else 0.0
         return found
 
-    def _weights(self, name: str, expr: Expression) -> NDArray[np.float32]:
-        """float32 [matrices or 1, n_cols]."""
+    def _sample(self, name: str, expr: Expression) -> _Sample:
         import numpy as np
 
-        if self.importance is not None and name in self.covered:
-            return self.importance.weights(name, expr.shape)
-        return np.ones((1, expr.shape[-1]), np.float32)
+        n_rows, n_cols = geometry(expr.shape, expr.stored)
+        numbers = sample_rows(n_rows, n_cols, run=_TRANSPOSED_RUN if _transposed(expr) else 1)
+        weighted = self.importance is not None and name in self.covered
+        weights = np.ones((1, n_cols), np.float32)
+        if self.importance is not None and weighted:
+            weights = self.importance.weights(name, expr.shape)
+        matrices = np.zeros(len(numbers), np.int64) if len(weights) == 1 else numbers // expr.shape[-2]
+        rows = gather(expr, numbers, self.reader)
+        return _Sample(name, expr.stored.name, n_cols, rows, numbers, matrices, weights, weighted)
 
-    def _encode(
-        self,
-        name: str,
-        rows: NDArray[np.uint8],
-        source: str,
-        type: str,
-        via: str | None,
-        places: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
-    ) -> NDArray[np.uint8]:
-        """The sample in a type, each row with the weights of its matrix. places: numbers of rows, of their matrices,
-        and the weights."""
+    def _encoded(self, sample: _Sample, kind: str, via: str | None) -> NDArray[np.uint8]:
+        """The sample in a type, each row with the weights of its matrix."""
         import numpy as np
 
-        numbers, of_row, weights = places
-        options: dict[str, Any] = {"via": via, "rounding": self.rounding, "tensor": name}
-        cuts = [0, *(np.flatnonzero(np.diff(of_row)) + 1), len(numbers)]
-        n_cols = weights.shape[-1]
+        options: dict[str, Any] = {"via": via, "rounding": self.rounding, "tensor": sample.name}
+        cuts = [0, *(np.flatnonzero(np.diff(sample.matrices)) + 1), len(sample.rows)]
         pieces = []
         for first, last in pairwise(cuts):
-            weighing = weights[of_row[first]] if name in self.covered else None
+            weights = sample.weights[sample.matrices[first]] if sample.weighted else None
+            rows = sample.rows[first:last]
             try:
-                pieces.append(encode_rows(rows[first:last], source, type, n_cols, importance=weighing, **options))
+                pieces.append(encode_rows(rows, sample.encoding, kind, sample.n_cols, importance=weights, **options))
             except BadValue as error:
-                row, column = int(numbers[first + error.context["row"]]), error.context["column"]
+                row, column = int(sample.numbers[first + error.context["row"]]), error.context["column"]
                 error.place = f"row {row}, column {column}"
                 error.context["row"] = row
                 raise

@@ -206,7 +206,7 @@ def write_pieces(path: str, pieces: Iterable[bytes], *, token: str, overwrite: b
     token: names the writer, of whom only one at a time may write this destination.
     """
     check_destination(path, overwrite=overwrite)
-    make_folder(Path(path).parent)
+    folders = make_folder(Path(path).parent)
     output, journal, at = OutputFile(path, 0, token), Journal.beside(path, token), 0
     journal.open()
     try:
@@ -216,12 +216,15 @@ def write_pieces(path: str, pieces: Iterable[bytes], *, token: str, overwrite: b
             at += len(piece)
         output.seal(b"")
         output.publish()
-        output.close()
     except BaseException:
         output.discard()
-        raise
-    finally:
         journal.close(remove=True)
+        with suppress(OSError):
+            for folder in folders:
+                folder.rmdir()
+        raise
+    output.close()
+    journal.close(remove=True)
 
 
 def check_destination(path: str, *, overwrite: bool) -> None:
