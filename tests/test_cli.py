@@ -212,7 +212,7 @@ def test_the_documented_exit_codes_are_those_of_the_code() -> None:
     table = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
     assert f"| code | meaning |\n| --- | --- |\n{table}\n" in text
     raised = {getattr(errors, name).exit_code for name in errors.__all__}
-    assert set(EXIT_CODES) - raised == {0, 130, 141}
+    assert set(EXIT_CODES) - raised == {0, 1, 130, 141}  # 1 is no error: a check did its work
     assert raised <= set(EXIT_CODES)
     shown = run("--help").stdout
     for code, meaning in EXIT_CODES.items():
@@ -365,3 +365,109 @@ def test_interrupt_is_130(source: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert "same command" in done.stderr
+
+
+# recipes, targets, importance matrices
+
+RECIPE = 'base = "Q4_K_M"\n[[rule]]\nroles = ["attn_v"]\nlayers = "0-1"\ntype = "Q8_0"\n'
+
+
+def test_recipes_of_ones_own_beside_file_types(golden: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    (tmp_path / "other.json").write_text('{"name": "small", "base": "Q3_K_S", "mixture": false}')
+    out = tmp_path / "{type}.gguf"
+    arguments = ["--recipe", tmp_path / "mine.toml", "--recipe", tmp_path / "other.json", "-t", "Q8_0"]
+    done = run("convert", golden / "checkpoints" / "llama3-big", out, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert sorted(Path(line).name for line in done.stdout.splitlines()) == ["Q8_0.gguf", "mine.gguf", "small.gguf"]
+    kinds = {tensor.name: tensor.encoding for tensor in modelfmt.inspect(tmp_path / "mine.gguf").tensors}
+    assert [kinds[f"blk.{i}.attn_v.weight"] for i in (0, 1)] == ["Q8_0", "Q8_0"]
+    assert modelfmt.inspect(tmp_path / "mine.gguf").metadata["general.file_type"] == 15
+    done = run("convert", golden / "checkpoints" / "llama3-big", tmp_path / "o.gguf", "--recipe", tmp_path / "no.toml")
+    assert (done.returncode, "no.toml" in done.stderr) == (3, True)
+    (tmp_path / "bad.toml").write_text('base = "Q4_K_M"\n[[rule]]\nrole = "attn_v"\n')
+    done = run("plan", golden / "checkpoints" / "llama3-big", tmp_path / "o.gguf", "--recipe", tmp_path / "bad.toml")
+    assert done.returncode == 2
+    for part in ("recipe-key", "bad.toml", "rule 1", "found   role", "tensors, roles, layers"):
+        assert part in done.stderr
+
+
+def test_a_plan_prints_the_mixture(golden: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    arguments = [golden / "checkpoints" / "llama3-big", tmp_path / "o.gguf", "--recipe", tmp_path / "mine.toml"]
+    (output,) = json.loads(run("plan", *arguments, "--json").stdout)["outputs"]
+    tensors = json.loads(run("plan", *arguments, "--json").stdout)["tensors"]
+    for row in output["types"]:
+        found = [t for t in tensors if (t["to"], t["reason"]) == (row["type"], row["reason"])]
+        assert (row["tensors"], row["size"]) == (len(found), sum(t["size"] for t in found))
+        assert row["weights"] == sum(int(np.prod(t["shape"])) for t in found)
+    assert sum(row["tensors"] for row in output["types"]) == len(tensors)
+    whole = sum(t["size"] for t in tensors) * 8 / sum(int(np.prod(t["shape"])) for t in tensors)
+    assert output["bits_per_weight"] == pytest.approx(whole)
+    dense = ("F32", "F16", "BF16")
+    quantized = [t for t in tensors if t["to"] not in dense]
+    part = sum(t["size"] for t in quantized) * 8 / sum(int(np.prod(t["shape"])) for t in quantized)
+    assert output["quantized_bits_per_weight"] == pytest.approx(part)
+    text = run("plan", *arguments, "--summary").stdout
+    assert f"{whole:.2f} bits per weight, {part:.2f} where quantized" in text
+    assert re.search(r"^  Q8_0 +2 +[\d,]+ +[\d.]+ kB  recipe: rule 1$", text, re.MULTILINE)
+    assert re.search(r"^  F32 +17 .* kept: norm$", text, re.MULTILINE)
+
+
+def test_a_target_on_the_command_line(golden: Path, tmp_path: Path) -> None:
+    matrix = golden / "quantized" / "llama3-big" / "imatrix.gguf"
+    source = golden / "checkpoints" / "llama3-big"
+    done = run("convert", source, tmp_path / "o.gguf", "--target-bpw", "5.5", "--imatrix", matrix)
+    assert done.returncode == 0, done.stderr
+    info = modelfmt.inspect(tmp_path / "o.gguf")
+    assert 5.4 < info.size * 8 / info.n_params <= 5.5
+    assert "bits per weight, of at most 5.5" in done.stderr
+    (tmp_path / "mine.toml").write_text('types = ["Q4_0", "Q8_0"]\ntarget_bits_per_weight = 8\n')
+    arguments = ["--recipe", tmp_path / "mine.toml", "--target-bpw", "6"]
+    (output,) = json.loads(run("plan", source, tmp_path / "p.gguf", *arguments, "--json").stdout)["outputs"]
+    assert {row["type"] for row in output["types"]} <= {"Q4_0", "Q8_0", "F32"}
+    assert 5.9 < output["bits_per_weight"] <= 6
+    done = run("quantize", tmp_path / "o.gguf", tmp_path / "q.gguf", "--target-bpw", "1", "--allow-requantize")
+    assert done.returncode == 2
+    assert "target-unreachable" in done.stderr and "allowed from 2." in done.stderr.replace("  ", " ")
+
+
+def test_imatrix_commands(golden: Path, tmp_path: Path) -> None:
+    matrix = golden / "quantized" / "llama3-big" / "imatrix.gguf"
+    shown = json.loads(run("imatrix", "inspect", matrix, "--json").stdout)
+    assert (shown["schema"], shown["form"], len(shown["entries"])) == ("modelfmt.imatrix/1", "gguf", 57)
+    assert "57 entries, 4 chunks of 512 tokens" in run("imatrix", "inspect", matrix).stdout
+    assert len(run("imatrix", "inspect", matrix, "--all").stdout.splitlines()) == 57 + 3
+
+    done = run("imatrix", "merge", matrix, "-o", tmp_path / "one.dat")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'one.dat'}\n")
+    done = run("imatrix", "merge", tmp_path / "one.dat", matrix, "-o", tmp_path / "two.gguf", "--json")
+    assert json.loads(done.stdout)["chunk_count"] == 8
+    assert run("imatrix", "merge", matrix, "-o", tmp_path / "two.gguf").returncode == 6
+    assert run("imatrix", "merge", matrix, "-o", tmp_path / "two.gguf", "-y").returncode == 0
+    done = run("imatrix", "merge", matrix, "-o", tmp_path / "two.bin")
+    assert (done.returncode, "ends in .gguf or .dat" in done.stderr) == (2, True)
+
+    for found in (tmp_path / "one.dat", tmp_path / "two.gguf"):
+        done = run("imatrix", "check", found, golden / "checkpoints" / "llama3-big")
+        assert (done.returncode, done.stdout) == (0, "")
+    minilm = golden / "quantized" / "minilm" / "imatrix.gguf"
+    done = run("imatrix", "check", minilm, golden / "checkpoints" / "llama3-big")
+    assert done.returncode == 1
+    assert re.search(r"^width +blk\.0\.attn_k\.weight +1 x 384 weights for a tensor of 128x256$", done.stdout, re.M)
+    done = run("imatrix", "check", minilm, golden / "checkpoints" / "llama3-big", "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["schema"], document["covered"]) == (1, "modelfmt.imatrix_check/1", 0)
+    assert {row["kind"] for row in document["findings"]} == {"missing", "width", "unmatched"}
+    assert run("imatrix", "check", golden / "README.md", golden / "checkpoints" / "llama3-big").returncode in (3, 4)
+
+
+def test_every_imatrix_command_has_help() -> None:
+    import click
+
+    from modelfmt.cli.imatrix import imatrix
+
+    for name, command in imatrix.commands.items():
+        shown = run("imatrix", name, "-h").stdout
+        assert f"modelfmt imatrix {name}" in shown.partition("Example")[2]
+        assert command.help and all(p.help for p in command.params if isinstance(p, click.Option))

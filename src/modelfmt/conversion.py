@@ -19,7 +19,10 @@ from modelfmt.report import Event, Report
 from modelfmt.routes.draft import Draft, DraftTensor, Options
 
 if TYPE_CHECKING:
+    from modelfmt.quant.recipes import Recipe
     from modelfmt.sources import Source
+
+    RecipeSource = str | os.PathLike[str] | Mapping[str, Any] | Recipe
 
 __all__ = ["convert", "parse_size", "plan"]
 
@@ -33,6 +36,8 @@ def plan(
     *,
     to: str | None = None,
     quant: str | Sequence[str] | None = None,
+    recipes: RecipeSource | Sequence[RecipeSource] | None = None,
+    target_bpw: float | None = None,
     imatrix: str | os.PathLike[str] | None = None,
     tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     output_tensor_type: str | None = None,
@@ -49,11 +54,14 @@ def plan(
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
-    """Lay a conversion out without reading a weight.
+    """Lay a conversion out without reading a weight (save for a target of bits per weight, which is met by measuring).
 
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
     in it. to: "gguf" or "safetensors" (default: from dest's name). quant: a file type such as "Q4_K_M", or several
-    (default: from dest's name, else "auto": the source's own 16-bit type). imatrix: importance matrix, .dat or GGUF.
+    (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own, one or several beside
+    quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps their
+    contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is measured to
+    choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
     tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
     text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
     quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
@@ -69,7 +77,9 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        quants = _quants(quant, dest)
+        wanted = _wanted(quant, recipes, target_bpw, dest)
+        if pure and any(recipe.target is not None for recipe in wanted):
+            raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
         options = Options(
             tensor_types=pairs,
@@ -84,14 +94,18 @@ def plan(
             alignment=alignment,
             allow_requantize=allow_requantize,
             intermediate=intermediate,
+            rounding=rounding,
         )
         from importlib import import_module
 
-        drafts: list[Draft] = import_module(ROUTES[target]).drafts(model, quants, options)
+        from modelfmt.quant.recipe_files import as_mapping
+
+        drafts: list[Draft] = import_module(ROUTES[target]).drafts(model, wanted, options)
         recipe = {
             "to": target,
-            "quant": list(quants),
-            "imatrix": None if imatrix is None else os.fspath(imatrix),
+            "quant": [recipe.label for recipe in wanted],
+            "recipes": [as_mapping(recipe) for recipe in wanted if recipe.own],
+            "imatrix": None if imatrix is None else os.fspath(Path(imatrix).absolute()),
             "rounding": rounding,
             "source": model.path,
         }
@@ -177,18 +191,49 @@ def _format_of(dest: str | os.PathLike[str]) -> str:
     return found
 
 
-def _quants(quant: str | Sequence[str] | None, dest: str | os.PathLike[str]) -> tuple[str, ...]:
-    from modelfmt.quant.recipes import FILE_TYPES, file_type
+def _wanted(
+    quant: str | Sequence[str] | None,
+    own: RecipeSource | Sequence[RecipeSource] | None,
+    target_bpw: float | None,
+    dest: str | os.PathLike[str],
+) -> tuple[Recipe, ...]:
+    """What is to be made: the file types first, then the users' recipes, then a target by itself."""
+    from modelfmt.quant.recipes import AUTO, FILE_TYPES, aim, as_recipe
 
-    if quant is None:
+    found = [_recipe(one) for one in _several(own)]
+    if target_bpw is not None:
+        found = [aim(target_bpw, recipe) for recipe in found] or [aim(target_bpw)]
+    if quant is None and not found:
         words = re.split(r"[-.]", Path(dest).name.upper())
-        named = [word for word in words if word in FILE_TYPES]
-        return (named[-1],) if named else ("auto",)
-    wished = (quant,) if isinstance(quant, str) else tuple(quant)
-    names = tuple("auto" if name.lower() == "auto" else file_type(name).name for name in wished)
-    if not names or len(set(names)) != len(names):
-        raise UsageError("name each type once", code="quant-twice", found=", ".join(wished))
-    return names
+        quant = next((word for word in reversed(words) if word in FILE_TYPES), AUTO)
+    names = () if quant is None else (quant,) if isinstance(quant, str) else tuple(quant)
+    wanted = (*map(as_recipe, names), *found)
+    labels = [recipe.label for recipe in wanted]
+    if not wanted or len(set(labels)) != len(labels):
+        raise UsageError(
+            "name each type once",
+            code="quant-twice",
+            found=", ".join(labels),
+            hint="recipes are told apart by their `name`, else that of their file",
+        )
+    return wanted
+
+
+def _several(own: RecipeSource | Sequence[RecipeSource] | None) -> Sequence[RecipeSource]:
+    from modelfmt.quant.recipes import Recipe
+
+    if own is None:
+        return ()
+    return (own,) if isinstance(own, str | os.PathLike | Mapping | Recipe) else own
+
+
+def _recipe(source: RecipeSource) -> Recipe:
+    from modelfmt.quant.recipe_files import from_mapping, read
+    from modelfmt.quant.recipes import Recipe
+
+    if isinstance(source, Recipe):
+        return source
+    return from_mapping(source) if isinstance(source, Mapping) else read(source)
 
 
 def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model: Model) -> list[Path]:
@@ -203,7 +248,7 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
             raise UsageError(
                 "several types need several destinations",
                 code="one-destination",
-                found=text,
+                found=f"{text} for {', '.join(draft.quant for draft in drafts)}",
                 hint="name a folder, or put {type} into the name",
             )
         return [Path(text).absolute()]
@@ -248,6 +293,7 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
     streams = [Stream(exprs[key], tuple(found)) for key, found in sinks.items()]
     streams.sort(key=lambda stream: _first_place(stream.expr))
     used = sorted({_utf8(leaf.file) for stream in streams for leaf in _leaves(stream.expr)})
+    used += [] if recipe["imatrix"] is None else [_utf8(recipe["imatrix"])]
     prints = {path: model.files.fingerprint(path) for path in used}
     return Plan(
         recipe=recipe,

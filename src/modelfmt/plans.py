@@ -6,12 +6,14 @@ A plan is data. It serialises, hashes, and can be run in parts on several machin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import msgspec
 
 from modelfmt.errors import CorruptFile
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Placed
 from modelfmt.ir.ops import Expression, RopePermute, geometry, row_bytes
 from modelfmt.report import Loss, Note
@@ -158,6 +160,35 @@ class Plan(msgspec.Struct, frozen=True):
                 rows.append(row)
         return rows
 
+    def mixture(self) -> list[dict[str, Any]]:
+        """For each output: its path, bits per weight of all tensors and of the quantized ones (None without), and
+        `types`: a row for each type and reason with the number of tensors, weights and bytes.
+
+        Reasons are those of `table`, without what follows a semicolon. Largest share first.
+        """
+        reasons = {(sink.output, sink.name): sink.reason for stream in self.streams for sink in stream.sinks}
+        found = []
+        for index, output in enumerate(self.outputs):
+            groups: dict[tuple[str, str], list[Placed]] = {}
+            for tensor in output.tensors:
+                key = (tensor.encoding, reasons[index, tensor.name].partition(";")[0])
+                groups.setdefault(key, []).append(tensor)
+            rows: list[dict[str, Any]] = [
+                {
+                    "type": kind,
+                    "reason": reason,
+                    "tensors": len(tensors),
+                    "weights": sum(prod(tensor.shape) for tensor in tensors),
+                    "size": sum(tensor.size for tensor in tensors),
+                }
+                for (kind, reason), tensors in groups.items()
+            ]
+            rows.sort(key=lambda row: (-row["size"], row["type"], row["reason"]))
+            quantized = [tensor for tensor in output.tensors if not ENCODINGS[tensor.encoding].dense]
+            bits = {"bits_per_weight": _bits(output.tensors), "quantized_bits_per_weight": _bits(quantized)}
+            found.append({"path": output.path, **bits, "types": rows})
+        return found
+
     def to_bytes(self) -> bytes:
         """The plan as MessagePack, for `from_bytes`."""
         return msgspec.msgpack.encode(self)
@@ -179,10 +210,13 @@ class Plan(msgspec.Struct, frozen=True):
         return max(unit, rows // unit * unit), n_cols
 
 
+def _bits(tensors: Sequence[Placed]) -> float | None:
+    n_weights = sum(prod(tensor.shape) for tensor in tensors)
+    return sum(tensor.size for tensor in tensors) * 8 / n_weights if n_weights else None
+
+
 def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     """Bytes of one written row."""
-    from modelfmt.ir.encoding import ENCODINGS
-
     stored = ENCODINGS[sink.encoding]
     return -(-n_cols // stored.block_elements) * stored.block_bytes
 

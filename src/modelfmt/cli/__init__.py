@@ -21,6 +21,7 @@ COMMANDS = {
     "finalize": "Commit a plan whose parts have been run.",
     "inspect": "Show what is in a model file, from its headers.",
     "quantize": "Convert a model to other types in its own container.",
+    "imatrix": "Show, merge, convert and check importance matrices.",
     "formats": "List the formats.",
     "types": "List the tensor types, or the file types.",
 }

@@ -18,6 +18,8 @@ _EXAMPLES = """\b
 Examples:
   modelfmt convert ./Qwen3-0.6B qwen3-Q4_K_M.gguf
   modelfmt convert ./Qwen3-0.6B out/ --to gguf -t Q8_0 -t Q4_K_M --imatrix imatrix.gguf
+  modelfmt convert ./Qwen3-0.6B mine.gguf --recipe mine.toml
+  modelfmt convert ./Qwen3-0.6B qwen3-4.5bpw.gguf --target-bpw 4.5 --imatrix imatrix.gguf
   modelfmt convert model.safetensors model-F16.safetensors
 """
 
@@ -86,7 +88,7 @@ def _name_a_type(source: str, dest: str, given: dict[str, Any]) -> None:
     import modelfmt
     from modelfmt.errors import UsageError
 
-    overrides = ("quant", "tensor_type", "output_tensor_type", "token_embedding_type")
+    overrides = ("quant", "recipe", "target_bpw", "tensor_type", "output_tensor_type", "token_embedding_type")
     if not any(given[name] for name in overrides) and modelfmt.plan(source, dest, to=given["to"]).recipe["quant"] == [
         "auto"
     ]:

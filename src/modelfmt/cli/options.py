@@ -17,11 +17,13 @@ Decorated = Callable[..., Any]
 
 _SAME_NAME = (
     *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "rounding", "pre"),
-    *("split_size", "split_tensors", "alignment", "allow_requantize", "strict", "stats"),
+    *("target_bpw", "split_size", "split_tensors", "alignment", "allow_requantize", "strict", "stats"),
 )
 
 _PLAN = (
     click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
+    click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
+    click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
     click.option("--to", type=click.Choice(["gguf", "safetensors"]), help="Destination format. Default: from its name."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
     click.option("--tensor-type", "tensor_type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name the expression finds; the first that matches wins."),
@@ -78,9 +80,9 @@ def plan_keywords(given: dict[str, Any]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError("no key and value", code="metadata", found=text, allowed="KEY=VALUE")
         metadata[key] = _value(value)
-    quant = given.pop("quant")
+    lists = {"quant": given.pop("quant") or None, "recipes": given.pop("recipe") or None}
     keywords = {name: given.pop(name) for name in _SAME_NAME}
-    return keywords | {"quant": quant or None, "tensor_types": pairs, "metadata": metadata}
+    return keywords | lists | {"tensor_types": pairs, "metadata": metadata}
 
 
 def _value(text: str) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
 
 EXIT_CODES = {
     0: "done",
+    1: "a check found something",
     2: "usage: an option, a type name, an array that does not fit",
     3: "the source is missing or cannot be read",
     4: "the source is corrupt, leads out of its folder, or exceeds a limit",

@@ -16,6 +16,7 @@ _EXAMPLES = """\b
 Examples:
   modelfmt plan ./Qwen3-0.6B qwen3-Q4_K_M.gguf
   modelfmt plan ./Qwen3-0.6B qwen3-Q4_K_M.gguf --summary
+  modelfmt plan ./Qwen3-0.6B qwen3.gguf --target-bpw 4.5 --summary
   modelfmt plan ./big big-Q4_K_M.gguf --split-size 40G -o big.plan
 """
 
@@ -29,8 +30,8 @@ Examples:
 @click.option("--summary", is_flag=True, help="Only totals, not every tensor.")
 @json_option
 def plan(source: str, dest: str, **given: Any) -> None:
-    """Lay out the conversion of SOURCE to DEST without reading a weight: every tensor, type, size, loss, and the
-    memory."""
+    """Lay out the conversion of SOURCE to DEST without reading a weight: every tensor, type, size, loss, the mixture of
+    types with its reasons, and the memory. Only a target of bits per weight reads samples of the weights."""
     import modelfmt
 
     planned = modelfmt.plan(source, dest, **plan_keywords(given))

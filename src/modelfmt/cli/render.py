@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.cli.output import as_json, emit, emit_path, note, one_line, size_text, table
 
 if TYPE_CHECKING:
-    from modelfmt.ir.layout import Placed
     from modelfmt.plans import Plan
     from modelfmt.report import Loss, Note, Report, TensorReport
 
@@ -24,7 +23,8 @@ def show_plan(planned: Plan, *, json: bool, all_tensors: bool) -> None:
     """A plan as JSON, or as a table with totals."""
     rows = planned.table()
     outputs = [
-        {"path": output.path, "size": output.size, "exists": os.path.lexists(output.path)} for output in planned.outputs
+        {"path": output.path, "size": output.size, "exists": os.path.lexists(output.path)} | mixture
+        for output, mixture in zip(planned.outputs, planned.mixture(), strict=True)
     ]
     if json:
         totals = {
@@ -41,10 +41,8 @@ def show_plan(planned: Plan, *, json: bool, all_tensors: bool) -> None:
             for r in rows
         ]
         emit(table(cells, ("tensor", "shape", "from", "to", "size", "why"), right=[4]))
-    for output in planned.outputs:
-        kinds = Counter(tensor.encoding for tensor in output.tensors).most_common()
-        counts = ", ".join(f"{n} {kind}" for kind, n in kinds)
-        emit(f"{one_line(output.path)}  {size_text(output.size)}{_bits(output.tensors)}  {counts}".rstrip())
+    for found in outputs:
+        _show_mixture(found)
     emit(
         f"reads {size_text(planned.bytes_read)}, writes {size_text(planned.bytes_written)}, "
         f"{size_text(planned.peak_memory)} for each job in flight"
@@ -53,6 +51,21 @@ def show_plan(planned: Plan, *, json: bool, all_tensors: bool) -> None:
     for found in outputs:
         if found["exists"]:
             note(f"note: {one_line(found['path'])} exists: converting needs --overwrite")
+
+
+def _show_mixture(output: Mapping[str, Any]) -> None:
+    """One output: its size, bits per weight, and which type how many tensors have for which reason."""
+    bits, quantized = output["bits_per_weight"], output["quantized_bits_per_weight"]
+    facts = [size_text(output["size"])]
+    facts += [] if bits is None else [f"{bits:.2f} bits per weight"]
+    facts += [] if quantized in (None, bits) else [f"{quantized:.2f} where quantized"]
+    emit(f"{one_line(output['path'])}  {', '.join(facts)}")
+    if output["types"]:
+        cells = (
+            (f"  {r['type']}", r["tensors"], f"{r['weights']:,}", size_text(r["size"]), r["reason"])
+            for r in output["types"]
+        )
+        emit(table(cells, ("  type", "tensors", "weights", "size", "why"), right=[1, 2, 3]))
 
 
 def show_report(report: Report, *, json: bool, quiet: bool, part: str | None = None, what_next: str = "") -> None:
@@ -85,7 +98,7 @@ def show_report(report: Report, *, json: bool, quiet: bool, part: str | None = N
         note(f"next: {what_next}")
 
 
-def _bits(tensors: Sequence[Placed | TensorReport]) -> str:
+def _bits(tensors: Sequence[TensorReport]) -> str:
     n_weights = sum(prod(tensor.shape) for tensor in tensors)
     return f", {sum(tensor.size for tensor in tensors) * 8 / n_weights:.2f} bits per weight" if n_weights else ""
 

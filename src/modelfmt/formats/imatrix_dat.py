@@ -8,17 +8,18 @@ Source: common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp of llama.cpp. Th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UsageError
+from modelfmt.storage.files import Files
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DatImatrix", "read_dat", "write_dat"]
+__all__ = ["DatImatrix", "DatValues", "open_dat", "pieces", "read_dat", "write_dat"]
 
 MAX_NAME = 1 << 12
 MAX_DATASET = 1 << 16
@@ -27,23 +28,41 @@ _INT32_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
+class DatValues:
+    """The values of one entry, float32 [n_values], read when asked for (`np.asarray`)."""
+
+    files: Files
+    path: str
+    offset: int
+    shape: tuple[int]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        import numpy as np
+
+        data = self.files.read(self.path, self.offset, 4 * self.shape[0])
+        return np.frombuffer(data, "<f4").astype(dtype or np.float32)
+
+
+@dataclass(frozen=True)
 class DatImatrix:
     """What a .dat file holds. entries: name -> (values float32 [n_values], calls). chunk_count: None in older files."""
 
-    entries: Mapping[str, tuple[NDArray[np.float32], int]]
+    entries: Mapping[str, tuple[Any, int]]
     chunk_count: int | None = None
     dataset: str | None = None
 
 
 class _Cursor:
-    def __init__(self, data: memoryview, path: str | None) -> None:
-        self.data, self.path, self.at = data, path, 0
+    def __init__(self, files: Files, name: str, path: str | None) -> None:
+        self.files, self.name, self.path, self.at = files, name, path, 0
+        self.size = files.size(name)
 
     @property
     def left(self) -> int:
-        return len(self.data) - self.at
+        return self.size - self.at
 
-    def take(self, size: int, what: str) -> memoryview:
+    def skip(self, size: int, what: str) -> int:
+        """Move on; the place where the bytes begin."""
         if size > self.left:
             raise CorruptFile(
                 f"the file ends in {what}",
@@ -55,7 +74,10 @@ class _Cursor:
                 hint="the download may be incomplete",
             )
         self.at += size
-        return self.data[self.at - size : self.at]
+        return self.at - size
+
+    def take(self, size: int, what: str) -> bytes:
+        return self.files.read(self.name, self.skip(size, what), size)
 
     def number(self, what: str, *, least: int, at_most: int = _INT32_MAX) -> int:
         place = f"byte {self.at}"
@@ -70,7 +92,7 @@ class _Cursor:
 
     def text(self, size: int, what: str) -> str:
         place = f"byte {self.at}"
-        raw = bytes(self.take(size, what))
+        raw = self.take(size, what)
         try:
             text = raw.decode()
         except UnicodeDecodeError:
@@ -93,7 +115,19 @@ def read_dat(data: bytes | memoryview, path: str | None = None) -> DatImatrix:
     """
     import numpy as np
 
-    cursor = _Cursor(memoryview(data).cast("B"), path)
+    files = Files()
+    found = _read(_Cursor(files, files.register("<dat>", data), path))
+    entries = {name: (np.asarray(values), calls) for name, (values, calls) in found.entries.items()}
+    return DatImatrix(entries, found.chunk_count, found.dataset)
+
+
+def open_dat(path: str, files: Files) -> DatImatrix:
+    """The same of a file; values are read when asked for."""
+    return _read(_Cursor(files, path, path))
+
+
+def _read(cursor: _Cursor) -> DatImatrix:
+    path = cursor.path
     n_entries = cursor.number("the number of entries", least=1)
     if n_entries > cursor.left // _LEAST_ENTRY:
         raise CorruptFile(
@@ -105,15 +139,15 @@ def read_dat(data: bytes | memoryview, path: str | None = None) -> DatImatrix:
             allowed=f"at most {cursor.left // _LEAST_ENTRY}",
             hint="it may be no importance matrix",
         )
-    entries: dict[str, tuple[NDArray[np.float32], int]] = {}
+    entries: dict[str, tuple[DatValues, int]] = {}
     for _ in range(n_entries):
         name = cursor.text(cursor.number("the length of a name", least=1, at_most=MAX_NAME), "a name")
         if name in entries:
             raise CorruptFile("an entry is there twice", code="duplicate-entry", path=path, place=name)
         calls = cursor.number(f"the calls of {name}", least=-_INT32_MAX - 1)
         n_values = cursor.number(f"the number of values of {name}", least=1)
-        raw = cursor.take(4 * n_values, f"the values of {name}")
-        entries[name] = (np.frombuffer(raw, "<f4").astype(np.float32), calls)
+        offset = cursor.skip(4 * n_values, f"the values of {name}")
+        entries[name] = (DatValues(cursor.files, cursor.name, offset, (n_values,)), calls)
     chunk_count = dataset = None
     if cursor.left:
         chunk_count = cursor.number("the number of chunks", least=-_INT32_MAX - 1)
@@ -142,28 +176,34 @@ def write_dat(
     entries: name -> (mean of squares * calls, float32 of any shape, calls). A dataset is written after a chunk count
     only. Raises UsageError (no entries, a name that does not fit, a number beyond 32 bits).
     """
+    rows = ((name, values, calls) for name, (values, calls) in entries.items())
+    return b"".join(pieces(rows, len(entries), chunk_count=chunk_count, dataset=dataset))
+
+
+def pieces(
+    entries: Iterable[tuple[str, NDArray[np.float32], int]],
+    n_entries: int,
+    *,
+    chunk_count: int | None = None,
+    dataset: str | None = None,
+) -> Iterator[bytes]:
+    """The same piece by piece, of n_entries entries (name, values, calls) that are taken one after another."""
     import numpy as np
 
-    if not entries:
+    if not n_entries:
         raise UsageError("an importance matrix without entries", code="no-entries")
-    parts = [_int32(len(entries), "the number of entries")]
-    for name, (values, calls) in entries.items():
+    yield _int32(n_entries, "the number of entries")
+    for name, values, calls in entries:
         raw = name.encode()
         if not 0 < len(raw) <= MAX_NAME or b"\0" in raw:
             raise UsageError("not a name for an entry", code="bad-name", found=name, allowed=f"1 to {MAX_NAME} bytes")
         stored = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
-        parts += [
-            _int32(len(raw), "a name's length"),
-            raw,
-            _int32(calls, "calls"),
-            _int32(stored.size, "the number of values"),
-        ]
-        parts.append(stored.tobytes())
+        yield _int32(len(raw), "a name's length") + raw
+        yield _int32(calls, "calls") + _int32(stored.size, "the number of values") + stored.tobytes()
     if chunk_count is not None:
-        parts.append(_int32(chunk_count, "the number of chunks"))
         raw = (dataset or "").encode()
-        parts += [_int32(len(raw), "the length of the dataset's name"), raw]
-    return b"".join(parts)
+        yield _int32(chunk_count, "the number of chunks")
+        yield _int32(len(raw), "the length of the dataset's name") + raw
 
 
 def _int32(value: int, what: str) -> bytes:

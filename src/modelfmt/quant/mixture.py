@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelfmt.errors import UsageError
 from modelfmt.ir.encoding import ENCODINGS
@@ -30,12 +30,24 @@ from modelfmt.quant.mixture_rules import (
 )
 from modelfmt.quant.recipes import AUTO, Recipe, as_recipe, layer_number, tensor_order
 
-__all__ = ["Choice", "MixtureContext", "Overrides", "TensorInfo", "assign", "automatic", "role"]
+__all__ = [
+    "Choice",
+    "MixtureContext",
+    "Overrides",
+    "TensorInfo",
+    "assign",
+    "automatic",
+    "quantizable",
+    "role",
+    "unused_rules",
+]
 
 _ALWAYS_WEIGHTED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 _CONVERTER_TYPES = ("F32", "F16", "BF16", "Q8_0")
 _EXACT = {"F32": ("F32",), "F16": ("F16", "F32"), "BF16": ("BF16", "F32")}
 _CONVERTER_F32 = re.compile(CONVERTER_F32)
+_OPEN = ""
+"""In place of a type: a target of bits per weight chooses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,8 @@ class Choice:
     """What becomes of a tensor.
 
     reason: the rule that decided. via: the dense type that values are rounded to first. role: what the rules take it
-    for. needs_importance: its type is not made without importance weights.
+    for. needs_importance: its type is not made without importance weights. candidates: the types among which a target
+    of bits per weight is still to choose (modelfmt.quant.target); `type` is one of them.
     """
 
     type: str
@@ -157,6 +170,7 @@ class Choice:
     via: str | None = None
     role: str = "other"
     needs_importance: bool = False
+    candidates: tuple[str, ...] = ()
 
 
 def assign(
@@ -221,16 +235,25 @@ def resolve(file_type: str | Recipe, tensors: Sequence[TensorInfo], intermediate
     ('Q4_K_M', 'F16')
     """
     recipe = as_recipe(file_type)
-    if recipe.base is None:
-        recipe = as_recipe(automatic(tensors))
+    if recipe.keeps_types:
+        recipe = replace(as_recipe(automatic(tensors)), rules=recipe.rules)
     if intermediate.lower() == AUTO:
-        own = recipe.name in _CONVERTER_TYPES and not recipe.rules
-        intermediate = recipe.name if own else automatic(tensors)
+        direct = recipe.name in _CONVERTER_TYPES and not recipe.own
+        intermediate = recipe.name if direct else automatic(tensors)
     intermediate = intermediate.upper()
     allowed = [name for name in _CONVERTER_TYPES if name == recipe.name or ENCODINGS[name].dense]
     if intermediate not in allowed:
         raise UsageError("no type to pass through", code="intermediate", found=intermediate, allowed=", ".join(allowed))
     return recipe, intermediate
+
+
+def quantizable(tensor: TensorInfo, context: MixtureContext) -> bool:
+    """False for what stays in a plain type in every file: norms, routers, vectors, what the architecture keeps.
+
+    >>> quantizable(TensorInfo("blk.0.attn_norm.weight", (64,), "F32"), MixtureContext("llama", 1))
+    False
+    """
+    return tensor.force in (None, "F32", "F16", "BF16") and _kept(tensor, context.architecture) is None
 
 
 def role(name: str) -> str:
@@ -255,9 +278,11 @@ class _Engine:
         intermediate: str | None,
     ) -> None:
         self.recipe, self.hparams, self.overrides, self.intermediate = recipe, hparams, overrides, intermediate
-        converter_only = intermediate is not None and recipe.name == intermediate and not recipe.rules
+        converter_only = intermediate is not None and recipe.name == intermediate and not recipe.own
         self.base = None if converter_only else recipe.base
+        self.keeps_types = converter_only or recipe.keeps_types
         self.weighted = importance is not None and len(importance) > 0
+        self.covered = importance or ()
         self.tied = all(tensor.name != "output.weight" for tensor in tensors)
         self.n_v_like = sum(role(tensor.name) in V_LIKE for tensor in tensors)
         self.rules = [
@@ -275,11 +300,13 @@ class _Engine:
         found = role(tensor.name)
         kept = self._kept(tensor, present)
         if kept is not None:
-            if self.base is not None:
+            if not self.keeps_types:
                 reason = f"kept: {kept}"
             ignored = " (override ignored)" if self._wanted(tensor, found) is not None else ""
             return self._choice(tensor, present, present, reason + ignored, found)
-        wanted, reason = self._target(tensor, found, present, reason)
+        wanted, reason = self._wish(tensor, found, present, reason)
+        if wanted == _OPEN:
+            return self._open(tensor, present, reason, found)
         fitting = GGML_TYPES[wanted].fitting(tensor.shape[-1]) if wanted in GGML_TYPES else wanted
         if fitting != wanted:
             reason = _fallback(tensor, wanted, reason)
@@ -302,22 +329,42 @@ class _Engine:
             return self.overrides.output_tensor_type
         return named
 
-    def _target(self, tensor: TensorInfo, found: str, present: str, reason: str) -> tuple[str, str]:
+    def _wish(self, tensor: TensorInfo, found: str, present: str, reason: str) -> tuple[str, str]:
         wanted = self._wanted(tensor, found)
         if wanted is not None:
             return wanted, "override"
-        if self.base is None:
-            return present, reason
         layer = layer_number(tensor.name)
         for rule in self.recipe.rules:
             if rule.matches(tensor.name, found, layer, self.hparams.n_layer):
                 return rule.type, f"recipe: {rule.label}"
+        if self.keeps_types:
+            return present, reason
+        acting = "output" if self.tied and found == "token_embd" else found
+        as_output = self.overrides.output_tensor_type if acting == "output" else None
+        if self.recipe.target is not None:
+            return (_OPEN, f"target: {self.recipe.target:g} bits") if as_output is None else (as_output, "override")
+        assert self.base is not None
         if self.overrides.pure or not self.recipe.mixture or not GGML_TYPES[self.base].quantized:
             return self.base, "base"
-        acting = "output" if self.tied and found == "token_embd" else found
-        if acting == "output" and self.overrides.output_tensor_type is not None:
-            return self.overrides.output_tensor_type, "override"
+        if as_output is not None:
+            return as_output, "override"
         return self._mixture(tensor, acting)
+
+    def _open(self, tensor: TensorInfo, present: str, reason: str, found: str) -> Choice:
+        """The types of the recipe that rows of this tensor divide into, or fall back to, largest first."""
+        fitting = {GGML_TYPES[name].fitting(tensor.shape[-1]) for name in self.recipe.types}
+        usable = [name for name in fitting if tensor.name in self.covered or name not in _ALWAYS_WEIGHTED]
+        if not usable and self.covered:
+            raise UsageError(
+                "every type of the target needs importance weights, and this tensor has none",
+                code="importance-missing",
+                place=tensor.name,
+                found=", ".join(self.recipe.types),
+                hint="add a type that needs none, such as Q2_K, or give an importance matrix with --imatrix",
+            )
+        usable = sorted(usable or fitting, key=lambda name: (-GGML_TYPES[name].bits_per_weight, name))
+        choice = self._choice(tensor, present, usable[0], reason, found)
+        return replace(choice, needs_importance=False, candidates=tuple(usable))
 
     def _mixture(self, tensor: TensorInfo, acting: str) -> tuple[str, str]:
         assert self.base is not None
@@ -412,7 +459,25 @@ def _first(value: int | Sequence[int]) -> int:
     return next(iter(value), 0)
 
 
+def unused_rules(chosen: Mapping[str, Choice], recipe: Recipe) -> list[str]:
+    """Rules of the recipe that decided no tensor's type: likely mistakes."""
+    return [
+        rule.label
+        for rule in recipe.rules
+        if not any(re.search(rf"\brecipe: {re.escape(rule.label)}\b", choice.reason) for choice in chosen.values())
+    ]
+
+
 def _check_importance(chosen: Mapping[str, Choice], recipe: Recipe, covered: Collection[str]) -> None:
+    weighted = [name for name in recipe.types if name in _ALWAYS_WEIGHTED]
+    if recipe.target is not None and weighted and not covered:
+        raise UsageError(
+            "types of the target need an importance matrix",
+            code="importance-missing",
+            found=", ".join(weighted),
+            hint="give one with --imatrix, or leave these types out",
+            missing=[name for name, choice in chosen.items() if choice.candidates],
+        )
     missing = [name for name, choice in chosen.items() if choice.needs_importance and name not in covered]
     if missing:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""File types by name (Q4_K_M, F16 ...), and users' own recipes in TOML or JSON.
+"""File types by name (Q4_K_M, F16 ...), and what recipes are made of; modelfmt.quant.recipe_files reads users' own.
 
 A file type is a base tensor type and, for most, a mixture of types around it (modelfmt.quant.mixture). Source: enum
 llama_ftype of llama.h, llama_ftype_get_default_type of llama-quant.cpp, QUANT_OPTIONS of tools/quantize.
@@ -6,30 +6,25 @@ llama_ftype of llama.h, llama_ftype_get_default_type of llama-quant.cpp, QUANT_O
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import PurePath
-from typing import Any
 
 from modelfmt.errors import UsageError
-from modelfmt.quant.ggml_types import target_type
-from modelfmt.quant.mixture_rules import ROLES
 
 __all__ = [
     "ALIASES",
     "AUTO",
     "FILE_TYPES",
+    "TARGET_TYPES",
     "FileType",
     "Recipe",
     "RecipeRule",
+    "aim",
     "as_recipe",
     "file_type",
+    "file_type_of",
     "layer_number",
-    "load",
     "output_metadata",
     "tensor_order",
 ]
@@ -37,7 +32,12 @@ __all__ = [
 AUTO = "auto"
 """The source's own 16-bit type for a checkpoint, every tensor as it is for a GGUF file."""
 
+TARGET_TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+"""What a target of bits per weight is met with unless the recipe says: types that are quick everywhere and need no
+importance matrix."""
+
 QUANTIZATION_VERSION = 2
+MAX_BITS = 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,10 @@ class RecipeRule:
 class Recipe:
     """A file type, and rules that come before its own.
 
-    base: None keeps every tensor as it is. number: general.file_type. mixture: whether llama.cpp's rules hold for what
-    the recipe's own do not name.
+    name: the file type's, empty where there is none. base: its tensor type; None, without a target, keeps every tensor
+    as it is. number: general.file_type. mixture: whether llama.cpp's rules hold for what the recipe's own do not name.
+    label: what the recipe is called, in names of files. target: bits per weight of the whole model, which types of
+    `types` are chosen to meet (modelfmt.quant.target).
     """
 
     name: str
@@ -144,6 +146,19 @@ class Recipe:
     number: int | None
     rules: tuple[RecipeRule, ...] = ()
     mixture: bool = True
+    label: str = ""
+    target: float | None = None
+    types: tuple[str, ...] = ()
+
+    @property
+    def keeps_types(self) -> bool:
+        """True where what no rule names stays in the type that it has."""
+        return self.base is None and self.target is None
+
+    @property
+    def own(self) -> bool:
+        """True for a recipe that is more than a file type."""
+        return bool(self.rules) or self.target is not None or not self.mixture
 
 
 def as_recipe(file_type_or_recipe: str | Recipe) -> Recipe:
@@ -151,91 +166,26 @@ def as_recipe(file_type_or_recipe: str | Recipe) -> Recipe:
     if isinstance(file_type_or_recipe, Recipe):
         return file_type_or_recipe
     if file_type_or_recipe.strip().lower() == AUTO:
-        return Recipe(AUTO, None, None)
+        return Recipe(AUTO, None, None, label=AUTO)
     row = file_type(file_type_or_recipe)
-    return Recipe(row.name, row.base, row.number)
+    return Recipe(row.name, row.base, row.number, label=row.name)
 
 
-def load(text: str, path: str = "") -> Recipe:
-    """A recipe from TOML, or from JSON where path ends in .json or the text starts with a brace.
+def aim(target: float, recipe: Recipe | None = None) -> Recipe:
+    """The recipe with a target of bits per weight; without one, a recipe that is nothing else.
 
-    Keys: base (a file type), mixture (default true), rule (a list of tables: type, and any of tensors, roles, layers).
-    The rules come before llama.cpp's; the first that matches decides. Raises UsageError (recipe-...), naming the key.
+    Raises UsageError (target-bpw) where the target is no number of bits, or the recipe has no room for it.
 
-    >>> recipe = load('base = "Q4_K_M"\\n[[rule]]\\nroles = ["ffn_down"]\\nlayers = "0-1, -2-"\\ntype = "Q8_0"')
-    >>> recipe.name, recipe.rules[0].layers
-    ('Q4_K_M', ((0, 1), (-2, -1)))
+    >>> aim(4.5).label, aim(4.5).types[:2]
+    ('4.5bpw', ('Q2_K', 'Q3_K'))
     """
-    as_json = PurePath(path).suffix.lower() == ".json" or text.lstrip().startswith("{")
-    try:
-        data = json.loads(text) if as_json else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the recipe cannot be read: {error}", code="recipe-syntax", path=path or None) from None
-    keys = _keys(data, {"base": str, "mixture": bool, "rule": list}, path, "the recipe")
-    row = file_type(keys.get("base", ""))
-    rules = tuple(_rule(entry, path, f"rule {at}") for at, entry in enumerate(keys.get("rule", ()), 1))
-    return Recipe(row.name, row.base, row.number, rules, keys.get("mixture", True))
-
-
-def _rule(entry: Any, path: str, place: str) -> RecipeRule:
-    keys = _keys(entry, {"type": str, "tensors": str, "roles": list, "layers": str}, path, place)
-    if "type" not in keys:
-        raise UsageError("a rule without a type", code="recipe-key", path=path or None, place=place, allowed="type")
-    known = {name for name, _, _ in ROLES} | {"other"}
-    roles = frozenset(map(str, keys.get("roles", ())))
-    if roles - known:
+    if not 0 < target <= MAX_BITS:
         raise UsageError(
-            "no such role",
-            code="recipe-role",
-            path=path or None,
-            place=place,
-            found=min(roles - known),
-            allowed=", ".join(sorted(known)),
+            "not a number of bits per weight", code="target-bpw", found=target, allowed=f"above 0, at most {MAX_BITS:g}"
         )
-    pattern = keys.get("tensors", "")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise UsageError(
-            f"not a regular expression: {error}", code="bad-pattern", path=path or None, place=place, found=pattern
-        ) from None
-    return RecipeRule(
-        target_type(keys["type"], place).name, pattern, roles, _layers(keys.get("layers", ""), path, place), place
-    )
-
-
-def _layers(text: str, path: str, place: str) -> tuple[tuple[int, int], ...]:
-    ranges = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        found = re.fullmatch(r"(?P<first>-?\d{1,6})(?P<to>\s*-\s*(?P<last>-?\d{1,6})?)?", part)
-        if found is None:
-            raise UsageError(
-                "not a range of layers",
-                code="recipe-layers",
-                path=path or None,
-                place=place,
-                found=part,
-                allowed='such as "0-3, 7, -2-"',
-            )
-        first = int(found["first"])
-        ranges.append((first, first if found["to"] is None else int(found["last"] or -1)))
-    return tuple(ranges)
-
-
-def _keys(data: Any, allowed: Mapping[str, type], path: str, place: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise UsageError("not a table", code="recipe-key", path=path or None, place=place, found=type(data).__name__)
-    for key, value in data.items():
-        if key not in allowed or not isinstance(value, allowed[key]):
-            raise UsageError(
-                "no such key, or of the wrong kind",
-                code="recipe-key",
-                path=path or None,
-                place=place,
-                found=key,
-                allowed=", ".join(allowed),
-            )
-    return data
+    if recipe is None:
+        return Recipe("", None, None, label=f"{target:g}bpw", target=target, types=TARGET_TYPES)
+    return replace(recipe, target=target, types=recipe.types or TARGET_TYPES)
 
 
 _LAYER = re.compile(r"blk\.\s*([+-]?\d+)")
@@ -259,6 +209,17 @@ def tensor_order(name: str) -> tuple[int, bytes]:
     """
     number = layer_number(name)
     return (-1 if number is None else number, name.encode("utf-8", "surrogatepass"))
+
+
+def file_type_of(tensor_type: str) -> int | None:
+    """The general.file_type of a file that is mostly of a tensor type, as llama.cpp guesses it; None where there is
+    none.
+
+    >>> file_type_of("Q4_K"), file_type_of("NVFP4")
+    (15, None)
+    """
+    row = FILE_TYPES.get(ALIASES.get(tensor_type, tensor_type)) or FILE_TYPES.get(f"{tensor_type}_MOE")
+    return None if row is None else row.number
 
 
 def output_metadata(recipe: Recipe) -> list[tuple[str, str, int]]:

@@ -30,6 +30,7 @@ class Options:
     alignment: int | None = None
     allow_requantize: bool = False
     intermediate: str = "auto"
+    rounding: str = "ggml"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import gguf
@@ -13,12 +13,18 @@ from modelfmt.ir.encoding import ENCODINGS, Encoding
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression
-from modelfmt.quant import mixture, recipes
+from modelfmt.quant import coverage, mixture, recipes, target
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
+from modelfmt.tiles import Evaluator
 
-__all__ = ["drafts"]
+if TYPE_CHECKING:
+    from modelfmt.archs.bind import Bound
+    from modelfmt.archs.table import Architecture
+    from modelfmt.quant.imatrix import Importance
+
+__all__ = ["drafts", "quantizable"]
 
 Metadata = list[tuple[str, str, Any]]
 
@@ -36,48 +42,84 @@ class _Content:
     notes: list[Note] = field(default_factory=list)
 
 
-def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]:
-    """One draft for each file type of quants ("auto": the source's own types).
+def drafts(model: Model, wanted: Sequence[recipes.Recipe], options: Options) -> list[Draft]:
+    """One draft for each recipe ("auto": the source's own types).
 
-    Raises UnsupportedError (architecture, tensors, tokenizer), LossyError (requantization that was not allowed).
+    Raises UnsupportedError (architecture, tensors, tokenizer), LossyError (requantization that was not allowed),
+    UsageError (an importance matrix that is missing or of another model, a target that cannot be reached).
     """
     content = _from_gguf(model) if model.format == "gguf" else _from_checkpoint(model, options)
-    return [_draft(model, content, quant, options) for quant in quants]
+    shapes = {name: expr.shape for name, expr in content.tensors.items()}
+    covered = frozenset() if options.importance is None else options.importance.usable(shapes)
+    if options.importance is not None:
+        content.notes += _notes(coverage.examine(options.importance, shapes, strict=True))
+    measurer = target.Measurer(Evaluator(model.files), options.importance, covered, options.rounding)
+    return [_draft(model, content, recipe, options, measurer) for recipe in wanted]
 
 
-def _draft(model: Model, content: _Content, quant: str, options: Options) -> Draft:
-    infos = [
+def quantizable(model: Model) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+    """(shape of every tensor that a conversion of this model to GGUF gives, names of those that can be quantized).
+
+    Raises UnsupportedError (architecture, tensors).
+    """
+    if model.format == "gguf":
+        content = _from_gguf(model)
+        infos, context = _infos(content), content.context
+    else:
+        arch, bound = _bound(model)
+        infos = [
+            mixture.TensorInfo(tensor.name, tensor.expr.shape, tensor.expr.stored.name, force=tensor.keep)
+            for tensor in bound.tensors
+        ]
+        context = mixture.MixtureContext(arch.gguf, 0)
+    shapes = {info.name: info.shape for info in infos}
+    return shapes, frozenset(info.name for info in infos if mixture.quantizable(info, context))
+
+
+def _infos(content: _Content) -> list[mixture.TensorInfo]:
+    return [
         mixture.TensorInfo(name, expr.shape, expr.stored.name, force=content.keep.get(name))
         for name, expr in content.tensors.items()
     ]
-    shapes = {name: expr.shape for name, expr in content.tensors.items()}
-    weighted = frozenset() if options.importance is None else options.importance.usable(shapes)
+
+
+def _draft(
+    model: Model, content: _Content, recipe: recipes.Recipe, options: Options, measurer: target.Measurer
+) -> Draft:
+    infos, label = _infos(content), recipe.label
     overrides = mixture.Overrides(
         tensor_types=options.tensor_types,
         output_tensor_type=options.output_tensor_type,
         token_embedding_type=options.token_embedding_type,
         pure=options.pure,
     )
+    losses, notes = list(content.losses), list(content.notes)
     intermediate = options.intermediate if content.from_checkpoint else None
     chosen = mixture.assign(
         infos,
-        quant,
+        recipe,
         hparams=content.context,
-        importance=None if options.importance is None else weighted,
+        importance=None if options.importance is None else measurer.covered,
         overrides=overrides,
         intermediate=intermediate,
     )
+    notes += [Note(f"{label}, {rule}", "this rule decides no tensor") for rule in mixture.unused_rules(chosen, recipe)]
+    if intermediate is not None:
+        recipe = mixture.resolve(recipe, infos, intermediate)[0]
+    if recipe.target is not None:
+        chosen, reached = target.meet(chosen, content.tensors, recipe.target, measurer)
+        notes.append(Note(label, f"{reached:.4f} bits per weight, of at most {recipe.target:g}"))
+        recipe = target.numbered(recipe, chosen, content.tensors)
     tensors: dict[str, DraftTensor] = {}
-    losses, notes = list(content.losses), list(content.notes)
     for name, choice in chosen.items():
         expr = content.tensors[name]
-        importance = name if name in weighted and not ENCODINGS[choice.type].dense else None
+        importance = name if name in measurer.covered and not ENCODINGS[choice.type].dense else None
         tensors[name] = DraftTensor(expr, choice.type, choice.via, importance, choice.reason)
         losses += _loss(name, expr.stored, choice, options)
         if choice.reason.startswith("fallback"):
             notes.append(Note(name, choice.reason))
-    notes += [Note(pattern, "this pattern matches no tensor") for pattern in overrides.unmatched(shapes)]
-    recipe = mixture.resolve(quant, infos, intermediate)[0] if intermediate else recipes.as_recipe(quant)
+    notes += [Note(pattern, "this pattern matches no tensor") for pattern in overrides.unmatched(content.tensors)]
+    notes += _uncovered(tensors, options.importance)
     metadata = _completed(content, recipe, options)
     entries = [Entry(name, draft.encoding, draft.expr.shape) for name, draft in tensors.items()]
     alignment = options.alignment or (model.extras["gguf"]["alignment"] if model.format == "gguf" else 32)
@@ -92,7 +134,23 @@ def _draft(model: Model, content: _Content, quant: str, options: Options) -> Dra
             stem=stem,
         )
 
-    return Draft(recipe.name, tensors, build, losses, notes)
+    return Draft(recipe.name if label in ("", recipes.AUTO) else label, tensors, build, losses, notes)
+
+
+def _uncovered(tensors: Mapping[str, DraftTensor], importance: Importance | None) -> list[Note]:
+    """Tensors that are quantized without the importance weights that the others have."""
+    if importance is None:
+        return []
+    names = [
+        name
+        for name, draft in tensors.items()
+        if not ENCODINGS[draft.encoding].dense and draft.encoding != draft.expr.stored.name
+    ]
+    return _notes(coverage.missing(importance, names))
+
+
+def _notes(findings: Sequence[coverage.Finding]) -> list[Note]:
+    return [Note(finding.name, f"importance matrix: {finding.detail}") for finding in findings]
 
 
 def _loss(name: str, source: Encoding, choice: mixture.Choice, options: Options) -> list[Loss]:
@@ -144,10 +202,10 @@ def _kind(key: str, value: Any) -> str:
     return kind
 
 
-def _from_checkpoint(model: Model, options: Options) -> _Content:
-    from modelfmt import archs, tokenizers
+def _bound(model: Model) -> tuple[Architecture, Bound]:
+    """The architecture's table, and the checkpoint's tensors and metadata by it."""
+    from modelfmt import archs
     from modelfmt.archs import bind
-    from modelfmt.checkpoints import general, model_card
 
     if not model.config:
         raise UnsupportedError(
@@ -158,7 +216,14 @@ def _from_checkpoint(model: Model, options: Options) -> _Content:
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
-    bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    return arch, bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+
+
+def _from_checkpoint(model: Model, options: Options) -> _Content:
+    from modelfmt import tokenizers
+    from modelfmt.checkpoints import general, model_card
+
+    arch, bound = _bound(model)
     shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
     vocab_size = shapes["token_embd.weight"][0] if "token_embd.weight" in shapes else None
     tokenizer = tokenizers.read(

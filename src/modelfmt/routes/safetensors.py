@@ -8,6 +8,7 @@ from modelfmt.errors import UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
+from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 
@@ -16,14 +17,14 @@ __all__ = ["drafts"]
 DTYPES = ("F32", "F16", "BF16")
 
 
-def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]:
-    """One draft for each dtype of quants: "auto" (what the source has; quantized tensors become F32), F32, F16 or
-    BF16."""
-    return [_draft(model, quant, options) for quant in quants]
+def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
+    """One draft for each recipe: "auto" (what the source has; quantized tensors become F32), F32, F16 or BF16."""
+    return [_draft(model, recipe, options) for recipe in wanted]
 
 
-def _draft(model: Model, quant: str, options: Options) -> Draft:
-    if quant != "auto" and quant not in DTYPES:
+def _draft(model: Model, recipe: Recipe, options: Options) -> Draft:
+    quant = recipe.label
+    if quant not in (AUTO, *DTYPES) or recipe.own:
         raise UsageError(
             "safetensors holds dense types only",
             code="quant-container",

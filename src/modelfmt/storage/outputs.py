@@ -12,14 +12,14 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape as glob_escape
 from pathlib import Path
 
 from modelfmt.errors import DestinationExists, NoSpace, OutputError
 
-__all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_stale"]
+__all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_stale", "write_pieces"]
 
 SUFFIX = ".modelfmt"
 
@@ -198,6 +198,33 @@ class Journal:
     def _append(self, line: bytes) -> None:
         with _os_errors(self.path), self._lock:
             os.write(self._handle, line)
+
+
+def write_pieces(path: str, pieces: Iterable[bytes], *, token: str, overwrite: bool = False) -> None:
+    """Write one small file from its pieces, in order, and put it in place; on an error, nothing is left behind.
+
+    token: names the writer, of whom only one at a time may write this destination.
+    """
+    check_destination(path, overwrite=overwrite)
+    folders = make_folder(Path(path).parent)
+    output, journal, at = OutputFile(path, 0, token), Journal.beside(path, token), 0
+    journal.open()
+    try:
+        output.open()
+        for piece in pieces:
+            output.write(at, memoryview(piece))
+            at += len(piece)
+        output.seal(b"")
+        output.publish()
+    except BaseException:
+        output.discard()
+        journal.close(remove=True)
+        with suppress(OSError):
+            for folder in folders:
+                folder.rmdir()
+        raise
+    output.close()
+    journal.close(remove=True)
 
 
 def check_destination(path: str, *, overwrite: bool) -> None:
