@@ -2,9 +2,9 @@
 
     python benchmarks/importance.py MODEL TEXT OUT.gguf [--window 256] [--windows 128]
 
-MODEL is a GGUF file, or what modelfmt turns into one (then as F32). The text is cut into windows of so many tokens, each
-read from its start. For every weight `blk.*` that meets 16 tokens or more at once, the squares of what it meets are
-summed column by column, and the tokens counted, for each expert on its own: tools/imatrix/imatrix.cpp of llama.cpp,
+MODEL is a GGUF file, or what modelfmt turns into one (then as F32). The text is cut into windows of so many tokens,
+each computed on its own. For every weight `blk.*` that meets 16 tokens or more at once, the squares of what it meets
+are summed column by column, and the tokens counted, for each expert on its own: tools/imatrix/imatrix.cpp of llama.cpp,
 without --process-output; sums are kept in float64 here. llama.cpp is the library in the xllamacpp package.
 """
 
@@ -51,9 +51,10 @@ def collect(path: Path, texts: Sequence[Sequence[int]], dataset: str, threads: i
     """The importance matrix of the GGUF model at path, from token ids."""
     sums, size = Sums(), max(map(len, texts))
     # hidden states do for any model: the products of the layers are the same, and an encoder has no logits
-    with Network(path) as network, Session(
-        network, n_ctx=size, threads=threads, embeddings=True, products=Observer(sums.add)
-    ) as session:
+    with (
+        Network(path) as network,
+        Session(network, n_ctx=size, threads=threads, embeddings=True, products=Observer(sums.add)) as session,
+    ):
         for text in texts:
             session.run(text)
     return Importance.from_mapping(sums.found, datasets=[dataset], chunk_count=len(texts), chunk_size=size)
@@ -104,9 +105,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    found = compute(
-        given.model, given.text, given.out, size=given.window, most=given.windows, threads=given.threads
-    )
+    found = compute(given.model, given.text, given.out, size=given.window, most=given.windows, threads=given.threads)
     print(f"{given.out}: {found} windows of {given.window} tokens of {given.text.name}")
 
 

@@ -4,11 +4,12 @@
 
 The model is lm/tinyshakespeare-5M of the shared data (MODELFMT_TEST_DATA, or ../shared/data beside the checkout), its
 importance matrix comes from its training-sample.txt (benchmarks/importance.py). heldout.txt is read in windows of 256
-tokens, the model's own length, and the predictions after the first 64 tokens of each window count. The Kullback-Leibler
-divergence (in nats, over the whole vocabulary) is that from the predictions of the F32 file, which holds the checkpoint's
-bfloat16 values exactly. "Same top-1": how often both find the same token most likely. Behind each mean stands its
-standard error, from the spread between windows. A file type stands a second time, with the importance matrix, where that
-changes its bytes; those that need one stand with it only. llama.cpp rounds activations too, so no quantized file is at 0.
+tokens, the model's own length, and the predictions after the first 64 tokens of each window count. KL is the
+Kullback-Leibler divergence (in nats, over the whole vocabulary) from the predictions of the F32 file, which holds the
+checkpoint's bfloat16 values exactly. "Same top-1": how often both find the same token most likely. Behind each mean
+stands its standard error, from the spread between windows. A file type stands a second time, with the importance
+matrix, where that changes its bytes; those that need one stand with it only. llama.cpp rounds activations too, so that
+no quantized file is at 0.
 """
 
 from __future__ import annotations
@@ -112,8 +113,10 @@ def perplexity(quality: Quality) -> tuple[float, float]:
 
 
 def removed(one: Quality, other: Quality) -> tuple[float, float]:
-    """(share of the divergence of `one` that `other` does not have, its standard error): of a ratio of means over the same
-    windows."""
+    """(share of the divergence of `one` that `other` does not have, its standard error).
+
+    That of a ratio of means over the same windows: what both find hard cancels out.
+    """
     ratio = other.divergence.mean() / one.divergence.mean()
     return float(1 - ratio), mean(other.divergence - ratio * one.divergence)[1] / float(one.divergence.mean())
 
@@ -199,7 +202,8 @@ def main() -> None:
         text = windows(full, (given.model / "heldout.txt").read_text(), given.windows)
         reference = list(predictions(full, text.tokens))
         files = {
-            rounding: variants(given.model, folder, types, rounding, matrix) for rounding in dict.fromkeys(given.rounding)
+            rounding: variants(given.model, folder, types, rounding, matrix)
+            for rounding in dict.fromkeys(given.rounding)
         }
         paths = {file.digest: file.path for made in files.values() for file in made.values()}
 
@@ -209,7 +213,9 @@ def main() -> None:
         with ThreadPoolExecutor(given.workers) as pool:
             found = dict(zip(paths, pool.map(work, paths.values()), strict=True))
         counted = text.tokens[:, WARM_UP:].size
-        print(f"{counted:,} predictions in {len(text.tokens)} windows; xllamacpp's llama.cpp, one thread for each model\n")
+        print(
+            f"{counted:,} predictions in {len(text.tokens)} windows; xllamacpp's llama.cpp, one thread for each model\n"
+        )
         print("\n".join(table(files, found)))
 
 

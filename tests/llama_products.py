@@ -1,4 +1,4 @@
-"""The matrix products that llama.cpp computes, seen through llama_context_params.cb_eval: which weights, what they meet.
+"""The matrix products that llama.cpp computes, seen through llama_context_params.cb_eval.
 
 Which products count, and how experts are told apart, is as in tools/imatrix/imatrix.cpp of llama.cpp (collect_imatrix).
 The layout of `struct ggml_tensor` is that of ggml.h; its size and its place for the name are checked against ggml's own
@@ -46,8 +46,11 @@ _Pointer = ctypes.POINTER(_Tensor)
 
 
 class Product(NamedTuple):
-    """One product. weight: its tensor. n_matrices: of the weight (experts). rows: float32 [n, columns], the activations.
-    matrix: int [n], the matrix that each row met."""
+    """One product.
+
+    weight: its tensor. n_matrices: of the weight (experts). rows: float32 [n, columns], the activations. matrix: int64
+    [n], the matrix that each row met.
+    """
 
     weight: str
     n_matrices: int
@@ -101,7 +104,7 @@ def _experts(product: Any) -> Product:
     x = _values(rows, np.float32)[0]
     matrix = _values(ids, np.int32)[0, 0].astype(np.int64)
     x = np.broadcast_to(x, (x.shape[0], matrix.shape[1], x.shape[2])) if x.shape[1] == 1 else x
-    assert x.shape[:2] == matrix.shape and 0 <= matrix.min() and matrix.max() < weight.ne[2]
+    assert x.shape[:2] == matrix.shape and matrix.min() >= 0 and matrix.max() < weight.ne[2]
     return Product(_name(weight), weight.ne[2], x.reshape(-1, x.shape[-1]), matrix.reshape(-1))
 
 

@@ -80,7 +80,9 @@ def test_divergence_is_torchs_and_that_of_a_model_from_itself_is_zero(full: Path
     rng = np.random.default_rng(0)
     other = [quality.log_probabilities(rng.standard_normal(x.shape).astype("f4") + x.astype("f4")) for x in reference]
     found = quality.compare(other, reference, text.following)
-    for at, (ours, theirs) in enumerate(zip(map(torch.from_numpy, other), map(torch.from_numpy, reference), strict=True)):
+    for at, (ours, theirs) in enumerate(
+        zip(map(torch.from_numpy, other), map(torch.from_numpy, reference), strict=True)
+    ):
         wanted = torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean").item()
         assert wanted > 0.1 and found.divergence[at] == pytest.approx(wanted, rel=1e-12)
         assert found.same[at] == (ours.argmax(-1) == theirs.argmax(-1)).double().mean().item()
