@@ -180,7 +180,7 @@ def table(files: dict[str, dict[str, File]], found: dict[str, Quality]) -> Itera
         if several:
             one, other = made[0].digest, made[-1].digest
             share = removed(found[one], found[other]) if one != other else None
-            cells.append("same bytes" if share is None else "{:.0%} ± {:.0%}".format(*share))
+            cells.append("same bytes" if share is None else "{:z.0%} ± {:.0%}".format(*share))
         yield f"| {' | '.join(cells)} |"
 
 

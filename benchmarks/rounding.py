@@ -11,8 +11,8 @@ over its model card. Its rows of 384 are no multiple of 256, where llama.cpp tak
 every type sees the same weights, two rows are laid end to end here, and their importances too. t5, t3: Student's t with
 5 and 3 degrees of freedom, seeded, 4 matrices of 256 x 1024; importance chi-square with 1 degree, a draw for a column.
 
-Times: one thread; for each matrix ggml's kernel, ours with rounding="ggml" and with "best" one after another, without
-weights where the type allows that; printed are medians of the ratios over the matrices.
+Times are processor time of one thread: for each matrix ggml's kernel, ours with rounding="ggml" and with "best" one
+after another, without weights where the type allows that; printed are medians of the ratios over the matrices.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def squares(x: NDArray[np.float64], weights: Floats | None) -> NDArray[np.float6
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
+    """Processor seconds of one call: other programs do not count."""
+    began = time.thread_time()
     work()
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def encodings(name: str, x: Floats, weights: Floats | None) -> tuple[list[float], list[Blocks]]:
@@ -183,7 +183,7 @@ def main() -> None:
     for key in given.data.split(","):
         title, make = sources[key]
         data = list(make())
-        print(f"### {title} ({sum(matrix.values.size for matrix in data) / 1e6:.1f} M weights)")
+        print(f"### {title} ({sum(matrix.values.size for matrix in data) / 1e6:.1f} M weights)\n")
         print("\n".join(table(types, data)), end="\n\n", flush=True)
 
 
