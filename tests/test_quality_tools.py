@@ -22,6 +22,7 @@ from modelfmt.storage.files import Files
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import importance
 import quality
+import reorder
 from llama import Network, Session
 
 WINDOWS = 2
@@ -54,8 +55,30 @@ def test_windows_are_the_text(full: Path, folder: Path, text: quality.Text) -> N
     from tokenizers import Tokenizer
 
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode((folder / "heldout.txt").read_text()).ids
-    assert text.tokens.ravel().tolist() == ids[: WINDOWS * quality.WINDOW]
-    assert text.following.ravel().tolist() == ids[1 : WINDOWS * quality.WINDOW + 1]
+    half = (len(ids) - 1) // quality.WINDOW // WINDOWS * quality.WINDOW
+    for at, tokens, following in zip((0, half), text.tokens, text.following, strict=True):
+        assert tokens.tolist() == ids[at : at + quality.WINDOW]
+        assert following.tolist() == ids[at + 1 : at + quality.WINDOW + 1]
+
+
+def test_another_order_is_the_same_model_in_other_blocks(
+    full: Path, folder: Path, text: quality.Text, tmp_path: Path
+) -> None:
+    other = reorder.reorder(folder, tmp_path / "model", seed=1)
+    modelfmt.convert(other, tmp_path / "{type}.gguf", quant=["F32", "Q2_K"])
+    modelfmt.convert(folder, tmp_path / "own.gguf", quant="Q2_K")
+    reference = list(quality.predictions(full, text.tokens))
+    found = {
+        path.stem: quality.compare(quality.predictions(path, text.tokens), reference, text.following).divergence
+        for path in tmp_path.glob("*.gguf")
+    }
+    assert (np.abs(found["F32"]) < 1e-9).all()
+    assert (found["Q2_K"] > 1e-3).all() and (found["own"] > 1e-3).all() and (found["Q2_K"] != found["own"]).all()
+    with modelfmt.open(tmp_path / "F32.gguf") as shuffled, modelfmt.open(full) as own:
+        assert shuffled.keys() == own.keys()
+        for name in own:
+            one, two = shuffled[name].numpy(), own[name].numpy()
+            assert not np.array_equal(one, two) and np.array_equal(np.sort(one, axis=None), np.sort(two, axis=None))
 
 
 def test_predictions_are_those_of_transformers(full: Path, model: Any, text: quality.Text) -> None:
@@ -95,6 +118,15 @@ def test_the_share_removed_is_that_of_the_means() -> None:
     assert share == pytest.approx(1 - other.mean() / one.mean())
     pairs = rng.integers(0, 500, (4000, 500))  # bootstrap
     assert error == pytest.approx(np.std(1 - other[pairs].mean(1) / one[pairs].mean(1)), rel=0.1)
+
+
+def test_the_error_of_a_mean_covers_windows_and_orders() -> None:
+    """As often as a standard error should: about two thirds of the time."""
+    rng = np.random.default_rng(2)
+    shape = (200, 6, 20)  # trials, orders, windows
+    values = 5 + rng.standard_normal((200, 1, 20)) + rng.standard_normal((200, 6, 1)) + rng.standard_normal(shape) / 4
+    within = [abs(value - 5) < error for value, error in map(quality.mean, values)]
+    assert 0.55 < np.mean(within) < 0.8
 
 
 def test_importance_is_the_energy_of_what_each_weight_meets(
