@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import llama_vocab
+from llama_products import Observer
 from llama_vocab import Refused
 
 _U32, _I32, _F32, _POINTER = ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
@@ -81,35 +82,13 @@ class Network:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 [tokens, vocabulary]: after each token, the logits of the next."""
-        return self._run(tokens, embeddings=False)
+        with Session(self) as session:
+            return session.run(tokens)
 
     def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 [tokens, width]: the last hidden state at each token."""
-        return self._run(tokens, embeddings=True)
-
-    def _run(self, tokens: Sequence[int], *, embeddings: bool) -> NDArray[np.float32]:
-        library = _library()
-        params = library.llama_context_default_params()
-        found = {name: getattr(params, name) for name in _DEFAULTS}
-        assert found == _DEFAULTS, "llama_context_params has another layout in this wheel"
-        params.n_ctx, params.n_threads, params.n_threads_batch = 256, 1, 1
-        params.type_k = params.type_v = _F32_TYPE
-        params.pooling_type, params.flash_attn_type = _POOLING_NONE, _FLASH_OFF
-        params.embeddings = embeddings
-        context = library.llama_init_from_model(self._model, params)
-        assert context, "".join(llama_vocab._LOG)
-        try:
-            batch = _Batch(
-                n_tokens=len(tokens),
-                token=(_I32 * len(tokens))(*tokens),
-                logits=(ctypes.c_int8 * len(tokens))(*[1] * len(tokens)),
-            )
-            assert library.llama_decode(context, batch) == 0, "".join(llama_vocab._LOG)
-            get = library.llama_get_embeddings_ith if embeddings else library.llama_get_logits_ith
-            width = self.n_embd if embeddings else self.n_vocab
-            return np.stack([np.ctypeslib.as_array(get(context, i), (width,)).copy() for i in range(len(tokens))])
-        finally:
-            library.llama_free(context)
+        with Session(self, embeddings=True) as session:
+            return session.run(tokens)
 
     def close(self) -> None:
         _library().llama_model_free(self._model)
@@ -121,6 +100,59 @@ class Network:
         self.close()
 
 
+class Session:
+    """A context of a network: texts of up to n_ctx tokens, one after another, each from the start.
+
+    embeddings: hidden states instead of logits. products: what llama_products.Observer sees of every matrix product.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        n_ctx: int = 256,
+        threads: int = 1,
+        embeddings: bool = False,
+        products: Observer | None = None,
+    ) -> None:
+        self._library = _library()
+        params = self._library.llama_context_default_params()
+        found = {name: getattr(params, name) for name in _DEFAULTS}
+        assert found == _DEFAULTS, "llama_context_params has another layout in this wheel"
+        params.n_ctx, params.n_threads, params.n_threads_batch = n_ctx, threads, threads
+        params.type_k = params.type_v = _F32_TYPE
+        params.pooling_type, params.flash_attn_type = _POOLING_NONE, _FLASH_OFF
+        params.embeddings = embeddings
+        self._products = products  # ctypes keeps no reference to a callback
+        params.cb_eval = None if products is None else ctypes.cast(products.callback, _POINTER)
+        self._context = self._library.llama_init_from_model(network._model, params)
+        assert self._context, "".join(llama_vocab._LOG)
+        self._get = self._library.llama_get_embeddings_ith if embeddings else self._library.llama_get_logits_ith
+        self._width = network.n_embd if embeddings else network.n_vocab
+
+    def run(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
+        """float32 [tokens - first, width]: logits of the next token (or hidden states) from token `first` on."""
+        library, count = self._library, len(tokens)
+        library.llama_memory_clear(library.llama_get_memory(self._context), True)
+        batch = _Batch(
+            n_tokens=count,
+            token=(_I32 * count)(*tokens),
+            logits=(ctypes.c_int8 * count)(*[i >= first for i in range(count)]),
+        )
+        failed = library.llama_decode(self._context, batch)
+        if self._products is not None and self._products.error is not None:
+            raise self._products.error
+        assert failed == 0, "".join(llama_vocab._LOG)
+        rows = [np.ctypeslib.as_array(self._get(self._context, i), (self._width,)) for i in range(first, count)]
+        return np.stack(rows)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.llama_free(self._context)
+
+
 @cache
 def _library() -> Any:
     library = llama_vocab._library()
@@ -130,6 +162,8 @@ def _library() -> Any:
         ("llama_context_default_params", _Context, []),
         ("llama_init_from_model", _POINTER, [_POINTER, _Context]),
         ("llama_decode", _I32, [_POINTER, _Batch]),
+        ("llama_get_memory", _POINTER, [_POINTER]),
+        ("llama_memory_clear", None, [_POINTER, ctypes.c_bool]),
         ("llama_get_logits_ith", floats, [_POINTER, _I32]),
         ("llama_get_embeddings_ith", floats, [_POINTER, _I32]),
         ("llama_free", None, [_POINTER]),

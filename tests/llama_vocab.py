@@ -59,6 +59,13 @@ class Vocab:
         count = _library().llama_token_to_piece(self._vocab, token_id, buffer, 1024, 0, True)
         return buffer.raw[:count]
 
+    @property
+    def first(self) -> int | None:
+        """The token that a text has to start with, None where it may start with any."""
+        if not _library().llama_vocab_get_add_bos(self._vocab):
+            return None
+        return int(_library().llama_vocab_bos(self._vocab))
+
     def ends(self, token_id: int) -> bool:
         """Whether generation stops at this token."""
         return bool(_library().llama_vocab_is_eog(self._vocab, token_id))
@@ -110,6 +117,8 @@ def _library() -> Any:
         ("llama_model_get_vocab", pointer, [pointer]),
         ("llama_model_free", None, [pointer]),
         ("llama_vocab_n_tokens", integer, [pointer]),
+        ("llama_vocab_get_add_bos", ctypes.c_bool, [pointer]),
+        ("llama_vocab_bos", integer, [pointer]),
         ("llama_vocab_is_eog", ctypes.c_bool, [pointer, integer]),
         ("llama_log_set", None, [pointer, pointer]),
         ("llama_backend_init", None, []),
