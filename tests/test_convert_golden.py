@@ -36,6 +36,8 @@ DIFFERENCES = {
     "gemma2": {"tokenizer.ggml.token_type"},  # user-defined pieces keep their type
     "gemma3": {"tokenizer.ggml.token_type"},
 }
+
+
 def tensors_of(path: Path) -> dict[str, tuple[str, list[int], str]]:
     """name -> (type, shape, SHA-256 of the bytes)."""
     with modelfmt.open(path) as model:
