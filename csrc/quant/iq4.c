@@ -101,7 +101,7 @@ void MF_LEVEL(iq4_nl_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t
         iq4_weights(v, importance, n_cols, at, sigma2, w);
         const vf scale = iq4_scale(v, w);
         iq4_codes(v, scale, words);
-        blocks_store_2(vi_f16_from_vf(scale), block->d, sizeof *block, n);
+        blocks_store_2(vi_f16_of_scale(scale), block->d, sizeof *block, n);
         blocks_store_16(words, block->codes, sizeof *block, n);
     }
 }
