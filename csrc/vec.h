@@ -9,7 +9,11 @@
  *
  *   vf_set1(c) vi_set1(c)                    every lane c
  *   vf_load(p) vf_store(p, v)                VF_LANES floats, any alignment; vi_load, vi_store: int32
- *   vi_load_u8(p) vi_load_i8(p) vi_load_u16(p)      VF_LANES small integers, widened
+ *   vi_load_u8(p) vi_load_u16(p)             VF_LANES small integers, widened
+ *   vb                                       sixteen bytes at every level; operators work on each of them
+ *   vb_load(p) vb_set1(c) vb_pair(a, b) vb_quad(a, b, c, d)     from memory; from 8-byte or 4-byte words in registers
+ *   vi_widen_u8(b, v) vi_widen_i8(b, v)      vi v[VI_PER_VB] from sixteen bytes: where bytes come from registers, since
+ *                                            small stores before a large load stall
  *   vi_store_u8(p, v) vi_store_u16(p, v)     low bits of each lane, contiguous
  *   vf_lookup(table, i) vi_lookup(table, i)  table[i[lane]]; every index must be inside
  *   vf_min(a, b) vf_max(a, b)                a < b ? a : b, a > b ? a : b, exactly so for NaN; vi_min, vi_max
@@ -57,6 +61,26 @@
 typedef float vf __attribute__((vector_size(4 * VF_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * VF_LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * VF_LANES)));
+typedef uint8_t vb __attribute__((vector_size(16)));
+enum { VI_PER_VB = 16 / VF_LANES };
+
+static inline vb vb_load(const void *p) {
+    vb b;
+    memcpy(&b, p, sizeof b);
+    return b;
+}
+
+static inline vb vb_set1(uint8_t c) { return (vb){c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c}; }
+
+static inline vb vb_pair(uint64_t a, uint64_t b) {
+    typedef uint64_t words __attribute__((vector_size(16)));
+    return (vb)(words){a, b};
+}
+
+static inline vb vb_quad(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    typedef uint32_t words __attribute__((vector_size(16)));
+    return (vb)(words){a, b, c, d};
+}
 
 static inline vi vi_shift_right_logical(vi i, int n) { return (vi)((vu)i >> (uint32_t)n); }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,6 +71,41 @@ def quantize(type_id: int, x: Floats, weights: Floats | None = None) -> bytes:
         importance = weights.ctypes.data
     written = library().ggml_quantize_chunk(type_id, x.ctypes.data, out.ctypes.data, 0, rows, cols, importance)
     assert written == out.nbytes
+    return out.tobytes()
+
+
+def quantize_or_abort(type_id: int, x: Floats, weights: Floats | None = None) -> bytes | None:
+    """As quantize, in a child process: None where ggml ends the process, as on sums that overflow in a lattice type."""
+    library().ggml_quantize_init(type_id)  # here, not in every child: the lattice types make large tables
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        faulthandler.disable()  # pytest's would print a stack
+        os.environ["GGML_NO_BACKTRACE"] = "1"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        blocks = quantize(type_id, x, weights)
+        while blocks:
+            blocks = blocks[os.write(write, blocks) :]
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        blocks = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return blocks if status == 0 else None
+
+
+def quantize_internal(type_id: int, x: Floats) -> bytes:
+    """Q8_1 or Q8_K blocks, which ggml multiplies with and ggml_quantize_chunk does not make. What it leaves as it was,
+    the sums of an empty Q8_K block, is zero."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    row = traits(type_id)
+    out = np.zeros(x.size // row.blck_size * row.type_size, np.uint8)
+    signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    address = row.from_float_ref
+    function = signature(address) if address else signature(("quantize_row_q8_K_ref", library()))
+    function(x.ctypes.data, out.ctypes.data, x.size)
     return out.tobytes()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,108 @@ def test_half_precision_is_converted_first(kind: str) -> None:
     assert modelfmt.quantize(tensor, "q8_0").tobytes() == wanted
 
 
+def test_other_numbers_become_float32() -> None:
+    for array in (VALUES.astype(">f4"), VALUES.astype(">f2"), VALUES.astype("f8"), (VALUES * 9).astype("i4")):
+        wanted = ggml.quantize(8, array.astype(np.float32))
+        assert modelfmt.quantize(array, "Q8_0").tobytes() == wanted, array.dtype.str
+    with pytest.raises(modelfmt.ArrayError):
+        modelfmt.quantize(VALUES > 0, "Q8_0")
+
+
+FLOATS_8 = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
+
+
+@pytest.mark.parametrize("kind", FLOATS_8)
+def test_8_bit_floats_of_ml_dtypes_and_torch(kind: str) -> None:
+    tensor = torch.from_numpy(np.abs(VALUES)).to(getattr(torch, kind))
+    wanted = ggml.quantize(8, tensor.to(torch.float32).numpy())
+    assert modelfmt.quantize(tensor, "Q8_0").tobytes() == wanted
+    array = tensor.view(torch.uint8).numpy().view(getattr(ml_dtypes, kind))
+    assert modelfmt.quantize(array, "Q8_0").tobytes() == wanted
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.t().contiguous().t(),
+        lambda x: x[:, ::2],
+        lambda x: x[1:, 32:64],
+        lambda x: x[:1].expand(5, -1),
+        lambda x: x.detach().clone().requires_grad_(x.dtype.itemsize > 1),
+        lambda x: torch.nn.Parameter(x, requires_grad=x.dtype.itemsize > 1),
+        lambda x: torch._neg_view(x) if x.dtype.itemsize > 1 else x,
+    ],
+    ids=["transposed", "step", "slice", "expanded", "gradient", "parameter", "negated view"],
+)
+def test_torch_tensors_of_every_kind(kind: str, make: Callable[[Any], Any]) -> None:
+    tensor = make(torch.from_numpy(VALUES.copy()).to(getattr(torch, kind)))
+    wanted = ggml.quantize(8, tensor.detach().to(torch.float32).resolve_neg().contiguous().numpy())
+    assert modelfmt.quantize(tensor, "Q8_0").tobytes() == wanted
+
+
+class Exporter:
+    """An array of some library that has DLPack and nothing else."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        return self.tensor.__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return self.tensor.__dlpack_device__()
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float8_e5m2"])
+def test_dlpack_alone_is_enough(kind: str) -> None:
+    tensor = torch.from_numpy(VALUES.copy()).to(getattr(torch, kind))
+    wanted = ggml.quantize(8, tensor.to(torch.float32).numpy())
+    assert modelfmt.quantize(Exporter(tensor.t().contiguous().t()), "Q8_0").tobytes() == wanted
+
+
+def test_importance_and_blocks_may_be_tensors_too() -> None:
+    weights = np.random.default_rng(6).random(512, np.float32).astype(ml_dtypes.bfloat16)
+    wanted = ggml.quantize(12, VALUES, weights.astype(np.float32))
+    tensor = torch.from_numpy(weights.astype(np.float32)).to(torch.bfloat16)
+    for given in (weights, weights.tolist(), tensor, tensor.clone().requires_grad_()):
+        assert modelfmt.quantize(VALUES, "Q4_K", weights=given).tobytes() == wanted
+    blocks = torch.frombuffer(bytearray(wanted), dtype=torch.uint8).reshape(6, -1)
+    assert modelfmt.dequantize(blocks, "Q4_K").tobytes() == ggml.dequantize(12, wanted).tobytes()
+
+
+def test_out_is_any_memory_of_the_right_size() -> None:
+    wanted = ggml.quantize(8, VALUES)
+    values = ggml.dequantize(8, wanted).tobytes()
+    tensor, floats = torch.zeros((6, 544), dtype=torch.uint8), torch.zeros(6, 512)
+    buffer, floats_buffer = bytearray(len(wanted)), bytearray(len(values))
+    for out in (tensor, buffer, memoryview(bytearray(len(wanted)))):
+        assert modelfmt.quantize(VALUES, "Q8_0", out=out).tobytes() == wanted
+    assert tensor.numpy().tobytes() == wanted and bytes(buffer) == wanted
+    for out in (floats, floats_buffer):
+        modelfmt.dequantize(wanted, "Q8_0", (6, 512), out=out)
+    assert floats.numpy().tobytes() == values and bytes(floats_buffer) == values
+
+
+def test_other_threads_run_while_a_kernel_does() -> None:
+    x = np.random.default_rng(7).standard_normal((64, 4096)).astype(np.float32)
+    times: list[float] = []
+
+    def work() -> None:
+        times.append(time.perf_counter())
+        modelfmt.quantize(x, "IQ3_S")
+        times.append(time.perf_counter())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    seen = []
+    while worker.is_alive():
+        seen.append(time.perf_counter())
+    began, ended = times
+    middle = [at for at in seen if began + 0.3 * (ended - began) < at < ended - 0.3 * (ended - began)]
+    assert middle  # a kernel that held the interpreter would leave none
+
+
 def test_threads_and_out_do_not_change_the_bytes() -> None:
     x = np.random.default_rng(5).standard_normal((3000, 512)).astype(np.float32)
     wanted = modelfmt.quantize(x, "Q5_K")
@@ -66,6 +170,8 @@ def test_more_axes_than_two() -> None:
 def test_no_rows() -> None:
     assert modelfmt.quantize(np.zeros((0, 256), "f4"), "Q4_K").shape == (0, 144)
     assert modelfmt.dequantize(np.zeros((0, 144), "u1"), "Q4_K").shape == (0, 256)
+    assert modelfmt.quantize(np.zeros((3, 0), "f4"), "Q4_K").shape == (3, 0)
+    assert modelfmt.quantize([], "Q4_K").shape == (0,)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -76,6 +182,22 @@ def test_values_that_are_not_finite_are_named(bad: float, threads: int) -> None:
     with pytest.raises(modelfmt.BadValue) as raised:
         modelfmt.quantize(x, "Q4_K", threads=threads)
     assert (raised.value.context["row"], raised.value.context["column"]) == (1777, 300)
+
+
+@pytest.mark.parametrize("type", [row.name for row in modelfmt.types() if row.block_elements > 1 and row.can_quantize])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "bfloat16"])
+def test_every_type_names_what_is_not_finite(type: str, kind: str) -> None:
+    x = np.zeros((2, 3, 512), ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
+    x[1, 2, 411] = np.inf
+    with pytest.raises(modelfmt.BadValue, match="row 5, column 411"):
+        modelfmt.quantize(x, type, weights=np.ones(512))
+    with pytest.raises(modelfmt.ShapeError):
+        modelfmt.quantize(x[:, :, :500], type, weights=np.ones(500))
+
+
+def test_what_does_not_fit_float32_is_not_finite() -> None:
+    with pytest.raises(modelfmt.BadValue, match="row 0, column 3"):
+        modelfmt.quantize(np.where(np.arange(32) == 3, 1e300, 0), "Q8_0")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +211,25 @@ def test_values_that_are_not_finite_are_named(bad: float, threads: int) -> None:
         (lambda: modelfmt.quantize(VALUES, "Q4_K", weights=np.ones(3, "f4")), modelfmt.ShapeError),
         (lambda: modelfmt.quantize(VALUES, "Q4_K", weights=-np.ones(512, "f4")), modelfmt.ArrayError),
         (lambda: modelfmt.quantize(VALUES, "Q4_K", out=np.empty(3, "u1")), modelfmt.ShapeError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", weights="abc"), modelfmt.ArrayError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", weights=[[1], [2, 3]]), modelfmt.ArrayError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", threads=0), modelfmt.UsageError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", threads=1.5), modelfmt.UsageError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", out=[]), modelfmt.ShapeError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", out=bytes(6 * 288)), modelfmt.ShapeError),
+        (lambda: modelfmt.quantize(VALUES, "Q4_K", out=bytearray(6 * 288 + 1)), modelfmt.ShapeError),
+        (
+            lambda: modelfmt.quantize(VALUES, "Q4_K", out=torch.empty(288, 6, dtype=torch.uint8).t()),
+            modelfmt.ShapeError,
+        ),
+        (lambda: modelfmt.quantize(VALUES, 12), modelfmt.UsageError),
+        (lambda: modelfmt.quantize({}, "Q4_K"), modelfmt.ArrayError),
+        (lambda: modelfmt.quantize([[1], [2, 3]], "Q4_K"), modelfmt.ArrayError),
+        (lambda: modelfmt.quantize(torch.zeros(2, 512, device="meta"), "Q4_K"), modelfmt.ArrayError),
+        (lambda: modelfmt.quantize(torch.zeros(2, 512, dtype=torch.complex64), "Q4_K"), modelfmt.ArrayError),
+        (lambda: modelfmt.dequantize("abc", "Q4_K"), modelfmt.ArrayError),
+        (lambda: modelfmt.dequantize(bytes(144), "Q4_K", (-1, -256)), modelfmt.ShapeError),
+        (lambda: modelfmt.dequantize(bytes(144), "Q4_K", 256), modelfmt.ShapeError),
         (lambda: modelfmt.dequantize(np.zeros((1, 143), "u1"), "Q4_K"), modelfmt.ShapeError),
         (lambda: modelfmt.dequantize(b"12", "Q4_K", (1, 256)), modelfmt.ShapeError),
         (lambda: modelfmt.parse_size("many"), modelfmt.UsageError),

@@ -6,7 +6,6 @@ our bytes only have to be the same at every level.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,8 +15,6 @@ import ggml
 from quantizing import (
     IMPORTANCES,
     TYPES,
-    Bytes,
-    Floats,
     assert_bytes_of_llama_cpp,
     assert_reads_like_llama_cpp,
     importance,
@@ -31,27 +28,6 @@ WRITTEN = [name for name in LATTICE if TYPES[name][4]]
 NEEDS_IMPORTANCE = {"IQ1_S", "IQ2_XXS", "IQ2_XS"}
 
 
-def of_llama_cpp(type: str, x: Floats, weights: Floats | None) -> Bytes | None:
-    """What ggml writes, or None where it aborts."""
-    ggml.library().ggml_quantize_init(TYPES[type][1])
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        os.environ["GGML_NO_BACKTRACE"] = "1"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        blocks = ggml.quantize(TYPES[type][1], x, weights)
-        while blocks:
-            blocks = blocks[os.write(write, blocks) :]
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        blocks = pipe.read()
-    _, status = os.waitpid(child, 0)
-    return np.frombuffer(blocks, np.uint8) if status == 0 else None
-
-
 @pytest.mark.parametrize("name", IMPORTANCES)
 @pytest.mark.parametrize("cols", [256, 768])
 @pytest.mark.parametrize("type", WRITTEN)
@@ -61,7 +37,8 @@ def test_bytes_are_those_of_llama_cpp(type: str, cols: int, name: str) -> None:
         pytest.skip(f"{type} is not written without importance")
     compared = 0
     for what, x in values(5, cols):
-        expected = of_llama_cpp(type, x, weights)
+        blocks = ggml.quantize_or_abort(TYPES[type][1], x, weights)
+        expected = None if blocks is None else np.frombuffer(blocks, np.uint8)
         compared += expected is not None
         for level in levels():
             found = quantize(type, x, weights)

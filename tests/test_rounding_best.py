@@ -147,6 +147,20 @@ def test_any_number_of_blocks_fills_the_lanes(type: str) -> None:
         assert np.array_equal(quantize(type, part, weights[: n * elements], rounding="best"), whole[: n * size]), n
 
 
+@pytest.mark.parametrize("type", REFINED)
+def test_a_block_does_not_depend_on_its_neighbours(type: str) -> None:
+    """Blocks are searched side by side, as many as the level has lanes: none goes on longer because others do."""
+    weights = importance("ones", 256) if TYPES[type][6] else None
+    telling = ("gaussian", "student t", "alternating", "sparse", "outlier", "gaussian * 1e6", "every magnitude by row")
+    for what, x in values(64, 256):
+        if what not in telling:
+            continue
+        for level in levels():
+            together = quantize(type, x, weights, "best").reshape(len(x), -1)
+            alone = [quantize(type, row[None], weights, "best") for row in x]
+            assert np.array_equal(together, alone), (type, what, level)
+
+
 @pytest.mark.parametrize("type", ["TQ1_0", "TQ2_0"])
 def test_ternary_weights_stay_exact(type: str) -> None:
     x = np.random.default_rng(6).integers(-1, 2, (8, 512)).astype(np.float32) * np.float32(0.034)

@@ -183,48 +183,43 @@ void MF_LEVEL(iq1_m_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t 
     }
 }
 
-/* Eight levels -1, 0, 1, with 1/8 more or less, as eight bytes 8 * (level + 1) + (2 or 0). */
-static inline void iq1_load(const int8_t *lattice, int point, bool is_minus, int8_t *bytes) {
-    uint64_t eight;
-    memcpy(&eight, lattice + 8 * point, 8);
-    if (!is_minus) eight += 0x0202020202020202;
-    memcpy(bytes, &eight, 8);
-}
-
-static inline void iq1_store(float scale, const int8_t *bytes, size_t n, float *x) {
-    for (size_t j = 0; j < n; j += VF_LANES) vf_store(x + j, scale * (vf_from_vi(vi_load_i8(bytes + j) - 9) * 0.125f));
-}
-
 static inline int iq1_word(const uint8_t *bytes) { return bytes[0] | bytes[1] << 8; }
+
+/* A quarter more, in the unit of lattice_values: less 1/8 becomes more 1/8. */
+enum { IQ1_MORE = 2 };
 
 void MF_LEVEL(iq1_s_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_1);
     const iq1_s_block *block = (const iq1_s_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
-        const float d = mf_load_f16(block->d);
+        const float d = mf_load_f16(block->d) * 0.125f;
         for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
             const int word = iq1_word(block->words[sub]);
-            int8_t bytes[SUB];
+            const float scale = d * (float)(2 * (word >> 12 & 7) + 1);
+            const vb more = vb_set1(word >> 15 ? 0 : IQ1_MORE);
+            uint64_t levels[4];
             for (size_t l = 0; l < 4; l++)
-                iq1_load(lattice, block->points[4 * sub + l] | (word >> 3 * l & 7) << 8, word >> 15, bytes + 8 * l);
-            iq1_store(d * (float)(2 * (word >> 12 & 7) + 1), bytes, SUB, x);
+                levels[l] = load_8(lattice + 8 * (block->points[4 * sub + l] | (word >> 3 * l & 7) << 8));
+            store_scaled(scale, vb_pair(levels[0], levels[1]) + more, x);
+            store_scaled(scale, vb_pair(levels[2], levels[3]) + more, x + 16);
         }
     }
 }
 
 void MF_LEVEL(iq1_m_dequantize)(const uint8_t *y, float *x, size_t n) {
+    static const uint64_t more[2] = {0x0101010101010101 * IQ1_MORE, 0};
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_1);
     const iq1_m_block *block = (const iq1_m_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         uint16_t half = 0;
         for (int k = 0; k < 4; k++) half |= (uint16_t)(iq1_word(block->words[k]) >> 12 << 4 * k);
-        const float d = mf_f16_to_f32(half);
+        const float d = mf_f16_to_f32(half) * 0.125f;
         for (size_t sub = 0; sub < QK_K / 16; sub++, x += 16) {
             const int high = block->high[sub], scale = iq1_word(block->words[sub / 4]) >> sub % 4 * 3 & 7;
-            int8_t bytes[16];
-            iq1_load(lattice, block->points[2 * sub] | (high & 7) << 8, high & 8, bytes);
-            iq1_load(lattice, block->points[2 * sub + 1] | (high >> 4 & 7) << 8, high & 128, bytes + 8);
-            iq1_store(d * (float)(2 * scale + 1), bytes, 16, x);
+            const uint64_t first = load_8(lattice + 8 * (block->points[2 * sub] | (high & 7) << 8));
+            const uint64_t second = load_8(lattice + 8 * (block->points[2 * sub + 1] | (high >> 4 & 7) << 8));
+            const vb levels = vb_pair(first, second) + vb_pair(more[high >> 3 & 1], more[high >> 7]);
+            store_scaled(d * (float)(2 * scale + 1), levels, x);
         }
     }
 }

@@ -110,53 +110,55 @@ static inline float iq2_scale(float d, int scale) { return d * (0.5f + (float)sc
 
 void MF_LEVEL(iq2_xxs_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_2XXS);
+    const uint64_t *minus = MF_LEVEL(lattice_signs)()->seven;
     const iq2_xxs_block *block = (const iq2_xxs_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            uint32_t signs;
-            int8_t values[SUB];
-            memcpy(&signs, block->words[sub] + 4, sizeof signs);
-            for (size_t l = 0; l < 4; l++) memcpy(values + 8 * l, lattice + 8 * block->words[sub][l], 8);
-            store_signed(iq2_scale(d, (int)(signs >> 28)), values, even_signs_4(signs), SUB, x);
+        for (size_t sub = 0; sub < N_SUBS; sub++) {
+            const uint8_t *points = block->words[sub];
+            const uint32_t word = load_4(points + 4);
+            const float scale = iq2_scale(d, (int)(word >> 28));
+            for (size_t l = 0; l < 4; l += 2, x += 16) {
+                const vb values = vb_pair(load_8(lattice + 8 * points[l]), load_8(lattice + 8 * points[l + 1]));
+                store_signed(scale, values, minus[word >> 7 * l & 127], minus[word >> (7 * l + 7) & 127], x);
+            }
         }
     }
 }
 
 void MF_LEVEL(iq2_xs_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_2XS);
+    const uint64_t *minus = MF_LEVEL(lattice_signs)()->seven;
     const iq2_xs_block *block = (const iq2_xs_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            uint32_t signs = 0;
-            int8_t values[SUB];
-            for (size_t l = 0; l < 4; l++) {
-                const uint8_t *word = block->words[4 * sub + l];
-                memcpy(values + 8 * l, lattice + 8 * (word[0] | (word[1] & 1) << 8), 8);
-                signs |= even_signs(word[1] >> 1) << 8 * l;
+        for (size_t sub = 0; sub < N_SUBS; sub++) {
+            for (int half = 0; half < 2; half++, x += 16) {
+                const uint32_t words = load_4(block->words[4 * sub + 2 * (size_t)half]);
+                const uint64_t first = load_8(lattice + 8 * (words & 511)),
+                               second = load_8(lattice + 8 * (words >> 16 & 511));
+                store_signed(iq2_scale(d, block->scales[sub] >> 4 * half & 15), vb_pair(first, second),
+                             minus[words >> 9 & 127], minus[words >> 25], x);
             }
-            store_signed(iq2_scale(d, block->scales[sub] & 15), values, signs, SUB / 2, x);
-            store_signed(iq2_scale(d, block->scales[sub] >> 4), values + SUB / 2, signs >> 16, SUB / 2, x + SUB / 2);
         }
     }
 }
 
 void MF_LEVEL(iq2_s_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_2S);
+    const uint64_t *minus = MF_LEVEL(lattice_signs)()->eight;
     const iq2_s_block *block = (const iq2_s_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            uint32_t signs;
-            int8_t values[SUB];
-            memcpy(&signs, block->signs + 4 * sub, sizeof signs);
-            for (size_t l = 0; l < 4; l++) {
-                const int point = block->points[4 * sub + l] | (block->high[sub] >> 2 * l & 3) << 8;
-                memcpy(values + 8 * l, lattice + 8 * point, 8);
+        for (size_t sub = 0; sub < N_SUBS; sub++) {
+            for (int half = 0; half < 2; half++, x += 16) {
+                const uint8_t *points = block->points + 4 * sub + 2 * half, *signs = block->signs + 4 * sub + 2 * half;
+                const int high = block->high[sub] >> 4 * half;
+                const uint64_t first = load_8(lattice + 8 * (points[0] | (high & 3) << 8)),
+                               second = load_8(lattice + 8 * (points[1] | (high & 12) << 6));
+                store_signed(iq2_scale(d, block->scales[sub] >> 4 * half & 15), vb_pair(first, second), minus[signs[0]],
+                             minus[signs[1]], x);
             }
-            store_signed(iq2_scale(d, block->scales[sub] & 15), values, signs, SUB / 2, x);
-            store_signed(iq2_scale(d, block->scales[sub] >> 4), values + SUB / 2, signs >> 16, SUB / 2, x + SUB / 2);
         }
     }
 }

@@ -81,35 +81,43 @@ static void iq3_s_pack(const search_batch *batch, const search_stored *stored, s
 SEARCH_QUANTIZE(iq3_xxs, 1.0125f)
 SEARCH_QUANTIZE(iq3_s, 1.033f)
 
+static inline vb iq3_values(const int8_t *lattice, int a, int b, int c, int d) {
+    return vb_quad(load_4(lattice + 4 * a), load_4(lattice + 4 * b), load_4(lattice + 4 * c), load_4(lattice + 4 * d));
+}
+
 void MF_LEVEL(iq3_xxs_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_3XXS);
+    const uint64_t *minus = MF_LEVEL(lattice_signs)()->seven;
     const iq3_xxs_block *block = (const iq3_xxs_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            uint32_t signs;
-            int8_t values[SUB];
-            memcpy(&signs, block->words[sub], sizeof signs);
-            for (size_t l = 0; l < 8; l++) memcpy(values + 4 * l, lattice + 4 * block->points[8 * sub + l], 4);
-            store_signed(d * (0.5f + (float)(signs >> 28)) * 0.5f, values, even_signs_4(signs), SUB, x);
+        for (size_t sub = 0; sub < N_SUBS; sub++) {
+            const uint32_t word = load_4(block->words[sub]);
+            const float scale = d * (0.5f + (float)(word >> 28)) * 0.5f;
+            for (size_t l = 0; l < 4; l += 2, x += 16) {
+                const uint8_t *p = block->points + 8 * sub + 2 * l;
+                store_signed(scale, iq3_values(lattice, p[0], p[1], p[2], p[3]), minus[word >> 7 * l & 127],
+                             minus[word >> (7 * l + 7) & 127], x);
+            }
         }
     }
 }
 
 void MF_LEVEL(iq3_s_dequantize)(const uint8_t *y, float *x, size_t n) {
     const int8_t *lattice = MF_LEVEL(lattice_values)(LATTICE_3S);
+    const uint64_t *minus = MF_LEVEL(lattice_signs)()->eight;
     const iq3_s_block *block = (const iq3_s_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            uint32_t signs;
-            int8_t values[SUB];
-            memcpy(&signs, block->signs + 4 * sub, sizeof signs);
-            for (size_t l = 0; l < 8; l++) {
-                const int point = block->points[8 * sub + l] | (block->high[sub] >> l & 1) << 8;
-                memcpy(values + 4 * l, lattice + 4 * point, 4);
+        for (size_t sub = 0; sub < N_SUBS; sub++) {
+            const float scale = d * (float)(1 + 2 * (block->scales[sub / 2] >> sub % 2 * 4 & 15));
+            for (int half = 0; half < 2; half++, x += 16) {
+                const uint8_t *p = block->points + 8 * sub + 4 * half, *signs = block->signs + 4 * sub + 2 * half;
+                const int high = block->high[sub] >> 4 * half;
+                const vb values = iq3_values(lattice, p[0] | (high & 1) << 8, p[1] | (high & 2) << 7,
+                                             p[2] | (high & 4) << 6, p[3] | (high & 8) << 5);
+                store_signed(scale, values, minus[signs[0]], minus[signs[1]], x);
             }
-            store_signed(d * (float)(1 + 2 * (block->scales[sub / 2] >> sub % 2 * 4 & 15)), values, signs, SUB, x);
         }
     }
 }

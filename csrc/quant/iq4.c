@@ -101,7 +101,7 @@ void MF_LEVEL(iq4_nl_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t
         iq4_weights(v, importance, n_cols, at, sigma2, w);
         const vf scale = iq4_scale(v, w);
         iq4_codes(v, scale, words);
-        blocks_store_2(vi_f16_from_vf(scale), block->d, sizeof *block, n);
+        blocks_store_2(vi_f16_of_scale(scale), block->d, sizeof *block, n);
         blocks_store_16(words, block->codes, sizeof *block, n);
     }
 }
@@ -227,11 +227,8 @@ void MF_LEVEL(iq4_xs_refine)(const float *x, const float *weights, uint8_t *y, s
 void MF_LEVEL(iq4_nl_dequantize)(const uint8_t *y, float *x, size_t n) {
     const table16 table = table16_of(iq4_values);
     const iq4_nl_block *block = (const iq4_nl_block *)(const void *)y;
-    for (size_t i = 0; i < n / SUB; i++, block++) {
-        uint8_t codes[SUB];
-        split_nibbles(block->codes, SUB_BYTES, codes);
-        table16_scaled(table, vf_set1(mf_load_f16(block->d)), codes, SUB, x + i * SUB);
-    }
+    for (size_t i = 0; i < n / SUB; i++, block++)
+        table16_scaled_nibbles(table, vf_set1(mf_load_f16(block->d)), block->codes, x + i * SUB);
 }
 
 void MF_LEVEL(iq4_xs_dequantize)(const uint8_t *y, float *x, size_t n) {
@@ -239,10 +236,8 @@ void MF_LEVEL(iq4_xs_dequantize)(const uint8_t *y, float *x, size_t n) {
     const iq4_xs_block *block = (const iq4_xs_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
         const float d = mf_load_f16(block->d);
-        uint8_t codes[QK_K];
-        for (size_t sub = 0; sub < N_SUBS; sub++) split_nibbles(block->codes[sub], SUB_BYTES, codes + sub * SUB);
         for (size_t sub = 0; sub < N_SUBS; sub++, x += SUB) {
-            table16_scaled(table, vf_set1(d * (float)(iq4_xs_scale(block, sub) - 32)), codes + sub * SUB, SUB, x);
+            table16_scaled_nibbles(table, vf_set1(d * (float)(iq4_xs_scale(block, sub) - 32)), block->codes[sub], x);
         }
     }
 }

@@ -123,7 +123,7 @@ static const uint64_t iq3_512[] = {
     X(LATTICE_2XXS, iq2_256, 8, 3, 256, 2, 10071, 8, 25, 43)                                                           \
     X(LATTICE_2XS, iq2_512, 8, 3, 512, 2, 14410, 8, 25, 43)                                                            \
     X(LATTICE_2S, iq2_1024, 8, 3, 1024, 1, 6286, 8, 25, 43)                                                            \
-    X(LATTICE_1, iq1_2048, 8, 3, 2048, 3, 22647, 0, 8, 16)                                                             \
+    X(LATTICE_1, iq1_2048, 8, 3, 2048, 3, 22647, -9, -1, 7)                                                            \
     X(LATTICE_3XXS, iq3_256, 4, 8, 256, 2, 3902, 4, 12, 20, 28, 36, 44, 52, 62)                                        \
     X(LATTICE_3S, iq3_512, 4, 8, 512, 3, 3706, 1, 3, 5, 7, 9, 11, 13, 15)
 
@@ -256,6 +256,22 @@ static int8_t *const all_values[N_LATTICES] = {
 #define VALUES(id, ...) [id] = id##_values,
     EACH_LATTICE(VALUES)};
 
+static lattice_sign_bytes all_signs;
+
+static void build_signs(void) {
+    for (int signs = 0; signs < 256; signs++) {
+        uint64_t bytes = 0;
+        int n_minuses = 0;
+        for (int i = 0; i < 8; i++) {
+            if (!(signs >> i & 1)) continue;
+            bytes |= (uint64_t)255 << 8 * i;
+            n_minuses++;
+        }
+        all_signs.eight[signs] = bytes;
+        if (n_minuses % 2 == 0) all_signs.seven[signs & 127] = bytes;
+    }
+}
+
 static void build_values(void) {
     for (size_t id = 0; id < N_LATTICES; id++) {
         const rule *r = &rules[id];
@@ -273,4 +289,10 @@ const int8_t *MF_LEVEL(lattice_values)(lattice_id id) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, build_values);
     return all_values[id];
+}
+
+const lattice_sign_bytes *MF_LEVEL(lattice_signs)(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, build_signs);
+    return &all_signs;
 }

@@ -13,8 +13,17 @@
 
 typedef enum { LATTICE_2XXS, LATTICE_2XS, LATTICE_2S, LATTICE_1, LATTICE_3XXS, LATTICE_3S, N_LATTICES } lattice_id;
 
-/* The values of all points, as dequantize wants them: dims int8 for each. */
+/* The values of all points, as dequantize wants them: dims int8 for each; those of IQ1 eight times the levels less 1/8.
+ */
 const int8_t *MF_LEVEL(lattice_values)(lattice_id id);
+
+/* Eight bytes for each combination of eight signs, a minus is 255, a plus 0. Where seven are stored the eighth makes
+ * the number of minuses even: for those, the eight bytes of each seven. */
+typedef struct {
+    uint64_t eight[256], seven[128];
+} lattice_sign_bytes;
+
+const lattice_sign_bytes *MF_LEVEL(lattice_signs)(void);
 
 /* What quantize wants. For the code of any possible point, where[code] is
  *   point << 8                the code's point is in the lattice, or

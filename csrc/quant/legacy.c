@@ -5,10 +5,10 @@
  *
  * Source: ggml quantize_row_q4_0_ref ... quantize_row_q8_0_ref, quantize_row_q4_0_impl ... quantize_row_q5_1_impl,
  * dequantize_row_q4_0 ... dequantize_row_q8_0. */
-#include "../half.h"
 #include "../level.h"
 #include "k_fit.h"
 #include "refine.h"
+#include "sixteen.h"
 #include "symmetric.h"
 
 enum { QK = 32 };
@@ -293,8 +293,7 @@ void MF_LEVEL(q8_0_refine)(const float *x, const float *weights, uint8_t *y, siz
 void MF_LEVEL(q8_0_dequantize)(const uint8_t *y, float *x, size_t n) {
     const q8_0_block *block = (const q8_0_block *)(const void *)y;
     for (size_t i = 0; i < n / QK; i++) {
-        const vf d = vf_set1(mf_load_f16(block[i].d));
-        for (size_t j = 0; j < QK; j += VF_LANES)
-            vf_store(x + i * QK + j, d * vf_from_vi(vi_load_i8(block[i].codes + j)));
+        const float d = mf_load_f16(block[i].d);
+        for (size_t j = 0; j < QK; j += 16) store_scaled(d, vb_load(block[i].codes + j), x + i * QK + j);
     }
 }

@@ -168,11 +168,8 @@ void MF_LEVEL(mxfp4_refine)(const float *x, const float *weights, uint8_t *y, si
 void MF_LEVEL(mxfp4_dequantize)(const uint8_t *y, float *x, size_t n) {
     const table16 table = table16_of(e2m1_doubled);
     const mxfp4_block *block = (const mxfp4_block *)(const void *)y;
-    for (size_t i = 0; i < n / QK_MXFP4; i++, block++) {
-        uint8_t codes[QK_MXFP4];
-        split_nibbles(block->codes, sizeof block->codes, codes);
-        table16_scaled(table, half_of_e8m0(vi_set1(block->e)), codes, QK_MXFP4, x + i * QK_MXFP4);
-    }
+    for (size_t i = 0; i < n / QK_MXFP4; i++, block++)
+        table16_scaled_nibbles(table, half_of_e8m0(vi_set1(block->e)), block->codes, x + i * QK_MXFP4);
 }
 
 /* x >= 0 to the nearest UE4M3, halves up; what reaches 256 becomes 448, the largest, as in the reference. */
@@ -236,12 +233,12 @@ void MF_LEVEL(nvfp4_dequantize)(const uint8_t *y, float *x, size_t n) {
     const table16 table = table16_of(e2m1_doubled);
     const nvfp4_block *block = (const nvfp4_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_NVFP4; i++, block++) {
-        uint8_t codes[QK_NVFP4];
-        for (size_t sub = 0; sub < NVFP4_SUBS; sub++)
-            split_nibbles(block->codes + sub * NVFP4_SUB / 2, NVFP4_SUB / 2, codes + sub * NVFP4_SUB);
-        for (size_t sub = 0; sub < NVFP4_SUBS; sub++) {
-            const size_t at = sub * NVFP4_SUB;
-            table16_scaled(table, half_of_ue4m3(vi_set1(block->d[sub])), codes + at, NVFP4_SUB, x + i * QK_NVFP4 + at);
+        float d[VF_LANES]; /* the first NVFP4_SUBS of them */
+        vf_store(d, half_of_ue4m3(vi_load_u8(block->d)));
+        for (size_t sub = 0; sub < NVFP4_SUBS; sub++, x += NVFP4_SUB) {
+            uint64_t both;
+            memcpy(&both, block->codes + sub * sizeof both, sizeof both);
+            table16_scaled(table, vf_set1(d[sub]), vb_pair(both, both >> 4) & 15, x);
         }
     }
 }

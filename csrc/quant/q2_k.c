@@ -3,6 +3,7 @@
  * dequantize_row_q2_K. */
 #include "k_fit.h"
 #include "refine.h"
+#include "sixteen.h"
 
 enum { N_SUB = 16, SUB = QK_K / N_SUB };
 
@@ -129,13 +130,16 @@ void MF_LEVEL(q2_k_refine)(const float *x, const float *weights, uint8_t *y, siz
 
 void MF_LEVEL(q2_k_dequantize)(const uint8_t *y, float *x, size_t n) {
     const q2_k_block *block = (const q2_k_block *)(const void *)y;
-    for (size_t b = 0; b < n / QK_K; b++) {
-        const float d = mf_load_f16(block[b].d), dmin = mf_load_f16(block[b].dmin);
-        for (size_t i = 0; i < QK_K; i += VF_LANES) {
-            const uint8_t scales = block[b].scales[i / SUB];
-            const float scale = d * (float)(scales & 15), min = dmin * (float)(scales >> 4);
-            const vi code = vi_load_u8(block[b].codes[i / 128] + i % 32) >> (int)(i % 128 / 32 * 2) & 3;
-            vf_store(x + b * QK_K + i, scale * vf_from_vi(code) - min);
+    for (size_t b = 0; b < n / QK_K; b++, block++) {
+        float scale[N_SUB], min[N_SUB];
+        const vb both = vb_load(block->scales);
+        store_scaled(mf_load_f16(block->d), both & 15, scale);
+        store_scaled(mf_load_f16(block->dmin), both >> 4, min);
+        for (size_t sub = 0; sub < N_SUB; sub++, x += SUB) {
+            vi code[VI_PER_VB];
+            vi_widen_u8(vb_bits(vb_load(block->codes[sub / 8] + sub % 2 * 16), (int)(sub % 8 / 2 * 2), 3), code);
+            for (size_t k = 0; k < VI_PER_VB; k++)
+                vf_store(x + k * VF_LANES, scale[sub] * vf_from_vi(code[k]) - min[sub]);
         }
     }
 }

@@ -4,9 +4,9 @@
  * and the largest scale becomes -32. With importance the weights are importance * sqrt(2 * mean(x^2) + x^2), scales
  * come from sym_search, and so do d and the integer scales, weighted by the sum of their sub-block's weights.
  * Source: ggml quantize_row_q3_K_ref, quantize_row_q3_K_impl, dequantize_row_q3_K. */
-#include "../half.h"
 #include "k_symmetric.h"
 #include "refine.h"
+#include "sixteen.h"
 
 enum { LEVELS = 4, SCALE_LEVELS = 32, TOGETHER = 4 };
 
@@ -213,15 +213,17 @@ void MF_LEVEL(q3_k_refine)(const float *x, const float *weights, uint8_t *y, siz
 void MF_LEVEL(q3_k_dequantize)(const uint8_t *y, float *x, size_t n) {
     const q3_k_block *block = (const q3_k_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
-        const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++) {
-            const size_t half = sub / 8, quarter = sub % 8 / 2, odd = sub % 2;
-            const vf scale = vf_set1(d * (float)(q3_k_scale(block, sub) - SCALE_LEVELS));
-            for (size_t j = 0; j < SUB; j += VF_LANES) {
-                const vi low = vi_load_u8(block->low + 32 * half + 16 * odd + j) >> (int)(2 * quarter) & 3;
-                const vi high = vi_load_u8(block->high + 16 * odd + j) >> (int)(sub / 2) & 1;
-                vf_store(x + i * QK_K + sub * SUB + j, scale * vf_from_vi((low | high << 2) - LEVELS));
-            }
-        }
+        float scale[N_SUBS];
+        const uint64_t low4 = load_8(block->scales);
+        const uint32_t high2 = load_4(block->scales + 8);
+        const vb low = vb_pair(low4, low4 >> 4) & 15, high = vb_quad(high2, high2 >> 2, high2 >> 4, high2 >> 6) & 3;
+        store_scaled(mf_load_f16(block->d), (low | high << 4) - SCALE_LEVELS, scale);
+        for (size_t half = 0; half < 2; half++)
+            for (int quarter = 0; quarter < 4; quarter++)
+                for (size_t odd = 0; odd < 2; odd++, x += SUB) {
+                    const vb l = vb_bits(vb_load(block->low + 32 * half + 16 * odd), 2 * quarter, 3);
+                    const vb h = vb_bits(vb_load(block->high + 16 * odd), 4 * (int)half + quarter, 1);
+                    store_scaled(scale[8 * half + 2 * (size_t)quarter + odd], (l | h << 2) - LEVELS, x);
+                }
     }
 }

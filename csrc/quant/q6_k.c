@@ -3,9 +3,9 @@
  * Every sub-block's float scale comes from sym_search, weighted with x^2 or the given importance; the largest of them
  * (by magnitude, signed) becomes -128, d is its float16. A super-block of (nearly) nothing is 210 zero bytes.
  * Source: ggml quantize_row_q6_K_ref, quantize_row_q6_K_impl, dequantize_row_q6_K. */
-#include "../half.h"
 #include "k_symmetric.h"
 #include "refine.h"
+#include "sixteen.h"
 
 enum { LEVELS = 32 };
 
@@ -111,17 +111,16 @@ void MF_LEVEL(q6_k_refine)(const float *x, const float *weights, uint8_t *y, siz
 void MF_LEVEL(q6_k_dequantize)(const uint8_t *y, float *x, size_t n) {
     const q6_k_block *block = (const q6_k_block *)(const void *)y;
     for (size_t i = 0; i < n / QK_K; i++, block++) {
-        const float d = mf_load_f16(block->d);
-        for (size_t sub = 0; sub < N_SUBS; sub++) {
-            const size_t half = sub / 8, quarter = sub % 8 / 2, odd = sub % 2;
-            const uint8_t *low = block->low + 64 * half + 32 * (quarter % 2) + 16 * odd;
-            const uint8_t *high = block->high + 32 * half + 16 * odd;
-            const vf scale = vf_set1(d * (float)block->scales[sub]);
-            for (size_t j = 0; j < SUB; j += VF_LANES) {
-                const vi l = vi_load_u8(low + j) >> (quarter < 2 ? 0 : 4) & 15;
-                const vi h = vi_load_u8(high + j) >> (int)(2 * quarter) & 3;
-                vf_store(x + i * QK_K + sub * SUB + j, scale * vf_from_vi((l | h << 4) - 32));
-            }
-        }
+        float scale[N_SUBS];
+        store_scaled(mf_load_f16(block->d), vb_load(block->scales), scale);
+        for (size_t half = 0; half < 2; half++)
+            for (int quarter = 0; quarter < 4; quarter++)
+                for (size_t odd = 0; odd < 2; odd++, x += SUB) {
+                    const uint8_t *low = block->low + 64 * half + 32 * (quarter % 2) + 16 * odd;
+                    const uint8_t *high = block->high + 32 * half + 16 * odd;
+                    const vb l = vb_bits(vb_load(low), 4 * (quarter / 2), 15),
+                             h = vb_bits(vb_load(high), 2 * quarter, 3);
+                    store_scaled(scale[8 * half + 2 * (size_t)quarter + odd], (l | h << 4) - LEVELS, x);
+                }
     }
 }

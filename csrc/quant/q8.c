@@ -1,9 +1,9 @@
 /* The 8-bit blocks that ggml multiplies with, not meant for files: q8_1, 32 values with a float16 scale and its product
  * with the sum of the codes; q8_k, 256 values with a float32 scale and the sums of 16 codes each.
  * Source: ggml quantize_row_q8_1_ref, quantize_row_q8_K_ref, dequantize_row_q8_K. */
-#include "../half.h"
 #include "../level.h"
 #include "largest.h"
+#include "sixteen.h"
 
 enum { QK8_1 = 32, QK_K = 256, Q8_K_SUM = 16 };
 
@@ -54,9 +54,8 @@ void MF_LEVEL(q8_1_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t n
 void MF_LEVEL(q8_1_dequantize)(const uint8_t *y, float *x, size_t n) {
     const q8_1_block *block = (const q8_1_block *)(const void *)y;
     for (size_t i = 0; i < n / QK8_1; i++) {
-        const vf d = vf_set1(mf_load_f16(block[i].d));
-        for (size_t j = 0; j < QK8_1; j += VF_LANES)
-            vf_store(x + i * QK8_1 + j, vf_from_vi(vi_load_i8(block[i].codes + j)) * d);
+        const float d = mf_load_f16(block[i].d);
+        for (size_t j = 0; j < QK8_1; j += 16) store_scaled(d, vb_load(block[i].codes + j), x + i * QK8_1 + j);
     }
 }
 
@@ -91,7 +90,6 @@ void MF_LEVEL(q8_k_dequantize)(const uint8_t *y, float *x, size_t n) {
     for (size_t i = 0; i < n / QK_K; i++) {
         float d;
         memcpy(&d, block[i].d, sizeof d);
-        for (size_t j = 0; j < QK_K; j += VF_LANES)
-            vf_store(x + i * QK_K + j, vf_set1(d) * vf_from_vi(vi_load_i8(block[i].codes + j)));
+        for (size_t j = 0; j < QK_K; j += 16) store_scaled(d, vb_load(block[i].codes + j), x + i * QK_K + j);
     }
 }

@@ -132,14 +132,16 @@ REFINE_INLINE void refine_take(const refine_rule rule, vm better, const refine_s
     }
 }
 
-/* From ggml's parameters to better ones: far around them first, then close by, for as long as some lane gains. x, w:
- * n_subs * n values, a block per lane. */
+/* From ggml's parameters to better ones: far around them first, then close by, each lane for as long as it gains,
+ * whatever the others do: which blocks are its neighbours depends on the level. x, w: n_subs * n values, a block per
+ * lane. */
 REFINE_INLINE void refine_search(const refine_rule rule, const vf *x, const vf *w, refine_state *state) {
     refine_rule closer = rule;
     closer.scale_reach = fminf(2.0f, rule.scale_reach);
     closer.min_reach = fminf(1.0f, rule.min_reach);
     refine_state next = *state;
     vf least = vf_set1(INFINITY);
+    vm gains = vm_first(VF_LANES);
     for (int pass = 0; pass < REFINE_PASSES; pass++) {
         vf error = vf_set1(0.0f);
         for (size_t sub = 0; sub < rule.n_subs; sub++) {
@@ -148,10 +150,10 @@ REFINE_INLINE void refine_search(const refine_rule rule, const vf *x, const vf *
                          ? refine_sub_block(rule, here, weights, next.d, next.dmin, &next.scale[sub], &next.min[sub])
                          : refine_sub_block(closer, here, weights, next.d, next.dmin, &next.scale[sub], &next.min[sub]);
         }
-        const vm better = vf_lt(error, least);
-        if (!vm_any(better)) break;
-        least = vf_select(better, error, least);
-        refine_take(rule, better, &next, state);
+        gains = vm_and(gains, vf_lt(error, least));
+        if (!vm_any(gains)) break;
+        least = vf_select(gains, error, least);
+        refine_take(rule, gains, &next, state);
         refine_units(rule, x, w, &next);
     }
 }

@@ -24,20 +24,18 @@ static inline table16 table16_of(const float *values) { return values; }
 static inline vf table16_at(table16 table, vi i) { return vf_lookup(table, i); }
 #endif
 
-/* n bytes, each two codes, as ggml lays them: the low halves of all bytes, then the high halves. n: a multiple of 8. */
-static inline void split_nibbles(const uint8_t *bytes, size_t n, uint8_t *codes) {
-    for (size_t j = 0; j < n; j += 8) {
-        uint64_t both, low, high;
-        memcpy(&both, bytes + j, 8);
-        low = both & 0x0f0f0f0f0f0f0f0f, high = both >> 4 & 0x0f0f0f0f0f0f0f0f;
-        memcpy(codes + j, &low, 8);
-        memcpy(codes + n + j, &high, 8);
-    }
+/* x[j] = scale * table[codes[j]] for 16 values. */
+static inline void table16_scaled(table16 table, vf scale, vb codes, float *x) {
+    vi code[VI_PER_VB];
+    vi_widen_u8(codes, code);
+    for (size_t k = 0; k < VI_PER_VB; k++) vf_store(x + k * VF_LANES, table16_at(table, code[k]) * scale);
 }
 
-/* x[j] = scale * table[codes[j]], n a multiple of 16. */
-static inline void table16_scaled(table16 table, vf scale, const uint8_t *codes, size_t n, float *x) {
-    for (size_t j = 0; j < n; j += VF_LANES) vf_store(x + j, table16_at(table, vi_load_u8(codes + j)) * scale);
+/* 32 values in the halves of 16 bytes: the low ones, then the high ones. */
+static inline void table16_scaled_nibbles(table16 table, vf scale, const uint8_t *bytes, float *x) {
+    const vb both = vb_load(bytes);
+    table16_scaled(table, scale, both & 15, x);
+    table16_scaled(table, scale, both >> 4, x + 16);
 }
 
 #endif

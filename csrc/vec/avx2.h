@@ -21,10 +21,15 @@ static inline vi vi_round_even(vf x) { return (vi)_mm256_cvtps_epi32(x); }
 static inline vi vi_load_u8(const uint8_t *p) {
     return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
 }
-static inline vi vi_load_i8(const int8_t *p) {
-    return (vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
-}
 static inline vi vi_load_u16(const void *p) { return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
+static inline void vi_widen_u8(vb b, vi *v) {
+    v[0] = (vi)_mm256_cvtepu8_epi32((__m128i)b);
+    v[1] = (vi)_mm256_cvtepu8_epi32(_mm_unpackhi_epi64((__m128i)b, (__m128i)b));
+}
+static inline void vi_widen_i8(vb b, vi *v) {
+    v[0] = (vi)_mm256_cvtepi8_epi32((__m128i)b);
+    v[1] = (vi)_mm256_cvtepi8_epi32(_mm_unpackhi_epi64((__m128i)b, (__m128i)b));
+}
 
 /* The low 16 bits of each lane. */
 static inline __m128i vi_narrow_16(vi v) {

@@ -41,12 +41,11 @@ static inline vf vf_from_f16(vi h) { return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_
 static inline vi vi_load_u8(const uint8_t *p) {
     return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
-static inline vi vi_load_i8(const int8_t *p) {
-    return (vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
 static inline vi vi_load_u16(const void *p) {
     return (vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
 }
+static inline void vi_widen_u8(vb b, vi *v) { v[0] = (vi)_mm512_cvtepu8_epi32((__m128i)b); }
+static inline void vi_widen_i8(vb b, vi *v) { v[0] = (vi)_mm512_cvtepi8_epi32((__m128i)b); }
 static inline void vi_store_u8(uint8_t *p, vi v) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8((__m512i)v));
 }

@@ -30,7 +30,20 @@ static inline vi vi_load_u8(const uint8_t *p) {
     __builtin_memcpy(&four, p, 4);
     return (vi)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))));
 }
-static inline vi vi_load_i8(const int8_t *p) { return (vi_load_u8((const uint8_t *)p) << 24) >> 24; }
+static inline void vi_widen_u8(vb b, vi *v) {
+    const uint16x8_t low = vmovl_u8(vget_low_u8((uint8x16_t)b)), high = vmovl_high_u8((uint8x16_t)b);
+    v[0] = (vi)vmovl_u16(vget_low_u16(low));
+    v[1] = (vi)vmovl_high_u16(low);
+    v[2] = (vi)vmovl_u16(vget_low_u16(high));
+    v[3] = (vi)vmovl_high_u16(high);
+}
+static inline void vi_widen_i8(vb b, vi *v) {
+    const int16x8_t low = vmovl_s8(vget_low_s8((int8x16_t)b)), high = vmovl_high_s8((int8x16_t)b);
+    v[0] = (vi)vmovl_s16(vget_low_s16(low));
+    v[1] = (vi)vmovl_high_s16(low);
+    v[2] = (vi)vmovl_s16(vget_low_s16(high));
+    v[3] = (vi)vmovl_high_s16(high);
+}
 static inline void vi_store_u16(void *p, vi v) {
     uint16x4_t h = vmovn_u32((uint32x4_t)v);
     __builtin_memcpy(p, &h, sizeof h);

@@ -23,7 +23,6 @@ static inline vf vf_from_vi(vi i) { EACH_LANE(vf, (float)i[k]); }
 static inline vi vi_trunc(vf x) { EACH_LANE(vi, int_if_it_fits(x[k])); }
 static inline vi vi_round_even(vf x) { EACH_LANE(vi, int_if_it_fits(rintf(x[k]))); }
 static inline vi vi_load_u8(const uint8_t *p) { EACH_LANE(vi, p[k]); }
-static inline vi vi_load_i8(const int8_t *p) { EACH_LANE(vi, p[k]); }
 static inline vf vf_lookup(const float *table, vi i) { EACH_LANE(vf, table[i[k]]); }
 static inline vi vi_lookup(const int32_t *table, vi i) { EACH_LANE(vi, table[i[k]]); }
 static inline vi vi_load_u16(const void *p) {
@@ -33,6 +32,12 @@ static inline vi vi_load_u16(const void *p) {
 }
 #undef EACH_LANE
 
+static inline void vi_widen_u8(vb b, vi *v) {
+    for (size_t k = 0; k < 16; k++) v[k / VF_LANES][k % VF_LANES] = b[k];
+}
+static inline void vi_widen_i8(vb b, vi *v) {
+    for (size_t k = 0; k < 16; k++) v[k / VF_LANES][k % VF_LANES] = (int8_t)b[k];
+}
 static inline void vi_store_u16(void *p, vi v) {
     const uint16_t h[VF_LANES] = {(uint16_t)v[0], (uint16_t)v[1], (uint16_t)v[2], (uint16_t)v[3]};
     memcpy(p, h, sizeof h);

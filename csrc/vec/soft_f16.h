@@ -12,12 +12,11 @@ static inline vi vi_f16_from_vf(vf x) {
     return h | vi_shift_right_logical(sign, 16);
 }
 
+/* Exponent 31 becomes 255, infinity and NaN, which the multiplication keeps; all others come down to where they belong.
+ */
 static inline vf vf_from_f16(vi h) {
     const vi sign = (h & 0x8000) << 16, shifted = (h & 0x7fff) << 13;
-    const vi normal = shifted + (112 << 23);
-    const vi special = (shifted + (224 << 23)) | ((vi)vi_gt(shifted, vi_set1(0x7c00 << 13)) & 0x00400000);
-    const vi subnormal = (vi)((vf)(shifted + (113 << 23)) - 0x1p-14f);
-    vi bits = vi_select(vi_lt(shifted, vi_set1(0x400 << 13)), subnormal, normal);
-    bits = vi_select(vi_lt(shifted, vi_set1(0x7c00 << 13)), bits, special);
-    return (vf)(bits | sign);
+    const vf normal = (vf)(shifted + (224 << 23)) * 0x1p-112f;
+    const vf subnormal = (vf)(shifted + (113 << 23)) - 0x1p-14f;
+    return (vf)((vi)vf_select(vi_lt(shifted, vi_set1(0x400 << 13)), subnormal, normal) | sign);
 }

@@ -28,7 +28,21 @@ static inline vi vi_load_u8(const uint8_t *p) {
     __m128i bytes = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), _mm_setzero_si128());
     return (vi)_mm_unpacklo_epi16(bytes, _mm_setzero_si128());
 }
-static inline vi vi_load_i8(const int8_t *p) { return (vi_load_u8((const uint8_t *)p) << 24) >> 24; }
+static inline void vi_widen_u8(vb b, vi *v) {
+    const __m128i zero = _mm_setzero_si128();
+    const __m128i low = _mm_unpacklo_epi8((__m128i)b, zero), high = _mm_unpackhi_epi8((__m128i)b, zero);
+    v[0] = (vi)_mm_unpacklo_epi16(low, zero);
+    v[1] = (vi)_mm_unpackhi_epi16(low, zero);
+    v[2] = (vi)_mm_unpacklo_epi16(high, zero);
+    v[3] = (vi)_mm_unpackhi_epi16(high, zero);
+}
+static inline void vi_widen_i8(vb b, vi *v) {
+    const __m128i low = _mm_unpacklo_epi8((__m128i)b, (__m128i)b), high = _mm_unpackhi_epi8((__m128i)b, (__m128i)b);
+    v[0] = (vi)_mm_unpacklo_epi16(low, low) >> 24;
+    v[1] = (vi)_mm_unpackhi_epi16(low, low) >> 24;
+    v[2] = (vi)_mm_unpacklo_epi16(high, high) >> 24;
+    v[3] = (vi)_mm_unpackhi_epi16(high, high) >> 24;
+}
 static inline void vi_store_u16(void *p, vi v) {
     __m128i low = (__m128i)((v << 16) >> 16);
     _mm_storel_epi64((__m128i *)p, _mm_packs_epi32(low, low));

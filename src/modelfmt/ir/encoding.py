@@ -191,10 +191,11 @@ def encoding(name: str) -> Encoding:
     >>> encoding("BF16").block_bytes
     2
     """
-    found = ENCODINGS.get(name) or ENCODINGS.get(name.upper())
+    upper = str(name).upper()
+    found = ENCODINGS.get(upper)
     if found is None:
         from difflib import get_close_matches
 
-        near = get_close_matches(name.upper(), ENCODINGS, n=3)
+        near = get_close_matches(upper, ENCODINGS, n=3)
         raise UsageError("no such tensor type", code="unknown-type", found=name, allowed=", ".join(near or ENCODINGS))
     return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelfmt.errors import ArrayError, ShapeError, UnsupportedError, UsageError
 from modelfmt.ir.encoding import Encoding, encoding
 from modelfmt.kernels import can_decode, can_encode, check_rounding, convert, kernel_types
+from modelfmt.quant.arrays import as_bytes, as_floats, as_numbers, as_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,10 +70,11 @@ def quantize(
 ) -> NDArray[np.uint8]:
     """Quantize the rows of x.
 
-    x: float32, float16 or bfloat16 [..., cols], cols a multiple of the type's block: NumPy, ml_dtypes, or anything with
-    DLPack. weights: float32 [cols], importance >= 0. rounding: "ggml", the bytes of llama.cpp, or "best", a search for
-    blocks of the same type with less (weighted) squared error, which is never more than ggml's. threads: default 1.
-    out: uint8 [..., row bytes] to write into.
+    x: numbers [..., cols], cols a multiple of the type's block: NumPy, ml_dtypes, a list, or anything with DLPack;
+    float32, float16, bfloat16 and float64 are read as they are, others converted to float32 first. weights: numbers
+    [cols], importance >= 0. rounding: "ggml", the bytes of llama.cpp, or "best", a search for blocks of the same type
+    with less (weighted) squared error, which is never more than ggml's. threads: default 1.
+    out: uint8 [..., row bytes] to write into: an array, anything with DLPack, or a buffer of as many bytes.
     Returns uint8 [..., cols / block_elements * block_bytes]; the same bytes on every CPU.
     Raises ShapeError (cols), BadValue (NaN or infinity, with row and column), UsageError (unknown type or rounding).
     Source: ggml, quantize_row_*_ref and quantize_* of ggml-quants.c.
@@ -86,14 +89,14 @@ def quantize(
     check_rounding(rounding)
     if not can_encode(stored.name):
         raise UnsupportedError("no kernel makes this type", code="no-kernel", found=stored.name)
-    array, source = _dense(x)
+    array, source = as_numbers(x)
     if array.ndim == 0:
         raise ShapeError("a scalar has no rows", code="scalar", found=array.shape, allowed="at least one axis")
     n_cols, lead = array.shape[-1], array.shape[:-1]
     shape = (*lead, stored.row_bytes(n_cols))
     importance = None
     if weights is not None:
-        importance = np.ascontiguousarray(weights, dtype=np.float32)
+        importance = as_floats(weights)
         if importance.shape != (n_cols,):
             raise ShapeError(
                 "importance weights do not match the columns",
@@ -107,10 +110,10 @@ def quantize(
         raise UsageError(
             "this type needs importance weights", code="importance-missing", found=stored.name, hint="pass weights="
         )
-    target = _target(out, shape, np.uint8)
+    target = as_target(out, shape, np.uint8)
     _convert_rows(
-        (array.reshape(-1, n_cols), source),
-        (target.reshape(-1, shape[-1]), stored.name),
+        (array.reshape(prod(lead), n_cols), source),
+        (target.reshape(prod(lead), shape[-1]), stored.name),
         n_cols,
         threads,
         importance=importance,
@@ -130,7 +133,8 @@ def dequantize(
     """The float32 values of quantized rows.
 
     blocks: uint8 [..., row bytes], or any buffer of the right size where shape is given. shape: of the result, default
-    [..., row bytes / block_bytes * block_elements]. Returns float32. Raises ShapeError, UsageError, UnsupportedError.
+    [..., row bytes / block_bytes * block_elements]. threads, out (float32): as for quantize. Returns float32.
+    Raises ShapeError, ArrayError (no array, no buffer), UsageError, UnsupportedError.
 
     >>> import numpy as np
     >>> dequantize(quantize(np.full((1, 32), 127, "f4"), "Q8_0"), "Q8_0")[0, :2]
@@ -141,9 +145,10 @@ def dequantize(
     stored = encoding(type)
     if not can_decode(stored.name):
         raise UnsupportedError("no kernel reads this type", code="no-kernel", found=stored.name)
-    data = np.asarray(blocks) if hasattr(blocks, "dtype") else np.frombuffer(blocks, np.uint8)
-    data = np.ascontiguousarray(data).view(np.uint8) if data.ndim else data.reshape(1).view(np.uint8)
-    if shape is None:
+    data = as_bytes(blocks)
+    if shape is not None:
+        shape = _shape(shape)
+    else:
         if data.shape[-1] % stored.block_bytes:
             raise ShapeError(
                 "rows are no whole blocks",
@@ -158,7 +163,7 @@ def dequantize(
         raise ShapeError(
             "the blocks are not as many bytes as the shape needs", code="blocks-size", found=data.nbytes, allowed=size
         )
-    target = _target(out, shape, np.float32)
+    target = as_target(out, shape, np.float32)
     if target.size:
         _convert_rows(
             (data.reshape(target.size // n_cols, -1), stored.name), (target.reshape(-1, n_cols), "F32"), n_cols, threads
@@ -171,60 +176,14 @@ def _stored_bytes(stored: Encoding, shape: tuple[int, ...]) -> int:
     return prod(shape[:-1]) * stored.row_bytes(n_cols)
 
 
-def _dense(x: Any) -> tuple[NDArray[Any], str]:
-    import numpy as np
-
-    if not isinstance(x, np.ndarray):
-        x = _from_foreign(x)
-    name = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(x.dtype.name)
-    if name is None:
-        if x.dtype.kind not in "fiu" and not x.dtype.name.startswith("float8"):
-            raise ArrayError(
-                "these elements are no numbers",
-                code="array-dtype",
-                found=x.dtype.name,
-                allowed="float32, float16, bfloat16 or what converts to float32",
-            )
-        x, name = x.astype(np.float32), "F32"
-    return np.ascontiguousarray(x), name
-
-
-def _from_foreign(x: Any) -> NDArray[Any]:
-    import numpy as np
-
-    if hasattr(x, "__dlpack__"):
-        try:
-            return np.from_dlpack(x)
-        except (BufferError, RuntimeError, TypeError):
-            pass  # bfloat16 and the like have no NumPy type: fall through to what the array offers
-        view = getattr(x, "view", None)
-        if view is not None and "bfloat16" in str(getattr(x, "dtype", "")):
-            import sys
-
-            import ml_dtypes
-
-            torch = sys.modules.get("torch")
-            if torch is not None and isinstance(x, torch.Tensor):
-                return np.from_dlpack(x.detach().contiguous().view(torch.uint16)).view(ml_dtypes.bfloat16)
+def _shape(shape: Any) -> tuple[int, ...]:
     try:
-        return np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArrayError("this object cannot be seen as an array", code="array-kind", found=str(error)) from None
-
-
-def _target(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    import numpy as np
-
-    if out is None:
-        return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError(
-            "out does not fit the result",
-            code="out",
-            found=(out.shape, str(out.dtype)),
-            allowed=(shape, np.dtype(dtype).name),
-        )
-    return out
+        found = tuple(index(n) for n in shape)
+    except TypeError:
+        found = (-1,)
+    if any(n < 0 for n in found):
+        raise ShapeError("this is no shape", code="shape", found=shape, allowed="integers >= 0, one for each axis")
+    return found
 
 
 def _convert_rows(
@@ -239,6 +198,8 @@ def _convert_rows(
     rows, source_type = source
     out, target_type = target
     n_rows = len(out)
+    if threads is not None and not (hasattr(threads, "__index__") and threads > 0):
+        raise UsageError("this is no number of threads", code="threads", found=threads, allowed="an integer, 1 or more")
     step = max(1, _ROWS_PER_TASK_ELEMENTS // max(n_cols, 1))
 
     def task(start: int, stop: int) -> None:
@@ -254,7 +215,7 @@ def _convert_rows(
             first_row=start,
         )
 
-    if not threads or threads == 1 or n_rows <= step:
+    if threads in (None, 1) or n_rows <= step:
         task(0, n_rows)
         return
     with ThreadPoolExecutor(threads) as pool:
