@@ -11,16 +11,17 @@ without --process-output; sums are kept in float64 here. llama.cpp is the librar
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 import modelfmt
+from modelfmt.checkpoints.importance import write
 from modelfmt.quant.imatrix import Importance
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -70,29 +71,13 @@ def windows(path: Path, text: str, size: int, most: int | None = None) -> list[l
     return [ids[at : at + size] if first is None else [first, *ids[at + 1 : at + size]] for at in starts]
 
 
-def write(importance: Importance, path: Path) -> None:
-    """The GGUF form, by the gguf package."""
-    metadata, tensors = importance.to_gguf()
-    writer = gguf.GGUFWriter(path, "")
-    for key, kind, value in metadata:
-        kind, _, element = kind.partition(":")
-        sub = gguf.GGUFValueType[element] if element else None
-        writer.add_key_value(key, value, gguf.GGUFValueType[kind], sub)
-    for name, values in tensors.items():
-        writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def compute(model: Path, text: Path, out: Path, *, size: int = 256, most: int | None = None, threads: int = 1) -> int:
     """The whole way from files to a file; returns the number of windows."""
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         if model.suffix != ".gguf":
             model = Path(modelfmt.convert(model, Path(folder) / "model.gguf", quant="F32").outputs[0].path)
         texts = windows(model, text.read_text(), size, most)
-        write(collect(model, texts, text.name, threads), out)
+        write(collect(model, texts, text.name, threads), os.fspath(out), overwrite=True)
     return len(texts)
 
 
