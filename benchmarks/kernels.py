@@ -5,12 +5,13 @@
     python benchmarks/kernels.py --dequantize    dequantize
     [--types Q4_K,Q8_0] [--rounds 7] [--source BF16] [--rows 16]
 
-Each round times ggml once, every level of ours once, and a copy of as many bytes as ours reads and writes, in 4 Mi
-Gaussian weights, or what ggml does in a second, all into buffers that were written before, so that all find the caches
-alike; with --source BF16 both widen to float32 first, ours a piece at a time. Times are those that the thread had a
-CPU. Printed are the medians over the rounds: of the ratio to the same round's ggml, of ours in millions of weights per
-second, and, for what is limited by memory, of the share of the same round's copy. With --rows 16 all stays in the
-cache and is repeated: what the arithmetic alone takes. ggml is the shared library of the xllamacpp package.
+Each round times ggml once and every level of ours once on the same 4 Mi Gaussian weights, or what ggml does in a
+second, all into one buffer that was written before, and in turn another first, so that all find the caches alike; with
+--source BF16 both widen to float32 first, ours a piece at a time. Times are those that the thread had a CPU. Printed
+are the medians over the rounds, of the ratio to the same round's ggml and of ours in millions of weights per second,
+and, for what is limited by memory, the share of the speed of a copy of as many bytes as are read and written, timed
+just before. With --rows 16 all stays in the cache and is repeated: what the arithmetic alone takes. ggml is the shared
+library of the xllamacpp package.
 """
 
 from __future__ import annotations
@@ -105,20 +106,21 @@ def measured(make: Callable[[int], Pair], levels: list[str], rounds: int, at_onc
     rows = min(at_once, budget)
     times, pair = budget // rows, make(rows)
     copy = copying(pair.moved)
-    for work in (pair.ours, pair.ggml, copy):
-        work()
-    peer, copied = [], []
-    own: dict[str, list[float]] = {level: [] for level in levels}
-    for _ in range(rounds):
-        peer.append(timed(pair.ggml, times))
-        copied.append(timed(copy, times))
-        for level in levels:
-            _kernels.set_isa(level)
-            own[level].append(timed(pair.ours, times))
+    copied = statistics.median(timed(copy, times) for _ in range(rounds + 1))  # not in between: it empties the caches
+    pair.ours()
+    pair.ggml()
+    seconds: dict[str, list[float]] = {name: [] for name in ("ggml", *levels)}
+    for k in range(rounds):
+        order = [*seconds][k % len(seconds) :] + [*seconds][: k % len(seconds)]
+        for name in order:
+            if name != "ggml":
+                _kernels.set_isa(name)
+            seconds[name].append(timed(pair.ggml if name == "ggml" else pair.ours, times))
     _kernels.set_isa(levels[0])
-    ratios = [statistics.median(a / b for a, b in zip(peer, own[level], strict=True)) for level in levels]
-    share = statistics.median(a / b for a, b in zip(copied, own[levels[0]], strict=True))
-    ggml_speed, speed = (rows * COLS / statistics.median(times) / 1e6 for times in (peer, own[levels[0]]))
+    peer = seconds["ggml"]
+    ratios = [statistics.median(a / b for a, b in zip(peer, seconds[level], strict=True)) for level in levels]
+    share = copied / statistics.median(seconds[levels[0]])
+    ggml_speed, speed = (rows * COLS / statistics.median(times) / 1e6 for times in (peer, seconds[levels[0]]))
     return [f"{ggml_speed:.1f}", *(f"{ratio:.1f}x" for ratio in ratios), f"{speed:.0f}", f"{share:.0%}"]
 
 
