@@ -17,7 +17,7 @@ LEVELS: dict[str, int] = {
             ("errors",),
             ("report", "ir", "storage", "_kernels"),
             ("kernels",),
-            ("tiles",),
+            ("tiles", "pickles"),
             ("formats", "archs", "tokenizers", "quant"),
             ("checkpoints", "graphs"),
             ("sources",),

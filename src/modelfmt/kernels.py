@@ -128,6 +128,8 @@ def swap_bytes(name: str, rows: NDArray[Any]) -> None:
         from modelfmt.ir.encoding import ENCODINGS
 
         size = ENCODINGS[name].block_bytes
+        if ENCODINGS[name].element.kind == "complex":
+            size //= 2
         if size > 1:
             rows.reshape(-1).view(np.dtype(f"u{size}")).byteswap(inplace=True)
         return

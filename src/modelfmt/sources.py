@@ -96,9 +96,7 @@ def detect(path: str, files: Files | None = None) -> str:
 
 
 _MAGICS = (
-    (b"PK\x03\x04", "a zip archive (PyTorch, Keras or NumPy)"),
-    (b"\x80\x02", "a Python pickle"),
-    (b"\x80\x04", "a Python pickle"),
+    (b"PK\x03\x04", "a zip archive (Keras or NumPy)"),
     (b"\x89HDF", "HDF5"),
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"\x1f\x8b", "a gzip archive"),

@@ -8,6 +8,7 @@ untouched. A `Reader` (modelfmt.tiles) supplies the bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.uint8]
 
+SHORT_RUN = 1 << 16
+"""Bytes that are read at once for a view, however few of them it uses."""
+
 __all__ = [
     "AddConstant",
+    "Affine",
     "Concat",
     "Constant",
     "Expression",
+    "FlipBits",
     "Leaf",
     "Pad",
     "Reader",
@@ -34,6 +40,7 @@ __all__ = [
     "RopePermute",
     "Slice",
     "Stack",
+    "Strided",
     "Transpose",
     "geometry",
     "row_bytes",
@@ -330,7 +337,158 @@ class Pad(_Op, frozen=True):
         return np.concatenate([held, np.zeros((stop - start - len(held), row_bytes(self)), np.uint8)])
 
 
-Expression = Leaf | Constant | Reshape | RopePermute | Stack | Concat | Slice | Transpose | AddConstant | Pad
+class Strided(_Op, frozen=True):
+    """A view: element (i, j, ..) is element offset + i * strides[0] + j * strides[1] + .. of a dense input [n, 1].
+
+    Read in pieces: a piece is the run of the input that it spans, where that is short or mostly used; otherwise it is
+    cut along the axis that reaches furthest.
+    """
+
+    input: Expression
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        inside = len(self.strides) == len(self.shape) and min((*self.strides, *self.shape, self.offset)) >= 0
+        last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=False))
+        if not inside or (0 not in self.shape and last >= prod(self.input.shape)) or self.stored.block_elements != 1:
+            raise ShapeError(
+                "a view outside its storage",
+                code="view",
+                found=(self.offset, self.shape, self.strides),
+                allowed=self.input.shape,
+            )
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        item = self.stored.block_bytes
+        out = np.empty((stop - start, row_bytes(self)), np.uint8)
+        at = 0
+        for begin, sizes in boxes(start, stop, self.shape[:-1]):
+            place = self.offset + sum(i * stride for i, stride in zip(begin, self.strides, strict=False))
+            count = prod(sizes)
+            piece = out[at : at + count].reshape(-1).view(f"V{item}").reshape((*sizes, *self.shape[-1:]))
+            self._fill(piece, place, reader)
+            at += count
+        return out
+
+    def _fill(self, piece: NDArray[np.void], place: int, reader: Reader) -> None:
+        import numpy as np
+
+        item = self.stored.block_bytes
+        strides = [stride * item for stride in self.strides]
+        waiting = [(piece, place)]
+        while waiting:
+            piece, place = waiting.pop()
+            if not piece.size:
+                continue
+            reach = [(n - 1) * stride for n, stride in zip(piece.shape, self.strides, strict=True)]
+            extent = sum(reach) + 1
+            if extent * item <= SHORT_RUN or extent <= 4 * piece.size:
+                run = reader.rows(self.input, place, place + extent)
+                piece[...] = np.ndarray(piece.shape, piece.dtype, run.data, 0, strides)
+                continue
+            axis = reach.index(max(reach))
+            stride, n = self.strides[axis], piece.shape[axis]
+            step = max(1, min(n // 2, (SHORT_RUN // item - extent + reach[axis]) // stride + 1))
+            before = (slice(None),) * axis
+            waiting += [(piece[(*before, slice(i, min(i + step, n)))], place + i * stride) for i in range(0, n, step)]
+
+
+class FlipBits(_Op, frozen=True):
+    """Each element's bytes with those of `mask` flipped: the sign bits of conjugated and negated views."""
+
+    input: Expression
+    mask: bytes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        rows = reader.rows(self.input, start, stop)
+        flipped: Rows = (rows.reshape(-1, len(self.mask)) ^ np.frombuffer(self.mask, np.uint8)).reshape(rows.shape)
+        return flipped
+
+
+class Affine(_Op, frozen=True):
+    """Integer codes as float32 values: (code - zero_points[i]) * scales[i], i the index along `axis`, or 0 for all.
+
+    Source: torch's dequantize of per-tensor and per-channel affine tensors; the product is rounded once, in float32.
+    """
+
+    input: Expression
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        n = 1 if self.axis is None else self.input.shape[self.axis]
+        if len(self.scales) != n or len(self.zero_points) != n:
+            raise ShapeError("scales and zero points do not fit", code="affine", found=len(self.scales), allowed=n)
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS["F32"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        codes = reader.rows(self.input, start, stop).view(self.input.stored.numpy)
+        behind = 0 if self.axis is None else prod(self.shape[self.axis + 1 :])
+        index = np.arange(start * codes.shape[1], stop * codes.shape[1])
+        which = index // behind % len(self.scales) if behind else np.zeros_like(index)
+        scales = np.array(self.scales, np.float32)[which].reshape(codes.shape)
+        zeros = np.array(self.zero_points, np.int64)[which].reshape(codes.shape)
+        return ((codes - zeros).astype(np.float32) * scales).view(np.uint8)
+
+
+Expression = (
+    Leaf
+    | Constant
+    | Reshape
+    | RopePermute
+    | Stack
+    | Concat
+    | Slice
+    | Transpose
+    | AddConstant
+    | Pad
+    | Strided
+    | FlipBits
+    | Affine
+)
+
+
+def boxes(start: int, stop: int, sizes: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The positions start..stop of an array of `sizes`, in row-major order, as (first index, size) of whole boxes.
+
+    >>> list(boxes(1, 6, (3, 2)))
+    [((0, 1), (1, 1)), ((1, 0), (2, 2))]
+    """
+    if start >= stop:
+        return
+    if not sizes:
+        yield (), ()
+        return
+    inner = prod(sizes[1:])
+    (first, before), (last, after) = divmod(start, inner), divmod(stop, inner)
+    if before:
+        end = min(inner, before + stop - start)
+        yield from (((first, *at), (1, *size)) for at, size in boxes(before, end, sizes[1:]))
+        first += 1
+    if first < last:
+        yield (first, *(0 for _ in sizes[1:])), (last - first, *sizes[1:])
+    if after and last >= first:
+        yield from (((last, *at), (1, *size)) for at, size in boxes(0, after, sizes[1:]))
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:

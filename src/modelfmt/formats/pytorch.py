@@ -1,0 +1,71 @@
+"""PyTorch checkpoints: .pt, .pth, .bin, .ckpt in every form of torch.save, TorchScript's weights, pickled models.
+
+Nothing in the file is executed or imported: the pickle is followed as data (modelfmt.pickles), the rebuild functions of
+torch are understood by name, everything else becomes an inert record. The forms are in pytorch_forms, the meaning of a
+tensor in pytorch_tensors, names in pytorch_tree, writing in pytorch_layout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from modelfmt.formats.pytorch_forms import MAGIC_NUMBER, open_checkpoint
+from modelfmt.formats.pytorch_tensors import understood
+from modelfmt.formats.pytorch_tree import find
+from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Reader
+from modelfmt.ir.tensor import Tensor
+from modelfmt.pickles.machine import Pickle
+from modelfmt.storage.files import Files
+from modelfmt.storage.region import Region
+
+__all__ = ["read", "sniff"]
+
+_ZIP_NAME = re.compile(rb"[^/\0]+/(data\.pkl|version|constants\.pkl|byteorder|(code|data|extra)/.*|\..+)", re.DOTALL)
+_PICKLE = re.compile(rb"\x80[\x00-\x05]|L%dL?\n|\(dp?|}q|ccollections\n|(?:\(i|c)torch[\w.]*\n" % MAGIC_NUMBER)
+_TAR = re.compile(rb"(?:\./)?(sys_info|pickle|storages|tensors)\0")
+
+
+def sniff(head: bytes) -> bool:
+    """True where the first bytes of a file can begin a PyTorch file or another pickle."""
+    if head[:4] == b"PK\3\4" and len(head) > 30:
+        length = int.from_bytes(head[26:28], "little")
+        return _ZIP_NAME.fullmatch(head[30 : 30 + length]) is not None
+    return _PICKLE.match(head) is not None or (len(head) > 262 and _TAR.match(head) is not None)
+
+
+def read(path: str, files: Files, reader: Reader) -> Model:
+    """The tensors of one file, by the names that a state dict has (the rules are in pytorch_tree).
+
+    `metadata` has the plain entries of the root (epoch ..). extras["pytorch"]: form (zip, torchscript, legacy, tar,
+    pickle), prefix (the entry that is the model), left_out (entries with tensors beside it, and how many), globals
+    (every name that an unpickler would import, and how often it is named). extras["notes"]: what was left out, and what
+    was not understood. Raises SourceMissing, CorruptFile, LimitExceeded, UnsupportedError (sparse tensors, packed
+    types).
+    """
+    checkpoint = open_checkpoint(Region.whole(path, files))
+    found = find(checkpoint.root, checkpoint.tensors)
+    tensors = {name: Tensor(name, expr, reader) for name, expr in found.tensors.items()}
+    names = Counter(str(name) for pickle in checkpoint.pickles for name in pickle.globals_)
+    own = {
+        "form": checkpoint.form,
+        "prefix": found.prefix,
+        "left_out": found.left_out,
+        "globals": dict(names.most_common()),
+    }
+    notes = [f"beside {found.prefix}, left out: {count} tensors of {name}" for name, count in found.left_out.items()]
+    notes += _strangers(checkpoint.pickles)
+    return Model("pytorch", path, tensors, metadata=found.values, extras={"pytorch": own, "notes": notes}, files=files)
+
+
+def _strangers(pickles: Iterable[Pickle]) -> list[str]:
+    """A note on the names that mean nothing here, which torch.load would have imported or called."""
+    names = {str(name): name for pickle in pickles for name in reversed(pickle.globals_)}
+    strange = sorted((name for name in names.values() if not understood(name)), key=lambda name: name.offset)
+    if not strange:
+        return []
+    shown = ", ".join(f"{name} (byte {name.offset})" for name in strange[:8])
+    more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
+    return [f"an unpickler would import, and could call: {shown}{more}; nothing was run here"]
