@@ -49,7 +49,12 @@ class Checkpoint:
 def open_checkpoint(region: Region, *, depth: int = 0) -> Checkpoint:
     """Find the form of a file and follow its pickle. Raises CorruptFile, LimitExceeded, UnsupportedError."""
     if depth > MAX_NESTED:
-        raise LimitExceeded("a pickle inside a pickle inside a pickle ..", code="pickle-nested", path=region.path)
+        raise LimitExceeded(
+            "pickles are nested too deeply",
+            code="pickle-nested",
+            path=region.path,
+            allowed=f"at most {MAX_NESTED} levels",
+        )
     head = region.read(0, min(region.size, _TAR_BLOCK))
     if head[:4] == b"PK\3\4":
         return _zip(region, depth)
@@ -58,7 +63,21 @@ def open_checkpoint(region: Region, *, depth: int = 0) -> Checkpoint:
     first = load(region)
     if first.root == MAGIC_NUMBER and type(first.root) is int:
         return _legacy(region, first, depth)
+    _check_end(region, first)
     return _made("pickle", region, first, lambda _: None, depth)
+
+
+def _check_end(region: Region, pickle: Pickle) -> None:
+    """Nothing may follow a pickle that is all there is: an unpickler would not look at it, the next one could."""
+    if pickle.end != region.size:
+        raise CorruptFile(
+            "bytes follow the pickle",
+            code="data-size",
+            path=region.path,
+            place=f"byte {region.start + pickle.end}",
+            found=f"{region.size - pickle.end} bytes",
+            allowed="one pickle, and nothing behind it",
+        )
 
 
 def _made(form: str, region: Region, pickle: Pickle, resolve: _Resolve, depth: int) -> Checkpoint:
@@ -100,7 +119,9 @@ def _zip(region: Region, depth: int) -> Checkpoint:
         )
     script = f"{root}/constants.pkl" in archive.members
     storages = _ZipStorages(archive, root, _big_endian(archive, root))
-    pickle = load(archive.place(_checked(archive, f"{root}/data.pkl")))
+    place = archive.place(_checked(archive, f"{root}/data.pkl"))
+    pickle = load(place)
+    _check_end(place, pickle)
     return _made("torchscript" if script else "zip", region, pickle, storages.resolve, depth)
 
 

@@ -82,7 +82,12 @@ class Tensors:
             return None
         if id(value) not in self._made:
             if depth > 8:
-                raise LimitExceeded("a tensor inside a tensor inside a tensor ..", code="tensor-depth", allowed=8)
+                raise LimitExceeded(
+                    "tensors are wrapped too often",
+                    code="tensor-depth",
+                    path=self.region.path,
+                    allowed="at most 8 times",
+                )
             self._made[id(value)] = self._make(value, depth)
         return self._made[id(value)]
 

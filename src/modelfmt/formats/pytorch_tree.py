@@ -30,7 +30,7 @@ WRAPPERS = (
     "generator", "weights",
 )
 # fmt: on
-MAX_DEPTH = 200
+MAX_DEPTH = 1000
 MAX_VISITS = 16
 """How often a container may be named, on average: shared modules are, billions of laughs are not."""
 _ROOT_NAME = "tensor"
@@ -98,18 +98,26 @@ class _Search:
         return self._children[key]
 
     def mark(self, root: Any) -> None:
-        """Find out which containers hold tensors: each is looked at once, children before parents."""
+        """Find out which containers hold tensors: each is looked at once, children before parents.
+
+        Raises LimitExceeded.
+        """
         waiting: list[tuple[Any, bool]] = [(root, False)]
         entered = self._entered
+        depth = 0
         while waiting:
             value, done = waiting.pop()
             if done:
+                depth -= 1
                 self._holds[id(value)] = any(
                     self.holds(item) or self.tensors.tensor(item) is not None for _, item in self.children(value)
                 )
             elif _branch(value) and id(value) not in entered:
                 entered.add(id(value))
                 if self.tensors.tensor(value) is None:
+                    depth += 1
+                    if depth > MAX_DEPTH:
+                        raise self._limit(f"{MAX_DEPTH} levels")
                     waiting.append((value, True))
                     waiting += [(item, False) for _, item in self.children(value)]
 
@@ -146,13 +154,8 @@ class _Search:
                 del path[-1:]
                 continue
             count += 1
-            if count > limit or len(path) > MAX_DEPTH:
-                raise LimitExceeded(
-                    "tensors are nested too deeply, or named too often",
-                    code="tensor-count",
-                    path=self.tensors.region.path,
-                    allowed=f"{MAX_DEPTH} levels, {limit} names",
-                )
+            if count > limit:
+                raise self._limit(f"{limit} names")
             expr = self.tensors.tensor(value)
             if expr is not None:
                 yield ".".join(part for part in (*path, name) if part) or _ROOT_NAME, expr
@@ -160,6 +163,14 @@ class _Search:
                 waiting.append(iter(self.children(value)))
                 open_ids.append(id(value))
                 path.append(name)
+
+    def _limit(self, allowed: str) -> LimitExceeded:
+        return LimitExceeded(
+            "the tree is nested too deeply, or names its tensors too often",
+            code="tree-size",
+            path=self.tensors.region.path,
+            allowed=f"at most {allowed}",
+        )
 
 
 def _branch(value: Any) -> bool:
@@ -213,6 +224,6 @@ def _key(key: Any) -> str:
     """A dict's key as part of a name."""
     if isinstance(key, str | bytes):
         return text(key) or ""
-    if isinstance(key, tuple):
+    if isinstance(key, tuple) and not any(isinstance(part, tuple) for part in key):
         return ".".join(_key(part) for part in key[:8])
     return str(key) if isinstance(key, int | float | bool) or key is None else f"<{type(key).__name__.lower()}>"
