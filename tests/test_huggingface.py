@@ -324,13 +324,13 @@ def test_what_is_an_asset(tmp_path: Path) -> None:
         assets["notes.txt"]
 
 
-def test_folder_without_safetensors_says_what_it_has(tmp_path: Path) -> None:
+def test_folder_without_weights_says_what_it_has(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", CONFIG)
     with pytest.raises(UnsupportedError) as caught:
         opened(tmp_path)
     assert caught.value.code == "no-weights"
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UnsupportedError, match=r"pytorch_model\.bin"):
+    (tmp_path / "tf_model.h5").write_bytes(b"")
+    with pytest.raises(UnsupportedError, match=r"tf_model\.h5"):
         opened(tmp_path)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {"gguf": "modelfmt.routes.gguf", "safetensors": "modelfmt.routes.safetensors"}
+ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "safetensors", "pytorch")}
 """Destination format -> the module that drafts it."""
 
 
@@ -57,11 +57,11 @@ def plan(
     """Lay a conversion out without reading a weight (save for a target of bits per weight, which is met by measuring).
 
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
-    in it. to: "gguf" or "safetensors" (default: from dest's name). quant: a file type such as "Q4_K_M", or several
-    (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own, one or several beside
-    quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps their
-    contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is measured to
-    choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
+    in it. to: "gguf", "safetensors" or "pytorch" (default: from dest's name). quant: a file type such as "Q4_K_M", or
+    several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own, one or several
+    beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps
+    their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is
+    measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
     tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
     text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
     quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
@@ -185,7 +185,7 @@ def _format_of(dest: str | os.PathLike[str]) -> str:
             "cannot tell the destination's format from its name",
             code="unknown-destination",
             found=os.fspath(dest),
-            allowed="a name that ends in .gguf or .safetensors",
+            allowed=f"a name that ends in {', '.join(row.suffixes[0] for row in FORMATS.values() if row.writes)}",
             hint="say --to gguf or --to safetensors",
         )
     return found
@@ -238,12 +238,15 @@ def _recipe(source: RecipeSource) -> Recipe:
 
 def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model: Model) -> list[Path]:
     """The destination of each draft, as an absolute path (for GGUF splits: of the unsplit name)."""
+    from modelfmt.formats import FORMATS
+
     text = os.fspath(dest)
-    suffix = f".{target}"
-    base = Path(model.path).name.removesuffix(".gguf").removesuffix(".safetensors").strip("<>")
+    suffixes = FORMATS[target].suffixes
+    source = Path(model.path)
+    base = (source.stem if source.suffix in _suffixes() else source.name).strip("<>")
     if "{type}" in text:
         return [Path(text.replace("{type}", draft.quant)).absolute() for draft in drafts]
-    if text.endswith(suffix) and not Path(text).is_dir():
+    if text.endswith(suffixes) and not Path(text).is_dir():
         if len(drafts) > 1:
             raise UsageError(
                 "several types need several destinations",
@@ -254,9 +257,9 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
         return [Path(text).absolute()]
     if Path(text).suffix in _suffixes() and not Path(text).is_dir():
         raise UsageError(
-            "the name is that of another format", code="name-format", found=text, allowed=f"{suffix}, or a folder"
+            "the name is that of another format", code="name-format", found=text, allowed=f"{suffixes[0]}, or a folder"
         )
-    return [Path(text, f"{base}-{draft.quant}{suffix}").absolute() for draft in drafts]
+    return [Path(text, f"{base}-{draft.quant}{suffixes[0]}").absolute() for draft in drafts]
 
 
 def _suffixes() -> set[str]:
@@ -288,7 +291,9 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
                     _rounding(wanted, recipe["rounding"]),
                 )
                 sinks.setdefault(id(wanted.expr), []).append(sink)
-            outputs.append(Output(_utf8(str(place)), layout.size, layout.header, layout.tensors))
+            outputs.append(
+                Output(_utf8(str(place)), layout.size, layout.header, layout.tensors, layout.patches, layout.checksums)
+            )
         outputs += [Output(str(path.parent / name), len(data), data, ()) for name, data in draft.side_files.items()]
     streams = [Stream(exprs[key], tuple(found)) for key, found in sinks.items()]
     streams.sort(key=lambda stream: _first_place(stream.expr))

@@ -18,6 +18,7 @@ from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
 from modelfmt.plans import Job, Plan, Sink, Stream
+from modelfmt.plans import Output as Planned
 from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport
 from modelfmt.storage.files import Files, Fingerprint
 from modelfmt.storage.outputs import Journal, OutputFile, check_destination, make_folder, remove_stale
@@ -411,11 +412,23 @@ def _load_importance(plan: Plan, files: Files) -> Importance | None:
 def _commit(plan: Plan, outputs: list[OutputFile]) -> None:
     """Headers, fsync, then every rename: tensors first, index and configuration behind them."""
     for output, planned in zip(outputs, plan.outputs, strict=True):
-        output.seal(planned.header)
+        _complete(output, planned)
+        output.seal()
     order = sorted(range(len(outputs)), key=lambda i: (not plan.outputs[i].tensors, i))
     for index in order:
         outputs[index].publish()
         outputs[index].close()
+
+
+def _complete(output: OutputFile, planned: Planned) -> None:
+    """Header and patches, then the checksums of what is there, which may stand in either."""
+    output.write(0, memoryview(planned.header))
+    for offset, data in planned.patches:
+        output.write(offset, memoryview(data))
+    for checksum in planned.checksums:
+        value = output.crc32(checksum.offset, checksum.size).to_bytes(4, "little")
+        for place in checksum.places:
+            output.write(place, memoryview(value))
 
 
 def _part_journals(plan: Plan) -> list[Journal]:

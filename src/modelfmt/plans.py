@@ -14,7 +14,7 @@ import msgspec
 
 from modelfmt.errors import CorruptFile
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.layout import Placed
+from modelfmt.ir.layout import Checksum, Placed
 from modelfmt.ir.ops import Expression, RopePermute, geometry, row_bytes
 from modelfmt.report import Loss, Note
 
@@ -59,12 +59,14 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One file to be written: `header` at its start, tensors at their offsets, zeros elsewhere."""
+    """One file to be written: `header` at its start, tensors and `patches` at their offsets, zeros elsewhere."""
 
     path: str
     size: int
     header: bytes
     tensors: tuple[Placed, ...]
+    patches: tuple[tuple[int, bytes], ...] = ()
+    checksums: tuple[Checksum, ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -1,21 +1,22 @@
-"""A Hugging Face checkpoint folder: config.json, safetensors (one, sharded by an index, or several), tokenizer files.
+"""A Hugging Face checkpoint folder: config.json, weights (one file, sharded by an index, or several), tokenizer files.
 
 Source: what `save_pretrained` of transformers writes and `from_pretrained` reads; sentence-transformers' modules.json;
 the cache of huggingface_hub, whose files are links. The weights are, in this order: model.safetensors, the shards of
-model.safetensors.index.json (or of the only other index), every *.safetensors. A path to one .safetensors file opens
-the checkpoint around it: all shards where the index names that file, else that file alone with the folder's config.
-Not here: what the tensors mean, pickled weights, adapters.
+model.safetensors.index.json (or of the only other index), every *.safetensors; where there are none, the same of
+pytorch_model.bin. A path to one weight file opens the checkpoint around it: all shards where the index names that file,
+else that file alone with the folder's config. Not here: what the tensors mean, adapters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 from modelfmt.errors import CorruptFile, LimitExceeded, SourceMissing, UnsupportedError
-from modelfmt.formats import safetensors
+from modelfmt.formats import pytorch, safetensors
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Reader
 from modelfmt.ir.tensor import Tensor
@@ -30,15 +31,39 @@ INDEX_LIMIT = 64 << 20
 ASSET_LIMIT = 256 << 20
 MAX_SHARDS = 10_000
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_INDEX_SUFFIX = ".safetensors.index.json"
 _MODULES = "modules.json"
 _TEMPLATES = "additional_chat_templates"
 
 # what goes along with the weights; weight indices are left out of *.json
 _ASSETS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.md", "*vocab*.txt", "merges.txt", "LICENSE*", "NOTICE*")
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.npz", "*.pkl")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A container of weights: a single file's name, the end of every name, loose files, which of them are taken only
+    where there are no others, and the reader."""
+
+    single: str
+    suffix: str
+    loose: str
+    last: str
+    read: Callable[[str, Files, Reader], Model]
+
+    @property
+    def index(self) -> str:
+        return f"{self.single}.index.json"
+
+    @property
+    def index_suffix(self) -> str:
+        return f"{self.suffix}.index.json"
+
+
+_KINDS = (
+    _Kind("model.safetensors", ".safetensors", "*.safetensors", "consolidated*", safetensors.read),
+    _Kind("pytorch_model.bin", ".bin", "pytorch_model*.bin", "", pytorch.read),
+)
+"""In the order of preference, as from_pretrained has it."""
 
 
 class Assets(Mapping[str, bytes]):
@@ -66,21 +91,23 @@ class Assets(Mapping[str, bytes]):
 
 
 def is_checkpoint(folder: str) -> bool:
-    """True for a folder with a configuration or with safetensors in it."""
+    """True for a folder with a configuration or with weights in it."""
     place = Path(folder)
     return place.is_dir() and any(
-        name in ("config.json", _MODULES) or name.endswith((".safetensors", _INDEX_SUFFIX)) for name in _names(place)
+        name in ("config.json", _MODULES)
+        or any(fnmatchcase(name, kind.loose) or name.endswith(kind.index_suffix) for kind in _KINDS)
+        for name in _names(place)
     )
 
 
 def read(path: str, files: Files, reader: Reader) -> Model:
-    """The checkpoint in a folder, or around one of its .safetensors files.
+    """The checkpoint in a folder, or around one of its weight files.
 
     `config` is config.json ({} where there is none), `architecture` its first entry of `architectures`, `metadata` what
     the shards' headers say, `assets` lazy. extras["huggingface"]: shards (paths), index (its metadata), modules (of a
     sentence-transformers folder: path, type, config and tensors of each module behind the first). extras["notes"]:
     files that were left alone. Raises SourceMissing (no folder, shards), CorruptFile (also: the index and the shards
-    disagree), UnsafePath, LimitExceeded, UnsupportedError (no safetensors).
+    disagree), UnsafePath, LimitExceeded, UnsupportedError (no weights).
     """
     place = Path(path)
     folder, only = (place, None) if place.is_dir() else (place.parent, place.name)
@@ -88,14 +115,16 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     home = folder / modules[0]["path"] if modules else folder
     names = _names(home)
     config = _object(home, "config.json", files, CONFIG_LIMIT) if "config.json" in names else {}
-    shards, index = _shards(home, names, only, files)
+    kind, shards, index = _shards(home, names, only, files)
     tensors: dict[str, Tensor] = {}
-    metadata: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+    notes = _notes(names, shards)
     held: dict[str, str] = {}
     paths = []
     for shard in shards:
         paths.append(str(contained(home, shard, named_in=home)))
-        part = safetensors.read(paths[-1], files, reader)
+        part = kind.read(paths[-1], files, reader)
+        notes += part.extras.get("notes", [])
         for name, tensor in part.items():
             if name in tensors:
                 raise CorruptFile(
@@ -104,7 +133,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
             tensors[name], held[name] = tensor, shard
         metadata = {**part.metadata, **metadata}
     if index:
-        _check_index(home, index["weight_map"], held)
+        _check_index(home / index["name"], index["weight_map"], held)
     own = {
         "shards": paths,
         "index": index.get("metadata", {}),
@@ -118,7 +147,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         config=config,
         metadata=metadata,
         assets=cast("dict[str, bytes]", _assets(folder, home, modules, files)),
-        extras={"huggingface": own, "notes": _notes(names, shards)},
+        extras={"huggingface": own, "notes": notes},
         files=files,
     )
 
@@ -155,33 +184,44 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
     return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
 
 
-def _shards(folder: Path, names: list[str], only: str | None, files: Files) -> tuple[list[str], dict[str, Any]]:
-    """The names of the weight files, and the index that lists them ({} without one)."""
-    indices = [name for name in names if name.endswith(_INDEX_SUFFIX)]
-    index_name = _INDEX if _INDEX in indices else indices[0] if len(indices) == 1 else None
-    if only is None and _SINGLE in names:
-        return [_SINGLE], {}
+def _shards(folder: Path, names: list[str], only: str | None, files: Files) -> tuple[_Kind, list[str], dict[str, Any]]:
+    """The container, the names of the weight files, and the index that lists them ({} without one)."""
+    for kind in _KINDS:
+        if only is None or only.endswith(kind.suffix):
+            shards, index = _shards_of(kind, folder, names, only, files)
+            if shards:
+                return kind, shards, index
+    if only is not None:
+        return _KINDS[-1], [only], {}
+    others = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
+    raise UnsupportedError(
+        "the folder holds no weights that can be read",
+        code="no-weights",
+        path=folder,
+        found=", ".join(others[:5]) or None,
+        allowed=", ".join(f"{kind.single}, or shards with {kind.index}" for kind in _KINDS),
+        hint="give the file itself" if others else "the download may be incomplete",
+    )
+
+
+def _shards_of(
+    kind: _Kind, folder: Path, names: list[str], only: str | None, files: Files
+) -> tuple[list[str], dict[str, Any]]:
+    """The same for one container; [] where the folder holds none."""
+    indices = [name for name in names if name.endswith(kind.index_suffix)]
+    index_name = kind.index if kind.index in indices else indices[0] if len(indices) == 1 else None
+    if only is None and kind.single in names:
+        return [kind.single], {}
     if index_name is not None:
         index = _read_index(folder, index_name, files)
         shards = sorted(set(index["weight_map"].values()))
         if only is None or only in shards:
             _check_present(folder, index_name, shards)
-            return shards, index
+            return shards, {**index, "name": index_name}
     if only is not None:
         return [only], {}
-    loose = [name for name in names if name.endswith(".safetensors")]
-    found = [name for name in loose if not name.startswith("consolidated")] or loose
-    if not found:
-        others = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
-        raise UnsupportedError(
-            "the folder holds no safetensors",
-            code="no-weights",
-            path=folder,
-            found=", ".join(others[:5]) or None,
-            allowed=f"{_SINGLE}, or shards with {_INDEX}",
-            hint="convert the pickled weights to safetensors first" if others else "the download may be incomplete",
-        )
-    return found, {}
+    loose = [name for name in names if fnmatchcase(name, kind.loose)]
+    return [name for name in loose if not fnmatchcase(name, kind.last)] or loose, {}
 
 
 def _read_index(folder: Path, name: str, files: Files) -> dict[str, Any]:
@@ -226,7 +266,7 @@ def _check_present(folder: Path, index_name: str, shards: list[str]) -> None:
         )
 
 
-def _check_index(folder: Path, weights: Mapping[str, str], held: Mapping[str, str]) -> None:
+def _check_index(path: Path, weights: Mapping[str, str], held: Mapping[str, str]) -> None:
     """Raise where the index and the shards do not agree on every tensor."""
     absent = sorted(name for name, shard in weights.items() if held.get(name) != shard)
     unlisted = sorted(held.keys() - weights.keys())
@@ -239,7 +279,7 @@ def _check_index(folder: Path, weights: Mapping[str, str], held: Mapping[str, st
         raise CorruptFile(
             what,
             code="index-mismatch",
-            path=folder / _INDEX,
+            path=path,
             place=(absent or unlisted)[0],
             found=f"{len(absent)} absent, {len(unlisted)} unlisted",
             hint="index and shards are of different versions; download the checkpoint again",
@@ -273,8 +313,9 @@ def _module(folder: Path, row: Mapping[str, str], files: Files, reader: Reader) 
     names = _names(place) if row["path"] and place.is_dir() else []
     config = _object(place, "config.json", files, CONFIG_LIMIT) if "config.json" in names else {}
     tensors: dict[str, Tensor] = {}
-    if _SINGLE in names:
-        tensors = safetensors.read(str(contained(place, _SINGLE, named_in=place)), files, reader).tensors
+    for kind in _KINDS:
+        if kind.single in names and not tensors:
+            tensors = kind.read(str(contained(place, kind.single, named_in=place)), files, reader).tensors
     return {**row, "config": config, "tensors": tensors}
 
 
@@ -303,8 +344,9 @@ def _asset_names(folder: Path) -> list[str]:
 def _notes(names: list[str], shards: list[str]) -> list[str]:
     """Which files of the folder have no part in the model."""
     notes = []
-    spare = [name for name in names if name.endswith(".safetensors") and name not in shards]
+    spare = [name for name in names if name.endswith(".safetensors")]
     spare += [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
+    spare = [name for name in spare if name not in shards]
     if spare:
         notes.append(f"other weights in the folder are ignored: {', '.join(spare)}")
     code = [name for name in names if name.endswith(".py")]

@@ -21,6 +21,7 @@ Examples:
   modelfmt convert ./Qwen3-0.6B mine.gguf --recipe mine.toml
   modelfmt convert ./Qwen3-0.6B qwen3-4.5bpw.gguf --target-bpw 4.5 --imatrix imatrix.gguf
   modelfmt convert model.safetensors model-F16.safetensors
+  modelfmt convert pytorch_model.bin model.safetensors
 """
 
 

@@ -27,7 +27,7 @@ FORMATS = {
         FormatInfo("gguf", (".gguf",), b"GGUF", True, "llama.cpp's container, versions 1 to 3, splits"),
         FormatInfo("safetensors", (".safetensors",), b"", True, "Hugging Face's container, single or sharded"),
         FormatInfo(
-            "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", False, "PyTorch's pickles, of every form"
+            "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", True, "PyTorch's pickles, of every form"
         ),
         FormatInfo("imatrix_dat", (".dat", ".imatrix"), b"", False, "llama.cpp's legacy importance matrix"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Entry", "FileLayout", "Placed"]
+__all__ = ["Checksum", "Entry", "FileLayout", "Placed"]
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -25,13 +25,24 @@ class Placed(msgspec.Struct, frozen=True):
     size: int
 
 
-class FileLayout(msgspec.Struct, frozen=True):
-    """One output file: `size` bytes that begin with `header`; bytes that belong to no tensor are zero.
+class Checksum(msgspec.Struct, frozen=True):
+    """The CRC-32 of `size` bytes at `offset`, which stands, little-endian, at each of `places` (outside tensors)."""
 
-    name: the file's name where the format decides it (shards of a split), otherwise empty.
+    offset: int
+    size: int
+    places: tuple[int, ...]
+
+
+class FileLayout(msgspec.Struct, frozen=True):
+    """One output file: `size` bytes that begin with `header`; bytes that belong to nothing are zero.
+
+    name: the file's name where the format decides it (shards of a split), otherwise empty. patches: further bytes
+    between and behind the tensors, with their offsets. checksums: what can only be known once the tensors are written.
     """
 
     name: str
     size: int
     header: bytes
     tensors: tuple[Placed, ...]
+    patches: tuple[tuple[int, bytes], ...] = ()
+    checksums: tuple[Checksum, ...] = ()

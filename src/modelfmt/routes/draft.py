@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelfmt.errors import UsageError
 from modelfmt.ir.layout import FileLayout
+from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression
+from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 
-__all__ = ["Draft", "DraftTensor", "Options", "narrowing"]
+__all__ = ["DENSE_TYPES", "Draft", "DraftTensor", "Options", "dense_tensors", "narrowing", "ties"]
+
+DENSE_TYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,42 @@ def narrowing(name: str, source: str, target: str) -> list[Loss]:
     if (source, target) in _NARROWER:
         return [Loss("narrowed", name, f"{source} to {target}")]
     return []
+
+
+def dense_tensors(model: Model, recipe: Recipe) -> tuple[dict[str, DraftTensor], list[Loss]]:
+    """Every tensor of a model for a container of dense types, and what that loses.
+
+    recipe: "auto" (what the source has; quantized tensors become F32) or one of DENSE_TYPES, which only floating-point
+    tensors follow. Raises UsageError.
+    """
+    quant = recipe.label
+    if quant not in (AUTO, *DENSE_TYPES) or recipe.own:
+        raise UsageError(
+            "this container holds dense types only",
+            code="quant-container",
+            found=quant,
+            allowed="auto, " + ", ".join(DENSE_TYPES),
+            hint="choose a .gguf destination",
+        )
+    chosen: dict[str, DraftTensor] = {}
+    losses: list[Loss] = []
+    for tensor in model.tensors.values():
+        source = tensor.encoding
+        kept = source.dense and (quant == AUTO or source.element.kind != "float")
+        target = source.name if kept else "F32" if quant == AUTO else quant
+        chosen[tensor.name] = DraftTensor(tensor.expr, target, reason="as asked" if target != source.name else "kept")
+        losses += narrowing(tensor.name, source.name, target)
+    return chosen, losses
+
+
+def ties(chosen: Mapping[str, DraftTensor]) -> dict[str, str]:
+    """Of tensors that are the same bytes of the same file: the name of each but the first -> the name of the first."""
+    first: dict[Expression, str] = {}
+    tied = {}
+    for name, row in chosen.items():
+        if 0 in row.expr.shape:
+            continue
+        kept = first.setdefault(row.expr, name)
+        if kept != name:
+            tied[name] = kept
+    return tied

@@ -22,6 +22,7 @@ from modelfmt.errors import DestinationExists, NoSpace, OutputError
 __all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_stale", "write_pieces"]
 
 SUFFIX = ".modelfmt"
+_READ_BACK = 1 << 20
 
 
 class OutputFile:
@@ -86,14 +87,27 @@ class OutputFile:
             done += count
         return done
 
+    def crc32(self, offset: int, size: int) -> int:
+        """CRC-32 of what was written at offset, read back in pieces."""
+        import zlib
+
+        found, end = 0, offset + size
+        with _os_errors(self.path):
+            while offset < end:
+                data = os.pread(self._handle, min(_READ_BACK, end - offset), offset)
+                if not data:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                found = zlib.crc32(data, found)
+                offset += len(data)
+        return found
+
     def sync(self) -> None:
         """Force what was written onto the disk."""
         with _os_errors(self.path):
             os.fdatasync(self._handle)
 
-    def seal(self, header: bytes) -> None:
-        """Write the header, set the mode of a new file (or the replaced file's), and force everything onto the disk."""
-        self.write(0, memoryview(header))
+    def seal(self) -> None:
+        """Set the mode of a new file (or the replaced file's), and force everything onto the disk."""
         with _os_errors(self.path):
             try:
                 mode = self.path.stat().st_mode & 0o777
