@@ -7,7 +7,9 @@ the usual extremes, and splices of the file with itself, in a process whose memo
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import random
 import resource
 import struct
@@ -19,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import modelfmt
 from modelfmt.errors import ModelfmtError
 from modelfmt.formats import gguf, imatrix_dat, safetensors
 from modelfmt.ir.layout import Entry
-from modelfmt.ir.ops import Leaf
+from modelfmt.ir.ops import Expression, Leaf
+from modelfmt.ir.tensor import Tensor
 from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator
 
@@ -63,14 +67,41 @@ def imatrix_bytes() -> bytes:
     return imatrix_dat.write_dat({"blk.0.attn_q.weight": (np.ones(4, np.float32), 2)}, chunk_count=3, dataset="data")
 
 
+def pytorch_bytes() -> bytes:
+    """A zip of torch.save with a plain, a strided and a tied tensor and a leftover object."""
+    held = io.BytesIO()
+    torch.save(pytorch_value(), held)
+    return held.getvalue()
+
+
+def pytorch_old_bytes() -> bytes:
+    """The same in the form of before 1.6."""
+    held = io.BytesIO()
+    torch.save(pytorch_value(), held, _use_new_zipfile_serialization=False)
+    return held.getvalue()
+
+
+def pytorch_value() -> dict[str, object]:
+    plain = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    return {"a": plain, "b": plain.T, "c": plain, "d": slice(1, 2)}
+
+
+def pickle_bytes() -> bytes:
+    """A plain pickle of arrays and tensors in protocol 4."""
+    return pickle.dumps({"a": np.arange(6, dtype="f4").reshape(2, 3), "b": [torch.ones(2), ("c", 1.5, {2})]}, 4)
+
+
+def leaves(expr: Expression) -> list[Leaf]:
+    return [expr] if isinstance(expr, Leaf) else [leaf for part in expr.inputs for leaf in leaves(part)]
+
+
 def read_model(path: Path) -> None:
     """Open a file, look at everything, read every tensor; what was accepted must lie inside the file."""
-    size = path.stat().st_size
     with modelfmt.open(path) as model:
         for tensor in model.values():
-            assert isinstance(tensor.expr, Leaf)
-            assert tensor.expr.offset >= 0
-            assert tensor.expr.offset + tensor.nbytes <= size
+            for leaf in leaves(tensor.expr):
+                assert leaf.offset >= 0
+                assert leaf.offset + Tensor("", leaf, Evaluator(model.files)).nbytes <= model.files.size(leaf.file)
             tensor.rows(0, min(1, tensor.nbytes))
         for value in model.metadata.values():
             if hasattr(value, "tolist"):
@@ -87,6 +118,9 @@ READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "gguf": ("f.gguf", gguf_bytes, read_model),
     "safetensors": ("f.safetensors", safetensors_bytes, read_model),
     "imatrix": ("f.dat", imatrix_bytes, read_imatrix),
+    "pytorch": ("f.pt", pytorch_bytes, read_model),
+    "pytorch-old": ("f.bin", pytorch_old_bytes, read_model),
+    "pickle": ("f.pkl", pickle_bytes, read_model),
 }
 
 

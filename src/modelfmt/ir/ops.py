@@ -418,7 +418,7 @@ class FlipBits(_Op, frozen=True):
 class Affine(_Op, frozen=True):
     """Integer codes as float32 values: (code - zero_points[i]) * scales[i], i the index along `axis`, or 0 for all.
 
-    Source: torch's dequantize of per-tensor and per-channel affine tensors; the product is rounded once, in float32.
+    Source: torch's dequantize: the product for one scale is made in float32, for many in float64 and then rounded.
     """
 
     input: Expression
@@ -443,12 +443,13 @@ class Affine(_Op, frozen=True):
         import numpy as np
 
         codes = reader.rows(self.input, start, stop).view(self.input.stored.numpy)
-        behind = 0 if self.axis is None else prod(self.shape[self.axis + 1 :])
+        if self.axis is None:
+            values = (codes - np.int64(self.zero_points[0])).astype(np.float32) * np.float32(self.scales[0])
+            return values.view(np.uint8)
         index = np.arange(start * codes.shape[1], stop * codes.shape[1])
-        which = index // behind % len(self.scales) if behind else np.zeros_like(index)
-        scales = np.array(self.scales, np.float32)[which].reshape(codes.shape)
-        zeros = np.array(self.zero_points, np.int64)[which].reshape(codes.shape)
-        return ((codes - zeros).astype(np.float32) * scales).view(np.uint8)
+        which = (index // prod(self.shape[self.axis + 1 :]) % len(self.scales)).reshape(codes.shape)
+        exact: NDArray[np.float64] = (codes - np.array(self.zero_points)[which]) * np.array(self.scales)[which]
+        return exact.astype(np.float32).view(np.uint8)
 
 
 Expression = (
