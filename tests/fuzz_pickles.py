@@ -5,8 +5,8 @@ part of the tests; the long one is
 
     python tests/fuzz_pickles.py --count 200000 --seed 1
 
-It prints one line: files, seconds, how many were opened, the slowest, the peak of memory. The first failure ends it, with
-the file in the traceback.
+It prints one line: files, seconds, how many were opened, the slowest, the peak of memory. The first failure ends it,
+with the file in the traceback.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def seeds() -> list[bytes]:
 
 
 def inner_pickles(archives: list[bytes]) -> list[bytes]:
-    """The pickles of the honest archives: a change in one is seen, where a change in its archive ends at the checksum."""
+    """The pickles of the honest archives; a change in one is followed, a change in its archive ends at the checksum."""
     found = set()
     for data in archives[:20]:
         if data[:2] == b"PK":

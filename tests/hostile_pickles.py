@@ -421,10 +421,7 @@ def zips() -> Iterator[tuple[str, bytes]]:
         yield f"zip-end-{name}.pt", bytes(broken)
     twice = zipped({"archive/data.pkl": honest, "archive/data.pkm": CALL + b"."})
     yield "zip-duplicate.pt", twice.replace(b"archive/data.pkm", b"archive/data.pkl")
-    bomb = zipped(
-        {"archive/data.pkl": b"B" + struct.pack("<I", 300 << 20) + bytes(300 << 20) + b"."}, zipfile.ZIP_DEFLATED
-    )
-    yield "zip-bomb.pt", bomb
+    yield "zip-bomb.pt", bomb(300)
     lying = bytearray(zipped({"archive/data.pkl": bytes(1 << 20)}, zipfile.ZIP_DEFLATED))
     struct.pack_into("<I", lying, lying.index(b"PK\1\2") + 24, 100)
     struct.pack_into("<I", lying, 22, 100)
@@ -437,6 +434,18 @@ def zips() -> Iterator[tuple[str, bytes]]:
             stacked("torch.storage._load_from_bytes") + b"B" + struct.pack("<I", len(nested)) + nested + b"\x85R."
         )
     yield "nested-eight-times.pkl", nested
+
+
+def bomb(megabytes: int) -> bytes:
+    """A zip checkpoint whose small pickle inflates to this size."""
+    held = io.BytesIO()
+    with (
+        zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data.pkl", "w") as member,
+    ):
+        for _ in range(megabytes):
+            member.write(bytes(1 << 20))
+    return held.getvalue()
 
 
 def tars() -> Iterator[tuple[str, bytes]]:
