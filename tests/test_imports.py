@@ -24,7 +24,7 @@ LEVELS: dict[str, int] = {
             ("routes",),
             ("plans",),
             ("executor",),
-            ("inspection", "conversion", "imatrix"),
+            ("inspection", "conversion", "imatrix", "scanning"),
             ("cli",),
             ("__main__",),
         )

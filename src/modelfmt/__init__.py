@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from modelfmt.report import Progress as Progress
     from modelfmt.report import Report as Report
     from modelfmt.report import TensorDone as TensorDone
+    from modelfmt.scanning import ScanReport as ScanReport
+    from modelfmt.scanning import scan as scan
     from modelfmt.sources import open as open  # noqa: A004  the public name, as in PIL and tarfile
 
 _PLACES = {
@@ -66,6 +68,7 @@ _PLACES = {
     "quant.api": ("dequantize", "quantize", "types"),
     "report": ("Done", "Event", "PlanReady", "Progress", "Report", "TensorDone"),
     "executor": ("finalize", "run"),
+    "scanning": ("ScanReport", "scan"),
     "sources": ("open",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Carry out a saved plan, or one part of it.",
     "finalize": "Commit a plan whose parts have been run.",
     "inspect": "Show what is in a model file, from its headers.",
+    "scan": "Say what loading a file would import and call.",
     "quantize": "Convert a model to other types in its own container.",
     "imatrix": "Show, merge, convert and check importance matrices.",
     "formats": "List the formats.",

@@ -33,6 +33,8 @@ EXIT_CODES = {
     5: "unsupported: an architecture, a format, a type",
     6: "the destination exists, there is no room, or writing failed",
     7: "a loss that was not allowed",
+    8: "scan: something would run that is not known to be harmless",
+    9: "scan: code of a package would be imported, or a part could not be looked at",
     70: "a bug in modelfmt; MODELFMT_DEBUG=1 shows where",
     130: "interrupted; the same command goes on where it was",
     141: "whoever read stdout has gone",

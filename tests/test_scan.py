@@ -1,0 +1,204 @@
+"""modelfmt scan: hostile files are dangerous or not fully read, honest ones safe, and nothing is loaded meanwhile."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import pickle
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hostile_pickles
+import modelfmt
+from modelfmt.scanning import DANGEROUS, SAFE, UNKNOWN
+from test_hostile_files import gguf_bytes, safetensors_bytes
+from test_pytorch import LEFTOVERS, views
+
+CALL = hostile_pickles.CALL + b"."
+
+
+def verdict(data: bytes, tmp_path: Path, name: str = "f.bin") -> str:
+    (tmp_path / name).write_bytes(data)
+    return modelfmt.scan(tmp_path / name).verdict
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, modelfmt.scanning.FileScan]:
+    folder = tmp_path_factory.mktemp("corpus")
+    for name, data in hostile_pickles.corpus().items():
+        (folder / name).write_bytes(data)
+    return {Path(row.path).name: row for row in modelfmt.scan(folder).files}
+
+
+def test_every_gadget_is_dangerous_and_named(corpus: dict[str, modelfmt.scanning.FileScan]) -> None:
+    for name, _ in hostile_pickles.gadgets():
+        row = corpus[name]
+        assert row.verdict == DANGEROUS, (name, row.findings)
+        assert any(finding.name and name.startswith(finding.name) for finding in row.findings), name
+
+
+CUT_SHORT = {"name-not-text.pkl", "stack-global-of-none.pkl", "stack-global-of-int.pkl", "stack-global-of-bytes.pkl"}
+"""An unpickler stops at these before anything is called."""
+
+
+def test_every_trick_is_dangerous_or_cut_short(corpus: dict[str, modelfmt.scanning.FileScan]) -> None:
+    found = {name: corpus[name].verdict for name, _ in hostile_pickles.tricks()}
+    assert {name for name, row in found.items() if row != DANGEROUS} == CUT_SHORT
+    assert all(found[name] == UNKNOWN for name in CUT_SHORT)
+
+
+@pytest.mark.parametrize("name", [name for name, data in hostile_pickles.zips() if b"os\nsystem" in data])
+def test_payloads_in_archives_are_found(name: str, corpus: dict[str, modelfmt.scanning.FileScan]) -> None:
+    assert corpus[name].verdict == (UNKNOWN if name in ("zip-suffix.pt", "zip-comment-payload.pt") else DANGEROUS)
+
+
+def test_a_public_scanners_files(shared_data: Path) -> None:
+    rows = {Path(row.path).name: row.verdict for row in modelfmt.scan(shared_data / "malicious").files}
+    bad = {
+        name: row for name, row in rows.items() if name.startswith("malicious") or "exploit" in name or "sploit" in name
+    }
+    assert len(bad) > 30
+    assert {name for name, row in bad.items() if row != DANGEROUS} == {"malicious1.7z"}
+    assert rows["malicious1.7z"] == UNKNOWN
+    honest = {"benign0_v0.pkl", "benign0_v3.pkl", "benign0_v4.pkl", "pytorch_model.bin", "new_pytorch_model.bin"}
+    assert all(rows[name] == SAFE for name in honest)
+
+
+def test_honest_real_files_are_safe(shared_data: Path) -> None:
+    rows = modelfmt.scan(shared_data / "torch").files
+    assert len(rows) > 100
+    assert [row.path for row in rows if row.verdict != SAFE] == []
+
+
+def test_estimators_are_unknown_and_read_to_their_end(shared_data: Path) -> None:
+    rows = modelfmt.scan(shared_data / "sklearn").files
+    assert len(rows) == 6
+    for row in rows:
+        assert row.verdict == UNKNOWN
+        assert {finding.rule for finding in row.findings} == {"import"}, row.findings
+        assert all(finding.name.startswith("sklearn.") for finding in row.findings), row.findings
+
+
+def test_training_leftovers(tmp_path: Path) -> None:
+    state = {"w": torch.ones(2)}
+    found = {}
+    for kind in ("deepspeed", "whisper", "nested"):
+        torch.save(LEFTOVERS[kind](state), tmp_path / kind)
+        found[kind] = modelfmt.scan(tmp_path / kind).verdict
+    assert found == {"deepspeed": SAFE, "whisper": SAFE, "nested": SAFE}
+    torch.save(LEFTOVERS["lightning"](state), tmp_path / "lightning")
+    report = modelfmt.scan(tmp_path / "lightning")
+    assert report.verdict == UNKNOWN
+    assert {finding.name.rpartition(".")[2] for finding in report.files[0].findings} == {"Callback"}
+
+
+def test_views_and_modules(tmp_path: Path) -> None:
+    torch.save(views(), tmp_path / "views.pt")
+    assert modelfmt.scan(tmp_path / "views.pt").verdict == SAFE
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    assert modelfmt.scan(tmp_path / "module.pt").verdict == UNKNOWN
+
+
+WRAPPERS = {
+    "gzip": gzip.compress, "zlib": zlib.compress, "bz2": bz2.compress, "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+    "zip": lambda data: hostile_pickles.zipped({"x.txt": data}, zipfile.ZIP_DEFLATED),
+    "zip in zip": lambda data: hostile_pickles.zipped({"a.zip": hostile_pickles.zipped({"b": data})}),
+    "tar": lambda data: hostile_pickles.tarred({"x": data}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapped_payloads(wrapper: str, tmp_path: Path) -> None:
+    assert verdict(WRAPPERS[wrapper](b"\x80\x02" + CALL), tmp_path) == DANGEROUS
+    assert verdict(WRAPPERS[wrapper](pickle.dumps({"a": 1})), tmp_path) == SAFE
+
+
+def test_arrays_of_objects(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(3))
+    assert modelfmt.scan(tmp_path / "a.npy").verdict == SAFE
+    np.save(tmp_path / "b.npy", np.array([1, None], dtype=object), allow_pickle=True)
+    data = (tmp_path / "b.npy").read_bytes()
+    assert modelfmt.scan(tmp_path / "b.npy").verdict == SAFE
+    assert verdict(data[: data.index(b"\n") + 1] + CALL, tmp_path, "b.npy") == DANGEROUS
+    np.savez(tmp_path / "c.npz", a=np.arange(3))
+    assert modelfmt.scan(tmp_path / "c.npz").verdict == SAFE
+
+
+def test_other_carriers(tmp_path: Path) -> None:
+    assert verdict(gguf_bytes(), tmp_path, "f.gguf") == SAFE
+    assert verdict(safetensors_bytes(), tmp_path, "f.safetensors") == SAFE
+    assert verdict(safetensors_bytes() + CALL, tmp_path, "f.safetensors") == UNKNOWN
+    layers = {"class_name": "Functional", "config": {"layers": [{"class_name": "Dense", "module": "keras.layers"}]}}
+    keras = {"config.json": json.dumps(layers).encode(), "metadata.json": b"{}"}
+    assert verdict(hostile_pickles.zipped(keras), tmp_path, "f.keras") == SAFE
+    for bad in ({"class_name": "Lambda"}, {"class_name": "x", "module": "os"}, {"class_name": "__lambda__"}):
+        keras["config.json"] = json.dumps({**layers, "more": [bad]}).encode()
+        assert verdict(hostile_pickles.zipped(keras), tmp_path, "f.keras") == DANGEROUS
+    assert verdict(b"\x89HDF\r\n\x1a\n" + b'..{"class_name": "Lambda"}..', tmp_path, "f.h5") == DANGEROUS
+    assert verdict(b"# a text file\nclass X:\n  pass\n", tmp_path, "f.py") == SAFE
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", SAFE),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", DANGEROUS),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", DANGEROUS),
+        ("{{ x|attr('a') }}", DANGEROUS),
+    ],
+)
+def test_chat_templates_of_ggufs(template: str, wanted: str, tmp_path: Path) -> None:
+    from modelfmt.formats import gguf
+
+    (layout,) = gguf.layout([], metadata=[("general.architecture", "STRING", "llama"),
+                                          ("tokenizer.chat_template", "STRING", template)])  # fmt: skip
+    assert verdict(bytes(layout.header).ljust(layout.size, b"\0"), tmp_path, "f.gguf") == wanted
+
+
+def test_the_report_says_where_and_with_what(tmp_path: Path) -> None:
+    (tmp_path / "f.pt").write_bytes(hostile_pickles.checkpoint(CALL))
+    (row,) = modelfmt.scan(tmp_path / "f.pt").files[0].findings
+    assert (row.member, row.name) == ("archive/data.pkl", "os.system")
+    assert "touch /tmp/modelfmt-was-here" in row.arguments
+    assert (tmp_path / "f.pt").read_bytes()[row.offset - 1 : row.offset] == b"R"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "modelfmt", "scan", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (tmp_path / "bad.pkl").write_bytes(CALL)
+    (tmp_path / "good.pkl").write_bytes(pickle.dumps([1]))
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    assert [run(tmp_path / name).returncode for name in ("good.pkl", "bad.pkl", "module.pt")] == [0, 8, 9]
+    shown = run(tmp_path)
+    assert shown.returncode == 8
+    assert "os.system('touch" in shown.stdout.replace("(('", "('") and "3 files, 2 not safe" in shown.stderr
+    found = json.loads(run(tmp_path, "--json").stdout)
+    assert found["schema"] == "modelfmt.scan/1"
+    assert Counter(row["verdict"] for row in found["files"]) == {"safe": 1, "unknown": 1, "dangerous": 1}
+    log = json.loads(run(tmp_path, "--sarif").stdout)
+    assert log["version"] == "2.1.0"
+    assert {row["level"] for row in log["runs"][0]["results"]} == {"error", "warning"}
+    assert run(tmp_path / "absent").returncode == 3
+
+
+def test_a_scan_loads_nothing(shared_data: Path) -> None:
+    code = "import sys, modelfmt; modelfmt.scan(sys.argv[1]); print(sorted({'pickle', 'torch'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(shared_data / "malicious")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
