@@ -228,7 +228,7 @@ def write_pieces(path: str, pieces: Iterable[bytes], *, token: str, overwrite: b
         for piece in pieces:
             output.write(at, memoryview(piece))
             at += len(piece)
-        output.seal(b"")
+        output.seal()
         output.publish()
     except BaseException:
         output.discard()
