@@ -111,6 +111,7 @@ void MF_LEVEL(q2_k_refine)(const float *x, const float *weights, uint8_t *y, siz
         state.scale[j] = vf_from_vi(byte & 15);
         state.min[j] = vf_from_vi(byte >> 4 & 15);
     }
+    refine_favour_large(better, v, w);
     refine_search(better, v, w, &state);
 
     uint8_t codes[VF_LANES * QK_K];

@@ -202,6 +202,7 @@ void MF_LEVEL(q3_k_refine)(const float *x, const float *weights, uint8_t *y, siz
     blocks_load_f32(x, QK_K, n, QK_K, v);
     blocks_load_f32(weights, QK_K, n, QK_K, w);
     state.d = vf_from_f16(blocks_load_2(block->d, sizeof *block, n));
+    refine_favour_large(better, v, w);
     refine_search(better, v, w, &state);
 
     refine_codes(better, v, &state, codes);

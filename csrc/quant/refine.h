@@ -132,6 +132,16 @@ REFINE_INLINE void refine_take(const refine_rule rule, vm better, const refine_s
     }
 }
 
+/* For grids of few points: weights that favour large values as ggml's do, w * sqrt(mean square of the block + x^2). The
+ * least plain error would shrink those towards zero, which costs a model more than it saves (docs/rounding.md). */
+REFINE_INLINE void refine_favour_large(const refine_rule rule, const vf *x, vf *w) {
+    const size_t n_values = rule.n_subs * rule.n;
+    vf sum = vf_set1(0.0f);
+    for (size_t j = 0; j < n_values; j++) sum += x[j] * x[j];
+    sum = sum * (1.0f / (float)n_values);
+    for (size_t j = 0; j < n_values; j++) w[j] = w[j] * vf_sqrt(sum + x[j] * x[j]);
+}
+
 /* From ggml's parameters to better ones: far around them first, then close by, each lane for as long as it gains,
  * whatever the others do: which blocks are its neighbours depends on the level. x, w: n_subs * n values, a block per
  * lane. */
