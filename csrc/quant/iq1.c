@@ -4,6 +4,7 @@
  *
  * Source: ggml quantize_row_iq1_s_impl, quantize_row_iq1_m_impl, dequantize_row_iq1_s, dequantize_row_iq1_m. */
 #include "lattice_decode.h"
+#include "lattice_refine.h"
 #include "ternary_split.h"
 
 enum { SUB = 32, N_SUBS = QK_K / SUB };
@@ -181,6 +182,68 @@ void MF_LEVEL(iq1_m_quantize)(const float *x, uint8_t *y, size_t n_rows, size_t 
         for (size_t k = 0; k < batch.found.n_blocks; k++)
             iq1_m_pack(&batch, k, d, scales, nothing >> k & 1, block + at + k);
     }
+}
+
+static const points_rule iq1_s_points = {.id = LATTICE_1,
+                                         .dims = 8,
+                                         .levels = 3,
+                                         .n = 32,
+                                         .n_scales = 8,
+                                         .scale_first = 1.0f,
+                                         .scale_step = 2.0f,
+                                         .signs = SHIFT_SUB,
+                                         .values = {-1.0f, 0.0f, 1.0f},
+                                         .rms = 0.64f,
+                                         .n_near = 3,
+                                         .n_steps = 1,
+                                         .n_passes = 2};
+static const points_rule iq1_m_points = {.id = LATTICE_1,
+                                         .dims = 8,
+                                         .levels = 3,
+                                         .n = 16,
+                                         .n_scales = 8,
+                                         .scale_first = 1.0f,
+                                         .scale_step = 2.0f,
+                                         .signs = SHIFT_POINT,
+                                         .values = {-1.0f, 0.0f, 1.0f},
+                                         .rms = 0.64f,
+                                         .n_near = 3,
+                                         .n_steps = 1,
+                                         .n_passes = 2};
+
+/* What was found, as the packers want it. */
+INLINE void iq1_take(const points_rule rule, const points_found *found, iq1_batch *batch, int32_t *d,
+                     int32_t scales[][VF_LANES]) {
+    const size_t n_subs = QK_K / rule.n;
+    vi_store(d, vi_f16_from_vf(found->d));
+    for (size_t sub = 0; sub < n_subs; sub++) {
+        int32_t minus[VF_LANES];
+        const vi high = rule.signs == SHIFT_SUB ? (found->other[sub] & 1) << 3 : vi_set1(0);
+        vi_store(scales[sub], vi_trunc(found->integer[sub]) | high);
+        vi_store(minus, found->other[sub]);
+        for (size_t k = 0; k < VF_LANES; k++) batch->minus[k * n_subs + sub] = (uint8_t)minus[k];
+    }
+    points_numbers(rule, found, &batch->found);
+}
+
+void MF_LEVEL(iq1_s_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    iq1_s_block *block = (iq1_s_block *)(void *)y;
+    points_found found;
+    iq1_batch batch;
+    int32_t d[VF_LANES], scales[MAX_SUBS][VF_LANES];
+    points_search(iq1_s_points, x, weights, n, &found);
+    iq1_take(iq1_s_points, &found, &batch, d, scales);
+    for (size_t k = 0; k < n; k++) iq1_s_pack(&batch, k, d, scales, block + k);
+}
+
+void MF_LEVEL(iq1_m_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
+    iq1_m_block *block = (iq1_m_block *)(void *)y;
+    points_found found;
+    iq1_batch batch;
+    int32_t d[VF_LANES], scales[MAX_SUBS][VF_LANES];
+    points_search(iq1_m_points, x, weights, n, &found);
+    iq1_take(iq1_m_points, &found, &batch, d, scales);
+    for (size_t k = 0; k < n; k++) iq1_m_pack(&batch, k, d, scales, false, block + k);
 }
 
 static inline int iq1_word(const uint8_t *bytes) { return bytes[0] | bytes[1] << 8; }

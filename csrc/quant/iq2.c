@@ -4,7 +4,7 @@
  * Source: ggml quantize_row_iq2_xxs_impl, quantize_row_iq2_xs_impl, quantize_row_iq2_s_impl, dequantize_row_iq2_xxs ...
  */
 #include "lattice_decode.h"
-#include "lattice_search.h"
+#include "lattice_refine.h"
 
 enum { SUB = 32, N_SUBS = QK_K / SUB };
 
@@ -105,6 +105,50 @@ static void iq2_s_pack(const search_batch *batch, const search_stored *stored, s
 SEARCH_QUANTIZE(iq2_xxs, 1.0f)
 SEARCH_QUANTIZE(iq2_xs, 1.0f)
 SEARCH_QUANTIZE(iq2_s, 0.9875f)
+
+static const points_rule iq2_xxs_points = {.id = LATTICE_2XXS,
+                                           .dims = 8,
+                                           .levels = 3,
+                                           .n = 32,
+                                           .n_scales = 16,
+                                           .scale_first = 0.125f,
+                                           .scale_step = 0.25f,
+                                           .signs = SIGN_EVEN,
+                                           .values = {8.0f, 25.0f, 43.0f},
+                                           .rms = 20.0f,
+                                           .n_near = 3,
+                                           .n_steps = 2,
+                                           .n_passes = 3};
+static const points_rule iq2_xs_points = {.id = LATTICE_2XS,
+                                          .dims = 8,
+                                          .levels = 3,
+                                          .n = 16,
+                                          .n_scales = 16,
+                                          .scale_first = 0.125f,
+                                          .scale_step = 0.25f,
+                                          .signs = SIGN_EVEN,
+                                          .values = {8.0f, 25.0f, 43.0f},
+                                          .rms = 22.0f,
+                                          .n_near = 3,
+                                          .n_steps = 2,
+                                          .n_passes = 3};
+static const points_rule iq2_s_points = {.id = LATTICE_2S,
+                                         .dims = 8,
+                                         .levels = 3,
+                                         .n = 16,
+                                         .n_scales = 16,
+                                         .scale_first = 0.125f,
+                                         .scale_step = 0.25f,
+                                         .signs = SIGN_EACH,
+                                         .values = {8.0f, 25.0f, 43.0f},
+                                         .rms = 22.0f,
+                                         .n_near = 3,
+                                         .n_steps = 2,
+                                         .n_passes = 3};
+
+POINTS_REFINE(iq2_xxs)
+POINTS_REFINE(iq2_xs)
+POINTS_REFINE(iq2_s)
 
 static inline float iq2_scale(float d, int scale) { return d * (0.5f + (float)scale) * 0.25f; }
 

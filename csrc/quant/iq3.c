@@ -5,7 +5,7 @@
  *
  * Source: ggml quantize_row_iq3_xxs_impl, quantize_row_iq3_s_impl, dequantize_row_iq3_xxs, dequantize_row_iq3_s. */
 #include "lattice_decode.h"
-#include "lattice_search.h"
+#include "lattice_refine.h"
 
 enum { SUB = 32, N_SUBS = QK_K / SUB };
 
@@ -80,6 +80,36 @@ static void iq3_s_pack(const search_batch *batch, const search_stored *stored, s
 
 SEARCH_QUANTIZE(iq3_xxs, 1.0125f)
 SEARCH_QUANTIZE(iq3_s, 1.033f)
+
+static const points_rule iq3_xxs_points = {.id = LATTICE_3XXS,
+                                           .dims = 4,
+                                           .levels = 8,
+                                           .n = 32,
+                                           .n_scales = 16,
+                                           .scale_first = 0.25f,
+                                           .scale_step = 0.5f,
+                                           .signs = SIGN_EVEN,
+                                           .values = {4.0f, 12.0f, 20.0f, 28.0f, 36.0f, 44.0f, 52.0f, 62.0f},
+                                           .rms = 21.0f,
+                                           .n_near = 9,
+                                           .n_steps = 2,
+                                           .n_passes = 3};
+static const points_rule iq3_s_points = {.id = LATTICE_3S,
+                                         .dims = 4,
+                                         .levels = 8,
+                                         .n = 32,
+                                         .n_scales = 16,
+                                         .scale_first = 1.0f,
+                                         .scale_step = 2.0f,
+                                         .signs = SIGN_EACH,
+                                         .values = {1.0f, 3.0f, 5.0f, 7.0f, 9.0f, 11.0f, 13.0f, 15.0f},
+                                         .rms = 5.0f,
+                                         .n_near = 9,
+                                         .n_steps = 2,
+                                         .n_passes = 3};
+
+POINTS_REFINE(iq3_xxs)
+POINTS_REFINE(iq3_s)
 
 static inline vb iq3_values(const int8_t *lattice, int a, int b, int c, int d) {
     return vb_quad(load_4(lattice + 4 * a), load_4(lattice + 4 * b), load_4(lattice + 4 * c), load_4(lattice + 4 * d));

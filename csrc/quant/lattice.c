@@ -127,7 +127,7 @@ static const uint64_t iq3_512[] = {
     X(LATTICE_3XXS, iq3_256, 4, 8, 256, 2, 3902, 4, 12, 20, 28, 36, 44, 52, 62)                                        \
     X(LATTICE_3S, iq3_512, 4, 8, 512, 3, 3706, 1, 3, 5, 7, 9, 11, 13, 15)
 
-enum { MAX_POINTS = 2048, MAX_SIDE = 81, N_DISTANCES = 4 * 7 * 7 + 1 };
+enum { MAX_POINTS = 2048, N_DISTANCES = 4 * 7 * 7 + 1 };
 
 #define LARGEST_CODE(levels) ((levels) == 3 ? 0xaaaa : 0xfff)
 
@@ -159,18 +159,20 @@ static void levels_of(const rule *r, int k, uint8_t *l) {
     for (int i = 0; i < r->dims; i++, k /= r->levels) l[i] = (uint8_t)(k % r->levels);
 }
 
+static int n_halves(const rule *r) { return r->levels == 3 ? 81 : 64; }
+
 static bool is_point(const rule *r, int k) { return r->is_point[k / 64] >> k % 64 & 1; }
 
 /* Distances are sums over the two halves of a point, looked up by the number of each half. */
 typedef struct {
-    uint8_t distance[MAX_SIDE][MAX_SIDE];          /* between halves */
+    uint8_t distance[MAX_HALVES][MAX_HALVES];      /* between halves */
     uint8_t first[MAX_POINTS], second[MAX_POINTS]; /* the halves of every point of the lattice */
     uint16_t code[MAX_POINTS];
     int32_t lookup[MAX_POINTS];
 } workspace;
 
 static void prepare(const rule *r, workspace *w, uint32_t *where) {
-    const int half = r->dims / 2, side = r->levels == 3 ? 81 : 64;
+    const int half = r->dims / 2, side = n_halves(r);
     for (int a = 0; a < side; a++)
         for (int b = 0; b < side; b++) {
             int sum = 0;
@@ -195,7 +197,7 @@ static void prepare(const rule *r, workspace *w, uint32_t *where) {
 
 /* Lists the neighbours of possible point k from `at` on; returns how many. Sorted by counting. */
 static size_t list(const rule *r, const workspace *w, int k, int32_t *lookups, uint16_t *codes) {
-    const int side = r->levels == 3 ? 81 : 64;
+    const int side = n_halves(r);
     const uint8_t *first = w->distance[k % side], *second = w->distance[k / side];
     uint16_t place[N_DISTANCES] = {0};
     for (int g = 0; g < r->n_points; g++) place[first[w->first[g]] + second[w->second[g]]]++;
@@ -295,4 +297,52 @@ const lattice_sign_bytes *MF_LEVEL(lattice_signs)(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, build_signs);
     return &all_signs;
+}
+
+typedef struct {
+    uint16_t *begins, *first;
+    int32_t *points, *levels;
+} halves;
+
+static void build_halves(const rule *r, halves to) {
+    const int side = n_halves(r);
+    uint16_t at = 0;
+    for (int second = 0, g = 0; second < MAX_HALVES; second++) {
+        to.begins[second] = at;
+        for (int k = second * side; second < side && k < (second + 1) * side; k++) {
+            if (!is_point(r, k)) continue;
+            uint8_t l[8];
+            levels_of(r, k, l);
+            to.first[at] = (uint16_t)((size_t)(k % side) * sizeof(vf));
+            to.levels[at] = number_of(l, r->dims, 16);
+            to.points[at++] = g++;
+        }
+        if (at % 2 == 0) continue;
+        to.first[at] = to.first[at - 1];
+        to.levels[at] = to.levels[at - 1];
+        to.points[at] = to.points[at - 1];
+        at++;
+    }
+    to.begins[MAX_HALVES] = at;
+}
+
+#define HALVES(id, bits, dims, levels, n_points, ...)                                                                  \
+    static uint16_t id##_begins[MAX_HALVES + 1], id##_first[n_points + MAX_HALVES];                                    \
+    static int32_t id##_points[n_points + MAX_HALVES], id##_levels[n_points + MAX_HALVES];                             \
+    static pthread_once_t id##_halves_once = PTHREAD_ONCE_INIT;                                                        \
+    static void id##_build_halves(void) {                                                                              \
+        build_halves(&rules[id], (halves){id##_begins, id##_first, id##_points, id##_levels});                         \
+    }
+EACH_LATTICE(HALVES)
+
+lattice_halves MF_LEVEL(lattice_halves)(lattice_id id) {
+    switch (id) {
+#define HALVES_OF(id, ...)                                                                                             \
+    case id:                                                                                                           \
+        pthread_once(&id##_halves_once, id##_build_halves);                                                            \
+        return (lattice_halves){id##_begins, id##_first, id##_points, id##_levels};
+        EACH_LATTICE(HALVES_OF)
+    default:
+        return (lattice_halves){0};
+    }
 }

@@ -38,4 +38,18 @@ typedef struct {
 
 neighbour_table MF_LEVEL(lattice_neighbours)(lattice_id id);
 
+/* What a search over all points wants: those with second half h at begins[h] .. begins[h + 1] - 1, an even number of
+ * them, the last one twice if need be. A half's number has its levels for digits, to the base of how many levels there
+ * are, the first lowest. */
+typedef struct {
+    const uint16_t *begins; /* MAX_HALVES + 1 */
+    const uint16_t *first;  /* the number of each one's first half, times sizeof(vf) */
+    const int32_t *points;  /* the points themselves */
+    const int32_t *levels;  /* their levels, a nibble for each dimension, the first lowest */
+} lattice_halves;
+
+enum { MAX_HALVES = 81 };
+
+lattice_halves MF_LEVEL(lattice_halves)(lattice_id id);
+
 #endif
