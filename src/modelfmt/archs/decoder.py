@@ -135,7 +135,7 @@ DECODER = Architecture(
     ),
     rope=Rope("neox"),
     ignores=BUFFERS,
-    refuses=(Refuses("n_head % n_head_kv", "query heads must divide among the key-value heads"),),
+    refuses=(Refuses("n_head_kv and n_head % n_head_kv", "query heads must divide among the key-value heads"),),
     prefixes=(
         ("model.", "language_model.model."),
         ("model.", "model.language_model."),

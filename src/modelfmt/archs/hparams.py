@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
@@ -25,9 +25,9 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     scope: dict[str, Any] = {}
     for param in arch.params:
-        case = next((term for condition, term in param.cases if holds(condition, scope)), None)
+        case = _case(param.cases, scope)
         if case is not None:
-            scope[param.name] = evaluate(case, scope)
+            scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
         place = next((path for path, value in found.items() if value is not None), None)
@@ -40,8 +40,11 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     return scope
 
 
-def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors tell.
+def restore(
+    arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int], tensors: Container[str] = ()
+) -> dict[str, Any]:
+    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors' shapes tell;
+    tensors: the names of those that are there.
 
     Raises CorruptFile. What GGUF does not hold has the table's default, or None.
     """
@@ -52,8 +55,12 @@ def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str,
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
-        elif param.derive:
-            scope[param.name] = evaluate(param.derive, scope)
+        elif "{i}" in param.tensor:
+            scope[param.name] = [int(param.tensor.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
+        elif param.tensor:
+            scope[param.name] = param.tensor in tensors
+        elif param.derive or param.each or param.implied:
+            scope[param.name] = _derived(param, scope)
         elif param.key and param.default is ...:
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
@@ -76,8 +83,15 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
     found: Metadata = {}
     for param in arch.params:
         value = scope[param.name]
-        if param.key and value is not None and value != param.omit:
-            found[param.key] = ("ARRAY:INT32" if isinstance(value, list) else param.type, value)
+        implied = scope[param.implied] if param.implied else param.omit
+        if not param.key or value is None or value == implied:
+            continue
+        if not isinstance(value, list):
+            found[param.key] = (param.type, value)
+        elif param.type == "BOOL":
+            found[param.key] = ("ARRAY:BOOL", [bool(entry) for entry in value])
+        else:
+            found[param.key] = ("ARRAY:INT32", value)
     return found
 
 
@@ -131,14 +145,45 @@ def _given(config: Mapping[str, Any], path: str) -> list[Any]:
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
     if null and param.nullable:
         return None
-    if param.derive and (null or param.default is ...):
-        return evaluate(param.derive, scope)
+    if (param.derive or param.each or param.implied) and (null or param.default is ...):
+        return _derived(param, scope)
     if param.default is ...:
         raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))
     return param.default
 
 
+def _derived(param: Param, scope: Mapping[str, Any]) -> Any:
+    """What a param follows from, where nothing says it."""
+    if param.implied:
+        return scope[param.implied]
+    if param.each:
+        return [_case(param.each, scope, layer) for layer in range(scope["n_layer"])]
+    return evaluate(param.derive, scope)
+
+
+def _case(cases: tuple[tuple[str, str], ...], scope: Mapping[str, Any], layer: int = 0) -> Any:
+    """The term of the first condition that holds, or None."""
+    return next((evaluate(term, scope, layer) for condition, term in cases if holds(condition, scope, layer)), None)
+
+
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
+    if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
+        return _layers(param, value, place, scope["n_layer"], path)
+    return _one(param, value, place, path)
+
+
+def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> list[Any]:
+    """The entries of a list with one for each layer."""
+    if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
+        chosen = {integer(one, f"{place}[{at}]", 0, n_layer - 1) for at, one in enumerate(value)}
+        return [int(layer in chosen) for layer in range(n_layer)]
+    if not isinstance(value, list | str) or len(value) != n_layer:
+        found = len(value) if isinstance(value, list | str) else value
+        raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
+    return [_one(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
+
+
+def _one(param: Param, value: Any, place: str, path: str) -> Any:
     if param.codes and path == CONFIG:
         codes, word = dict(param.codes), text(value, place, path)
         if word not in codes:
@@ -146,8 +191,4 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
         return codes[word]
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
-    if param.per_layer and isinstance(value, list):
-        if len(value) != scope["n_layer"]:
-            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer", path=path)
-        return [integer(entry, f"{place}[{at}]", param.low, param.high, path=path) for at, entry in enumerate(value)]
     return integer(value, place, param.low, param.high, path=path)

@@ -113,6 +113,8 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
         out.metadata["rope.freq_base_swa"] = ("FLOAT32", out.hparams["rope_theta_local"])
     if spec.dimension:
         out.metadata["rope.dimension_count"] = ("UINT32", out.hparams["n_rot"])
+    if spec.sections:
+        out.metadata["rope.dimension_sections"] = ("ARRAY:INT32", _sections(spec, settings))
     if case.kind in _SCALINGS:
         _SCALINGS[case.kind](case, out)
     return out
@@ -128,7 +130,7 @@ def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any],
         local = record(found.get(_SLIDING) or {}, f"{key}.{_SLIDING}")
         if local and (spec.local_theta is None or _kind(spec, local) != "default"):
             raise refused(f"{key}.{_SLIDING}", dict(local), "layers with a rope of their own cannot be expressed")
-    if full.get("mrope_section") is not None:
+    if full.get("mrope_section") is not None and not spec.sections:
         raise refused(f"{key}.mrope_section", full["mrope_section"], "this architecture has one position per token")
     return full, local
 
@@ -154,6 +156,17 @@ def _partial(case: _Case) -> float:
                     raise refused(name, factor, "whole heads turn in this architecture", allowed=1)
                 return factor
     return 1.0 if case.spec.partial is None else case.spec.partial
+
+
+def _sections(spec: Rope, settings: Mapping[str, Any]) -> list[int]:
+    """The four sections: time, height, width, and one that is not used."""
+    given, key = settings.get("mrope_section"), "rope_parameters.mrope_section"
+    if given is None:
+        return list(spec.sections)
+    if not isinstance(given, list) or not 0 < len(given) <= 4:
+        raise bad_value(key, given, "a list of at most four integers")
+    sections = [integer(size, f"{key}[{at}]", low=0) for at, size in enumerate(given)]
+    return sections + [0] * (4 - len(sections))
 
 
 def _linear(case: _Case, out: Encoded) -> None:

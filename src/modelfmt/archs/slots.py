@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelfmt.archs.specs import Add, Shape, Spec, Stacked, before
+from modelfmt.archs.specs import Add, Reshaped, Shape, Spec, Stacked, before
 from modelfmt.archs.table import Row
 from modelfmt.archs.terms import Scope, evaluate, holds
 from modelfmt.errors import CorruptFile, UnsupportedError
@@ -38,8 +38,8 @@ class Slot:
 
     @property
     def ops(self) -> tuple[Spec, ...]:
-        """The operations: a number is added to weights only."""
-        return tuple(spec for spec in self.row.ops if not (self.bias and isinstance(spec, Add)))
+        """The operations: numbers are added to weights only, and biases have no axes to lose."""
+        return tuple(spec for spec in self.row.ops if not (self.bias and isinstance(spec, Add | Reshaped)))
 
     @property
     def required(self) -> bool:

@@ -6,6 +6,7 @@ result has `shape`. On a bias (one axis) an operation does what belongs to the r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelfmt.archs.terms import Scope, evaluate
@@ -14,10 +15,13 @@ from modelfmt.ir.ops import (
     Concat,
     Constant,
     Expression,
+    NegativeExp,
+    NegativeLog,
     Reshape,
     RopePermute,
     Slice,
     Stack,
+    Swap,
     Transpose,
     row_bytes,
 )
@@ -25,17 +29,24 @@ from modelfmt.ir.ops import (
 __all__ = [
     "Add",
     "Behind",
+    "Fused",
+    "Grouped",
+    "NegExp",
     "Part",
     "Permute",
+    "Reshaped",
     "Shape",
     "Spec",
     "Stacked",
+    "Tiled",
     "Transposed",
     "Ungrouped",
     "backward",
     "before",
     "forward",
     "joined",
+    "number_of",
+    "reassembled",
 ]
 
 Shape = tuple[int, ...]
@@ -95,7 +106,45 @@ class Behind:
     skip: str
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind
+@dataclass(frozen=True, slots=True)
+class NegExp:
+    """-exp of each value, in float32: the decay of a state-space layer from its logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """The same values from the shape `source` in the shape `result` (terms): axes of one, norms of groups. Not done to
+    biases."""
+
+    source: tuple[str, ...]
+    result: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """Heads along an axis from `groups` of `each` to `each` of `groups`: (0 0 1 1) to (0 1 0 1). before: how many
+    entries of the axis come before the heads and stay."""
+
+    groups: str
+    each: str
+    axis: int = 0
+    before: str = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Parts start..stop of a fused source whose rows are `groups` groups, each with parts of the given `sizes`: all
+    groups of the one part, then all of the next. The rows of a source have all of its parts."""
+
+    groups: str
+    sizes: tuple[str, ...]
+    start: int
+    stop: int
+
+
+Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind | NegExp | Reshaped | Tiled | Grouped
+Fused = Part | Grouped
+"""What takes a part of a source: the rows with the other parts make it whole again (`reassembled`)."""
 
 
 def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0) -> Shape:
@@ -113,6 +162,11 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
             return (*shape[:axis], shape[axis] * of, *shape[axis + 1 :])
         case Behind(skip=skip):
             return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
+        case Reshaped(source=source):
+            return tuple(evaluate(term, scope or {}, layer) for term in source)
+        case Grouped():
+            groups, sizes = _sizes(spec, scope or {}, layer)
+            return (groups * sum(sizes), *shape[1:])
         case _:
             return shape
 
@@ -136,10 +190,18 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
         case Behind(skip=skip):
             return Slice(expr, 0, evaluate(skip, scope, layer), expr.shape[0])
+        case NegExp():
+            return NegativeExp(expr)
+        case Reshaped(result=result):
+            return Reshape(expr, tuple(evaluate(term, scope, layer) for term in result))
+        case Tiled():
+            return _tiled(expr, spec, scope, layer, inverse=False)
+        case Grouped(start=start, stop=stop):
+            return _grouped(expr, *_sizes(spec, scope, layer), start, stop)
 
 
 def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:
-    """The sources of an operation from its result. What `Part` cut is put together by `joined`, here it stays."""
+    """The sources of an operation from its result. A part of a fused source stays: `reassembled` has them all."""
     match spec:
         case Permute(heads=heads):
             return (_permuted(expr, evaluate(heads, scope, layer), inverse=True),)
@@ -149,14 +211,44 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (Transpose(expr) if len(expr.shape) > 1 else expr,)
         case Stacked():
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
-        case Part():
+        case Part() | Grouped():
             return (expr,)
+        case NegExp():
+            return (NegativeLog(expr),)
+        case Reshaped(source=source):
+            return (Reshape(expr, tuple(evaluate(term, scope, layer) for term in source)),)
+        case Tiled():
+            return (_tiled(expr, spec, scope, layer, inverse=True),)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
         case Behind(skip=skip):
             n_rows = evaluate(skip, scope, layer)
             zeros = Constant(bytes(n_rows * row_bytes(expr)), (n_rows, *expr.shape[1:]), expr.stored.name)
             return (Concat((zeros, expr)),)
+
+
+def reassembled(parts: Mapping[int, tuple[Fused, Expression]], scope: Scope, layer: int) -> Expression:
+    """A fused source from its parts, by the number of each."""
+    ordered = [parts[index] for index in sorted(parts)]
+    exprs = tuple(expr for _, expr in ordered)
+    match ordered[0][0]:
+        case Part(axis=axis):
+            return joined(exprs, axis)
+        case Grouped() as spec:
+            groups, sizes = _sizes(spec, scope, layer)
+            rest = exprs[0].shape[1:]
+            whole, at = Concat(exprs), 0
+            pieces = []
+            for size in sizes:
+                part = Slice(whole, 0, at, at + groups * size)
+                pieces.append(Reshape(part, (groups, size, *rest)))
+                at += groups * size
+            return Reshape(joined(tuple(pieces), 1), (groups * sum(sizes), *rest))
+
+
+def number_of(spec: Fused) -> int:
+    """Where a part comes among those of its source."""
+    return spec.index if isinstance(spec, Part) else spec.start
 
 
 def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
@@ -197,3 +289,32 @@ def _ungrouped(expr: Expression, groups: int, queries: int, *, inverse: bool) ->
     grouped = Reshape(matrix, (groups, queries + 2, head, n_columns))
     heads = [Reshape(Slice(grouped, 1, a, b), (groups * (b - a) * head, n_columns)) for a, b in bounds]
     return Reshape(Concat(tuple(heads)), expr.shape)
+
+
+def _tiled(expr: Expression, spec: Tiled, scope: Scope, layer: int, *, inverse: bool) -> Expression:
+    groups, each = evaluate(spec.groups, scope, layer), evaluate(spec.each, scope, layer)
+    if inverse:
+        groups, each = each, groups
+    matrix, skip = _rows(expr), evaluate(spec.before, scope, layer)
+    n_rows, n_columns = matrix.shape
+    if spec.axis == 1:
+        heads = Reshape(matrix, (n_rows, groups, each, n_columns // (groups * each)))
+        return Reshape(Swap(heads, 1), expr.shape)
+    tail = Slice(matrix, 0, skip, n_rows)
+    heads = Reshape(tail, (groups, each, (n_rows - skip) // (groups * each), n_columns))
+    tiles = Reshape(Swap(heads, 0), (n_rows - skip, n_columns))
+    return Reshape(Concat((Slice(matrix, 0, 0, skip), tiles)) if skip else tiles, expr.shape)
+
+
+def _sizes(spec: Grouped, scope: Scope, layer: int) -> tuple[int, tuple[int, ...]]:
+    return evaluate(spec.groups, scope, layer), tuple(evaluate(term, scope, layer) for term in spec.sizes)
+
+
+def _grouped(expr: Expression, groups: int, sizes: tuple[int, ...], start: int, stop: int) -> Expression:
+    grouped = Reshape(expr, (groups, sum(sizes), *expr.shape[1:]))
+    parts = []
+    for index in range(start, stop):
+        at = sum(sizes[:index])
+        part = Slice(grouped, 1, at, at + sizes[index])
+        parts.append(Reshape(part, (groups * sizes[index], *expr.shape[1:])))
+    return Concat(tuple(parts)) if len(parts) > 1 else parts[0]

@@ -52,10 +52,13 @@ class Param:
     config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
     empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
     null, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
-    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. codes: (word in
-    config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
-    low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
-    express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same in
+    each layer, where neither side says it: the value is a list. codes: (word in config.json, number in the file) pairs.
+    tensor: by its presence a GGUF file tells a param that it has no key for (with {i}: in each layer). low, high:
+    bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit:
+    the value that is not written; None never is. implied: the param whose value is not written, and is meant where
+    there is none. per_layer: may be a list with one integer per layer; with codes a list of words, a string of letters,
+    or the numbers of the layers whose code is 1.
     """
 
     name: str
@@ -65,12 +68,14 @@ class Param:
     default: Any = REQUIRED
     derive: str = ""
     cases: tuple[tuple[str, str], ...] = ()
+    each: tuple[tuple[str, str], ...] = ()
     codes: tuple[tuple[str, int], ...] = ()
     tensor: str = ""
     low: int = 1
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
     omit: Any = None
+    implied: str = ""
     nullable: bool = False
     per_layer: bool = False
 
@@ -87,7 +92,8 @@ class Rope:
     theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
     which turn without scaling, where config.json has none ("same": that of the others). kinds: scalings that the graph
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
-    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own.
+    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
+    each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     """
 
@@ -99,6 +105,7 @@ class Rope:
     dimension: bool = False
     partial: float | None = None
     alpha: bool = False
+    sections: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
 

@@ -63,18 +63,24 @@ def _product(text: str, scope: Scope, layer: int) -> Any:
         if sign == "*":
             value *= other
             continue
+        if not other:
+            raise _undivided(text, "a division by 0")
         value, remainder = divmod(value, other)
         if sign == "%":
             value = remainder
         elif remainder:
-            raise CorruptFile(
-                "two sizes of the model do not divide",
-                code="config-value",
-                path="config.json",
-                place=text.strip(),
-                found=f"a rest of {remainder}",
-            )
+            raise _undivided(text, f"a rest of {remainder}")
     return value
+
+
+def _undivided(text: str, found: str) -> CorruptFile:
+    return CorruptFile(
+        "two sizes of the model do not divide",
+        code="config-value",
+        path="config.json",
+        place=text.strip(),
+        found=found,
+    )
 
 
 def _atom(word: str, scope: Scope, layer: int) -> Any:

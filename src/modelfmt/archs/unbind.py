@@ -12,7 +12,7 @@ from typing import Any
 
 from modelfmt.archs import hparams
 from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
-from modelfmt.archs.specs import Part, Shape, backward, joined
+from modelfmt.archs.specs import Fused, Part, Grouped, Shape, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import Scope
 from modelfmt.ir.ops import Expression
@@ -49,11 +49,10 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
     CorruptFile (metadata-missing, config-value, tensor-shape).
     """
     sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
-    told = {param.name: param.tensor in tensors for param in arch.params if param.tensor}
-    scope = hparams.restore(arch, metadata, sizes | told)
+    scope = hparams.restore(arch, metadata, sizes, tensors)
     scope["tied"] = "output.weight" not in tensors
     made: dict[str, UnboundTensor] = {}
-    fused: dict[str, dict[int, tuple[Part, UnboundTensor]]] = {}
+    fused: dict[str, tuple[int, dict[int, tuple[Fused, UnboundTensor]]]] = {}
     used: set[str] = set()
     missing: list[tuple[str, Shape]] = []
     for slots in slots_of(arch.rows, scope):
@@ -64,15 +63,15 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
             continue
         used.add(slot.target)
         for tensor in _restored(slot, tensors[slot.target], scope):
-            part = next((spec for spec in slot.row.ops if isinstance(spec, Part)), None)
+            part = next((spec for spec in slot.row.ops if isinstance(spec, Part | Grouped)), None)
             if part is None:
                 made[tensor.name] = tensor
             else:
-                fused.setdefault(tensor.name, {})[part.index] = (part, tensor)
+                fused.setdefault(tensor.name, (slot.layer, {}))[1][number_of(part)] = (part, tensor)
     left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in _CONSTANTS]
     if left or missing:
         raise unmatched(left, missing)
-    made |= {name: _joined(name, parts) for name, parts in fused.items()}
+    made |= {name: _whole(name, parts, scope, layer) for name, (layer, parts) in fused.items()}
     place = {name: index for index, name in enumerate(tensors)}
     ordered = sorted(made.values(), key=lambda tensor: min(place[name] for name in tensor.source_names))
     return Unbound(arch, ordered, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
@@ -88,7 +87,6 @@ def _restored(slot: Slot, expr: Expression, scope: Scope) -> list[UnboundTensor]
     return [UnboundTensor(name, part, (slot.target,)) for name, part in zip(names, parts, strict=True)]
 
 
-def _joined(name: str, parts: dict[int, tuple[Part, UnboundTensor]]) -> UnboundTensor:
-    ordered = [parts[index] for index in sorted(parts)]
-    expr = joined(tuple(tensor.expr for _, tensor in ordered), ordered[0][0].axis)
-    return UnboundTensor(name, expr, tuple(source for _, tensor in ordered for source in tensor.source_names))
+def _whole(name: str, parts: dict[int, tuple[Fused, UnboundTensor]], scope: Scope, layer: int) -> UnboundTensor:
+    expr = reassembled({index: (spec, tensor.expr) for index, (spec, tensor) in parts.items()}, scope, layer)
+    return UnboundTensor(name, expr, tuple(source for _, tensor in parts.values() for source in tensor.source_names))
