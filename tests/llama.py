@@ -87,7 +87,17 @@ class Network:
         """float32 [tokens, width]: the last hidden state at each token."""
         return self._run(tokens, embeddings=True)
 
-    def _run(self, tokens: Sequence[int], *, embeddings: bool) -> NDArray[np.float32]:
+    def answers(self, question: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [tokens, vocabulary]: the logits of a decoder after each token, where the encoder read `question`."""
+        return self._run(tokens, embeddings=False, question=question)
+
+    def encodings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [tokens, width]: what the encoder of an encoder-decoder makes of each token."""
+        return self._run(tokens, embeddings=True, encode=True)
+
+    def _run(
+        self, tokens: Sequence[int], *, embeddings: bool, question: Sequence[int] = (), encode: bool = False
+    ) -> NDArray[np.float32]:
         library = _library()
         params = library.llama_context_default_params()
         found = {name: getattr(params, name) for name in _DEFAULTS}
@@ -99,12 +109,10 @@ class Network:
         context = library.llama_init_from_model(self._model, params)
         assert context, "".join(llama_vocab._LOG)
         try:
-            batch = _Batch(
-                n_tokens=len(tokens),
-                token=(_I32 * len(tokens))(*tokens),
-                logits=(ctypes.c_int8 * len(tokens))(*[1] * len(tokens)),
-            )
-            assert library.llama_decode(context, batch) == 0, "".join(llama_vocab._LOG)
+            if question:
+                assert library.llama_encode(context, _batch(question)) == 0, "".join(llama_vocab._LOG)
+            compute = library.llama_encode if encode else library.llama_decode
+            assert compute(context, _batch(tokens)) == 0, "".join(llama_vocab._LOG)
             get = library.llama_get_embeddings_ith if embeddings else library.llama_get_logits_ith
             width = self.n_embd if embeddings else self.n_vocab
             return np.stack([np.ctypeslib.as_array(get(context, i), (width,)).copy() for i in range(len(tokens))])
@@ -121,6 +129,11 @@ class Network:
         self.close()
 
 
+def _batch(tokens: Sequence[int]) -> _Batch:
+    count = len(tokens)
+    return _Batch(n_tokens=count, token=(_I32 * count)(*tokens), logits=(ctypes.c_int8 * count)(*[1] * count))
+
+
 @cache
 def _library() -> Any:
     library = llama_vocab._library()
@@ -129,6 +142,7 @@ def _library() -> Any:
         ("llama_model_n_embd", _I32, [_POINTER]),
         ("llama_context_default_params", _Context, []),
         ("llama_init_from_model", _POINTER, [_POINTER, _Context]),
+        ("llama_encode", _I32, [_POINTER, _Batch]),
         ("llama_decode", _I32, [_POINTER, _Batch]),
         ("llama_get_logits_ith", floats, [_POINTER, _I32]),
         ("llama_get_embeddings_ith", floats, [_POINTER, _I32]),

@@ -62,6 +62,7 @@ class Case:
     tolerance: float = 1e-3
     head: str = "ForCausalLM"
     settings: str = ""  # the class of the configuration, where it is not CLSConfig
+    spread: float = 0.2  # the standard deviation of the weights
 
     @property
     def configuration(self) -> Any:
@@ -185,6 +186,25 @@ MODELS = (
     ),
     Case("qwen3.5-moe", "Qwen3_5Moe", GPT, DELTA | MOE, settings="Qwen3_5MoeTextConfig"),
     Case("qwen3-next", "Qwen3Next", GPT, DELTA | MOE),
+    Case(
+        "lfm2",
+        "Lfm2",
+        GPT,
+        {"layer_types": ["conv", "conv", "full_attention", "conv"], "block_multiple_of": 32},
+    ),
+    Case("lfm2-350m", "Lfm2", GPT, {"full_attn_idxs": [1, 3], "block_auto_adjust_ff_dim": False, "conv_L_cache": 4}),
+    Case(
+        "lfm2-moe",
+        "Lfm2Moe",
+        GPT,
+        {
+            "layer_types": ["conv", "full_attention"] * 2,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 1,
+        },
+    ),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
 )
 
@@ -234,6 +254,12 @@ REFUSED = (
     ("qwen3-next", {"mlp_only_layers": [2]}, "in every layer"),
     ("qwen3-next", {"decoder_sparse_step": 2}, "in every layer"),
     ("qwen3-next", {"norm_topk_prob": False}, "always normalises"),
+    ("lfm2", {"conv_bias": True}, "no biases"),
+    ("lfm2", {"block_ffn_dim_multiplier": 1.5}, "another way"),
+    ("lfm2-moe", {"routed_scaling_factor": 2.5}, "does not scale"),
+    ("lfm2-moe", {"norm_topk_prob": False}, "always normalises"),
+    ("t5", {"relative_attention_max_distance": 256}, "another way"),
+    ("t5-gated", {"feed_forward_proj": "gated-silu"}, "no number"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -253,11 +279,11 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             norm = weight.ndim == 1 and name.endswith("weight")
-            torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, 0.2)
+            torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, case.spread)
     model.tie_weights()
     model.save_pretrained(folder)
     for path in (golden / "checkpoints" / case.tokenizer).iterdir():
-        if path.name.startswith(("token", "special", "chat", "vocab", "merges")):
+        if path.name.startswith(("token", "special", "chat", "vocab", "merges", "spiece")):
             shutil.copy(path, folder)
     return model
 
@@ -282,6 +308,28 @@ ENCODERS = (
 )
 
 
+SMALL_T5 = {"d_model": 64, "d_kv": 24, "d_ff": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+ANSWERING = (
+    Case("t5", "T5", "t5", SMALL_T5, head="ForConditionalGeneration"),
+    Case(
+        "t5-gated",
+        "T5",
+        "t5",
+        SMALL_T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        GELU,
+        head="ForConditionalGeneration",
+        spread=0.1,
+    ),
+    Case("mt5", "MT5", "t5", SMALL_T5, GELU, head="ForConditionalGeneration", spread=0.1),
+    Case("umt5", "UMT5", "t5", SMALL_T5, GELU, head="ForConditionalGeneration", spread=0.12),
+)
+T5_ENCODERS = (
+    Case("t5-encoder", "T5", "t5", SMALL_T5, head="EncoderModel"),
+    Case("umt5-encoder", "UMT5", "t5", SMALL_T5, head="EncoderModel", spread=0.1),
+)
+CASES = (*MODELS, *ENCODERS, *ANSWERING, *T5_ENCODERS)
+
+
 def tokens(seed: int = 1) -> list[int]:
     return [int(token) for token in np.random.default_rng(seed).integers(5, 500, N_TOKENS)]
 
@@ -303,7 +351,7 @@ def test_log_probabilities_are_those_of_transformers(case: Case, golden: Path, t
     assert worst < case.tolerance
 
 
-@pytest.mark.parametrize("case", [*MODELS, *ENCODERS], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_way_back_gives_the_checkpoint(case: Case, golden: Path, tmp_path: Path) -> None:
     """Bit for bit, but for the rows of RoBERTa's positions that a file does not have, poolers, and what is computed."""
     make(case, golden, tmp_path)
@@ -328,7 +376,7 @@ def test_the_way_back_gives_the_checkpoint(case: Case, golden: Path, tmp_path: P
 
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: dict[str, Any], message: str) -> None:
-    case = next(case for case in (*MODELS, *ENCODERS) if case.name == name)
+    case = next(case for case in CASES if case.name == name)
     config = case.configuration.to_dict()
     arch = archs.find(case.cls + case.head)
     with pytest.raises(UnsupportedError, match="tensors of this checkpoint"):
@@ -338,7 +386,25 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: di
     assert caught.value.code == "config-unsupported"
 
 
-@pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ANSWERING, ids=lambda case: case.name)
+def test_answers_are_those_of_transformers(case: Case, golden: Path, tmp_path: Path) -> None:
+    import torch
+
+    model = make(case, golden, tmp_path / "hf")
+    modelfmt.convert(str(tmp_path / "hf"), str(tmp_path / "model.gguf"), quant="F32")
+    question, ids = tokens(2), tokens()
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor([question]), decoder_input_ids=torch.tensor([ids]))
+    expected = output.logits[0].float().log_softmax(-1).numpy()
+    assert expected.std() > 0.1
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = torch.tensor(network.answers(question, ids)).log_softmax(-1).numpy()
+    worst = np.abs(found - expected).max()
+    print(f"{case.name}: {worst:.1e}")
+    assert worst < case.tolerance
+
+
+@pytest.mark.parametrize("case", [*ENCODERS, *T5_ENCODERS], ids=lambda case: case.name)
 def test_hidden_states_are_those_of_transformers(case: Case, golden: Path, tmp_path: Path) -> None:
     import torch
 
@@ -348,7 +414,7 @@ def test_hidden_states_are_those_of_transformers(case: Case, golden: Path, tmp_p
     with torch.no_grad():
         expected = model(torch.tensor([ids])).last_hidden_state[0].float().numpy()
     with llama.Network(tmp_path / "model.gguf") as network:
-        found = network.embeddings(ids)
+        found = network.encodings(ids) if case in T5_ENCODERS else network.embeddings(ids)
     cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     print(f"{case.name}: {1 - cosines.min():.1e}")
     assert cosines.min() > 0.9999

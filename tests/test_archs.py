@@ -61,6 +61,7 @@ CHECKPOINTS = {
     "qwen3": "qwen.QWEN3",
     "qwen3-moe": "qwen.QWEN3_MOE",
     "starcoder2": "starcoder.STARCODER2",
+    "t5": "t5.T5",
 }
 UNREADABLE = {"modernbert": {"modern-bert.attention.layer_norm_epsilon": ("FLOAT32", float(np.float32(1e-5)))}}
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for."""
@@ -130,7 +131,7 @@ def headers(arch: Architecture, config: dict[str, Any]) -> dict[str, Expression]
     for row in {row.target: row for row in reversed(arch.rows)}.values():
         if row.tied_to and scope["tied"]:
             continue
-        for layer in range(scope["n_layer"]) if "{i}" in row.target else (0,):
+        for layer in range(scope[row.layers]) if "{i}" in row.target else (0,):
             for expert in range(scope["n_expert"]) if "{e}" in row.sources[0] else (0,):
                 name = row.sources[0].replace("{i}", str(layer)).replace("{e}", str(expert))
                 size = shape(row, layer)
@@ -213,7 +214,7 @@ def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: 
     from modelfmt.archs import hparams
 
     arch = archs.find(model_type=model_type)
-    whole = AutoConfig.for_model(model_type, tie_word_embeddings=arch.gguf.startswith("gemma")).to_dict()
+    whole = AutoConfig.for_model(model_type, tie_word_embeddings=arch.gguf.startswith(("gemma", "t5"))).to_dict()
     expected = hparams.read(arch, whole)
     checked = 0
     for param in arch.params:

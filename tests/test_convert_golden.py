@@ -31,6 +31,7 @@ CHECKPOINTS = (
     "qwen3",
     "qwen3-moe",
     "starcoder2",
+    "t5",
 )
 DIFFERENCES = {
     "gemma2": {"tokenizer.ggml.token_type"},  # user-defined pieces keep their type

@@ -61,6 +61,8 @@ def restore(
             scope[param.name] = param.tensor in tensors
         elif param.derive or param.each or param.implied:
             scope[param.name] = _derived(param, scope)
+        elif param.key and param.omit is not None:
+            scope[param.name] = param.omit
         elif param.key and param.default is ...:
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:

@@ -8,7 +8,7 @@ src/models/{qwen3next,qwen35,qwen35moe,delta-net-base}.cpp and conversion/qwen.p
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, expert_params, expert_rows, kv_heads, targets
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_params, expert_rows, kv_heads, targets
 from modelfmt.archs.specs import Add, Grouped, NegExp, Reshaped, Tiled
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
@@ -18,7 +18,6 @@ _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _LINEAR, _ATTENTION = _LAYER + "linear_attn.", _LAYER + "self_attn."
 _RECURRENT, _ATTENDS = "recurrent", "not recurrent"
 _CONV = Reshaped(("n_conv", "1", "kernel"), ("n_conv", "kernel"))
-_EXPERTS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 _PLUS_ONE = (Add(1.0),)
 
 
@@ -93,7 +92,7 @@ _MOE_PARAMS = (
 _SHARED = _LAYER + "mlp.shared_expert"
 _MOE_ROWS = (
     Row(_LAYER + "mlp.gate.weight", _BLOCK + "ffn_gate_inp.weight", ("n_expert", "n_embd"), keep="F32"),
-    *expert_rows("mlp.experts", _EXPERTS, "n_ff_expert"),
+    *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert"),
     Row(_SHARED + "_gate.weight", _BLOCK + "ffn_gate_inp_shexp.weight", ("1", "n_embd"), keep="F32"),
     Row(_SHARED + ".gate_proj.weight", _BLOCK + "ffn_gate_shexp.weight", ("n_ff_shared", "n_embd")),
     Row(_SHARED + ".up_proj.weight", _BLOCK + "ffn_up_shexp.weight", ("n_ff_shared", "n_embd")),

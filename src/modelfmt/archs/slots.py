@@ -63,7 +63,7 @@ def slots_of(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[Slot]]:
     for row in rows:
         targets.setdefault(row.target, []).append(row)
     for target, layouts in targets.items():
-        for layer in range(scope["n_layer"]) if "{i}" in target else (0,):
+        for layer in range(scope[layouts[0].layers]) if "{i}" in target else (0,):
             there = [row for row in layouts if holds(row.when, scope, layer)]
             if there:
                 yield [Slot(row, layer, bias=False) for row in there]

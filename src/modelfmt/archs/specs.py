@@ -19,6 +19,7 @@ from modelfmt.ir.ops import (
     NegativeLog,
     Reshape,
     RopePermute,
+    Scale,
     Slice,
     Stack,
     Swap,
@@ -35,6 +36,7 @@ __all__ = [
     "Part",
     "Permute",
     "Reshaped",
+    "Scaled",
     "Shape",
     "Spec",
     "Stacked",
@@ -112,6 +114,14 @@ class NegExp:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled:
+    """Each value times the value of a term, to a power, in float32: a multiplier that the graph does not have."""
+
+    factor: str
+    power: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Reshaped:
     """The same values from the shape `source` in the shape `result` (terms): axes of one, norms of groups. Not done to
     biases."""
@@ -142,7 +152,7 @@ class Grouped:
     stop: int
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind | NegExp | Reshaped | Tiled | Grouped
+Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind | NegExp | Scaled | Reshaped | Tiled | Grouped
 Fused = Part | Grouped
 """What takes a part of a source: the rows with the other parts make it whole again (`reassembled`)."""
 
@@ -192,6 +202,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Slice(expr, 0, evaluate(skip, scope, layer), expr.shape[0])
         case NegExp():
             return NegativeExp(expr)
+        case Scaled(factor=factor, power=power):
+            return Scale(expr, float(evaluate(factor, scope, layer)) ** power)
         case Reshaped(result=result):
             return Reshape(expr, tuple(evaluate(term, scope, layer) for term in result))
         case Tiled():
@@ -215,6 +227,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (expr,)
         case NegExp():
             return (NegativeLog(expr),)
+        case Scaled(factor=factor, power=power):
+            return (Scale(expr, float(evaluate(factor, scope, layer)) ** -power),)
         case Reshaped(source=source):
             return (Reshape(expr, tuple(evaluate(term, scope, layer) for term in source)),)
         case Tiled():

@@ -26,7 +26,7 @@ class Row:
     first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
     are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
     tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change.
+    quantization must not change. layers: the param that says how many layers there are.
     """
 
     source: str | tuple[str, ...]
@@ -38,6 +38,7 @@ class Row:
     optional: bool = False
     tied_to: str = ""
     keep: str | None = None
+    layers: str = "n_layer"
 
     @property
     def sources(self) -> tuple[str, ...]:
