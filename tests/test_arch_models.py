@@ -205,6 +205,9 @@ MODELS = (
             "num_dense_layers": 1,
         },
     ),
+    Case("mamba", "Mamba", "mamba", {"intermediate_size": 128}),
+    Case("falcon-mamba", "FalconMamba", "mamba", {"intermediate_size": 128, "mixer_rms_eps": 1e-5, "state_size": 8}),
+    Case("mamba2", "Mamba2", "mamba", {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16}),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
 )
 
@@ -258,6 +261,9 @@ REFUSED = (
     ("lfm2", {"block_ffn_dim_multiplier": 1.5}, "another way"),
     ("lfm2-moe", {"routed_scaling_factor": 2.5}, "does not scale"),
     ("lfm2-moe", {"norm_topk_prob": False}, "always normalises"),
+    ("mamba", {"use_bias": True}, "no biases"),
+    ("mamba2", {"use_conv_bias": False}, "needs the bias"),
+    ("mamba2", {"expand": 4}, "widens by two"),
     ("t5", {"relative_attention_max_distance": 256}, "another way"),
     ("t5-gated", {"feed_forward_proj": "gated-silu"}, "no number"),
     ("roberta", {"is_decoder": True}, "encoder"),

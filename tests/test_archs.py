@@ -53,6 +53,7 @@ CHECKPOINTS = {
     "llama-spm": "llama.LLAMA",
     "llama3-big": "llama.LLAMA",
     "llama3-rope-scaled-tied": "llama.LLAMA",
+    "mamba": "mamba.MAMBA",
     "mistral": "llama.MISTRAL",
     "mixtral": "llama.MIXTRAL",
     "modernbert": "modernbert.MODERNBERT",
@@ -158,7 +159,8 @@ def test_tensors_are_those_of_llama_cpps_converter(checkpoint: Checkpoint) -> No
         assert list(tensor.expr.shape) == row["shape"], tensor.name
         assert (tensor.keep == "F32") == (row["type"] == "F32"), tensor.name
         data = checkpoint.values(tensor.expr).astype(NUMPY[row["type"]]).tobytes()
-        assert hashlib.sha256(data).hexdigest() == row["sha256"], tensor.name
+        computed = tensor.name.endswith("ssm_a")  # see test_decays_are_rounded_correctly
+        assert (hashlib.sha256(data).hexdigest() == row["sha256"]) != computed, tensor.name
 
 
 def test_a_real_sentence_transformer(golden: Path) -> None:
@@ -507,8 +509,11 @@ def test_the_way_back_gives_the_checkpoint(checkpoint: Checkpoint) -> None:
         original = originals[tensor.name]
         kind = NUMPY[original.stored.name]
         assert tensor.expr.shape == original.shape
-        there, here = (checkpoint.values(expr).astype(kind).tobytes() for expr in (tensor.expr, original))
-        assert there == here, tensor.name
+        there, here = (checkpoint.values(expr).astype(kind) for expr in (tensor.expr, original))
+        if "A_log" in tensor.name:
+            np.testing.assert_allclose(there, here, rtol=3e-7, atol=3e-7)
+        else:
+            assert there.tobytes() == here.tobytes(), tensor.name
 
 
 def test_quantized_rows_go_back_as_they_are(golden: Path) -> None:

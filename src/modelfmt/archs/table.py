@@ -52,7 +52,7 @@ class Param:
 
     config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
     empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
-    null, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
+    null or the word auto, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
     cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same in
     each layer, where neither side says it: the value is a list. codes: (word in config.json, number in the file) pairs.
     tensor: by its presence a GGUF file tells a param that it has no key for (with {i}: in each layer). low, high:
