@@ -65,6 +65,9 @@ def to_gguf(
     """
     config = flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
+    for condition, other in arch.variants:
+        if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+            return to_gguf(other, tensors=tensors, config=config, assets=assets)
     bound = Bound(arch, hparams=scope)
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:

@@ -59,6 +59,8 @@ def restore(
             scope[param.name] = [int(param.tensor.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
         elif param.tensor:
             scope[param.name] = param.tensor in tensors
+        elif param.cases and not param.paths:
+            scope[param.name] = _case(param.cases, scope)
         elif param.derive or param.each or param.implied:
             scope[param.name] = _derived(param, scope)
         elif param.key and param.omit is not None:
@@ -140,7 +142,10 @@ def _given(config: Mapping[str, Any], path: str) -> list[Any]:
     """What config.json has at a path, if it is there."""
     outer, _, inner = path.rpartition(".")
     if outer:
-        config = record(config.get(outer) or {}, outer)
+        held = config.get(outer) or {}
+        if isinstance(held, list) and inner.isdigit():
+            return held[int(inner) :][:1]
+        config = record(held, outer)
     return [config[inner]] if inner in config else []
 
 
@@ -171,6 +176,8 @@ def _case(cases: tuple[tuple[str, str], ...], scope: Mapping[str, Any], layer: i
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
     if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
         return _layers(param, value, place, scope["n_layer"], path)
+    if param.counted and isinstance(value, list | str):
+        return integer(len(value), place, param.low, param.high, path=path)
     return _one(param, value, place, path)
 
 
@@ -190,7 +197,7 @@ def _one(param: Param, value: Any, place: str, path: str) -> Any:
         codes, word = dict(param.codes), text(value, place, path)
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
-        return codes[word]
+        return bool(codes[word]) if param.type == "BOOL" else codes[word]
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
     return integer(value, place, param.low, param.high, path=path)

@@ -9,10 +9,25 @@ from __future__ import annotations
 from modelfmt.archs.specs import NegExp, Reshaped
 from modelfmt.archs.table import Architecture, Loses, Param, Refuses, Row
 
-__all__ = ["FALCON_MAMBA", "MAMBA", "MAMBA2", "mamba2_rows", "mamba2_sizes"]
+__all__ = ["FALCON_MAMBA", "MAMBA", "MAMBA2", "mamba2_rows", "mamba2_sizes", "mamba_rows"]
 
 _LAYER, _BLOCK = "backbone.layers.{i}.", "blk.{i}."
 _MIXER = _LAYER + "mixer."
+
+def mamba_rows(module: str, when: str = "") -> tuple[Row, ...]:
+    """The tensors of a Mamba mixer, by its name in the checkpoint; n_inner, state_size, dt_rank, kernel are params."""
+    kernel, states = ("n_inner", "kernel"), ("n_inner", "state_size")
+    squeezed = Reshaped(("n_inner", "1", "kernel"), kernel)
+    return (
+        Row(f"{module}A_log", f"{_BLOCK}ssm_a", states, (NegExp(),), when=when, keep="F32"),
+        Row(f"{module}D", f"{_BLOCK}ssm_d", ("n_inner",), when=when),
+        Row(f"{module}conv1d.weight", f"{_BLOCK}ssm_conv1d.weight", kernel, (squeezed,), "required", when, keep="F32"),
+        Row(f"{module}dt_proj.weight", f"{_BLOCK}ssm_dt.weight", ("n_inner", "dt_rank"), (), "required", when),
+        Row(f"{module}in_proj.weight", f"{_BLOCK}ssm_in.weight", ("2*n_inner", "n_embd"), when=when),
+        Row(f"{module}out_proj.weight", f"{_BLOCK}ssm_out.weight", ("n_embd", "n_inner"), when=when),
+        Row(f"{module}x_proj.weight", f"{_BLOCK}ssm_x.weight", ("dt_rank + 2*state_size", "n_inner"), when=when),
+    )
+
 
 def mamba2_sizes() -> tuple[Param, ...]:
     """What the rows of a Mamba 2 layer are made of; n_embd, n_inner, n_mamba_head, n_group and state_size come before."""
@@ -92,22 +107,7 @@ MAMBA = _BODY.derive(
         Param("dt_rank", ("time_step_rank", "dt_rank"), "ssm.time_step_rank", derive="rank_sixteenths//16"),
         Param("normed", (), "ssm.dt_b_c_rms", "BOOL", default=False),
     ),
-    rows=(
-        Row(_MIXER + "A_log", _BLOCK + "ssm_a", ("n_inner", "state_size"), (NegExp(),), keep="F32"),
-        Row(_MIXER + "D", _BLOCK + "ssm_d", ("n_inner",)),
-        Row(
-            _MIXER + "conv1d.weight",
-            _BLOCK + "ssm_conv1d.weight",
-            ("n_inner", "kernel"),
-            (Reshaped(("n_inner", "1", "kernel"), ("n_inner", "kernel")),),
-            "required",
-            keep="F32",
-        ),
-        Row(_MIXER + "dt_proj.weight", _BLOCK + "ssm_dt.weight", ("n_inner", "dt_rank"), (), "required"),
-        Row(_MIXER + "in_proj.weight", _BLOCK + "ssm_in.weight", ("2*n_inner", "n_embd")),
-        Row(_MIXER + "out_proj.weight", _BLOCK + "ssm_out.weight", ("n_embd", "n_inner")),
-        Row(_MIXER + "x_proj.weight", _BLOCK + "ssm_x.weight", ("dt_rank + 2*state_size", "n_inner")),
-    ),
+    rows=mamba_rows(_MIXER),
 )
 
 FALCON_MAMBA = MAMBA.derive(

@@ -56,9 +56,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Permute:
-    """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term."""
+    """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term; rotated: how many rows
+    of each head turn, a term, the others stay behind them; all of them where there is none."""
 
     heads: str
+    rotated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +117,14 @@ class NegExp:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """Each value times the value of a term, to a power, in float32: a multiplier that the graph does not have."""
+    """Each value times the value of a term, to a power, in float32: a multiplier that the graph does not have.
+
+    sections: the rows that each of several factors is for, instead of one factor for all.
+    """
 
     factor: str
     power: float = 1.0
+    sections: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +191,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
     """An operation over its source: one expression, for `Stacked` one for each expert."""
     expr = parts[0]
     match spec:
-        case Permute(heads=heads):
-            return _permuted(expr, evaluate(heads, scope, layer), inverse=False)
+        case Permute():
+            return _permuted(expr, spec, scope, layer, inverse=False)
         case Add(value=value):
             return AddConstant(expr, value)
         case Transposed():
@@ -202,8 +208,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Slice(expr, 0, evaluate(skip, scope, layer), expr.shape[0])
         case NegExp():
             return NegativeExp(expr)
-        case Scaled(factor=factor, power=power):
-            return Scale(expr, float(evaluate(factor, scope, layer)) ** power)
+        case Scaled():
+            return _scaled(expr, spec, scope, layer, inverse=False)
         case Reshaped(result=result):
             return Reshape(expr, tuple(evaluate(term, scope, layer) for term in result))
         case Tiled():
@@ -215,8 +221,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
 def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:
     """The sources of an operation from its result. A part of a fused source stays: `reassembled` has them all."""
     match spec:
-        case Permute(heads=heads):
-            return (_permuted(expr, evaluate(heads, scope, layer), inverse=True),)
+        case Permute():
+            return (_permuted(expr, spec, scope, layer, inverse=True),)
         case Add(value=value):
             return (AddConstant(expr, -value),)
         case Transposed():
@@ -227,8 +233,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (expr,)
         case NegExp():
             return (NegativeLog(expr),)
-        case Scaled(factor=factor, power=power):
-            return (Scale(expr, float(evaluate(factor, scope, layer)) ** -power),)
+        case Scaled():
+            return (_scaled(expr, spec, scope, layer, inverse=True),)
         case Reshaped(source=source):
             return (Reshape(expr, tuple(evaluate(term, scope, layer) for term in source)),)
         case Tiled():
@@ -282,9 +288,15 @@ def _rows(expr: Expression) -> Expression:
     return expr if len(expr.shape) > 1 else Reshape(expr, (expr.shape[0], 1))
 
 
-def _permuted(expr: Expression, heads: int, *, inverse: bool) -> Expression:
-    permuted = RopePermute(_rows(expr), heads, inverse)
-    return permuted if permuted.shape == expr.shape else Reshape(permuted, expr.shape)
+def _permuted(expr: Expression, spec: Permute, scope: Scope, layer: int, *, inverse: bool) -> Expression:
+    matrix, heads = _rows(expr), evaluate(spec.heads, scope, layer)
+    if not spec.rotated:
+        return Reshape(RopePermute(matrix, heads, inverse), expr.shape)
+    n_columns, n_turned = matrix.shape[1], evaluate(spec.rotated, scope, layer)
+    cut = Reshape(matrix, (heads, matrix.shape[0] // heads, n_columns))
+    turned = Reshape(Slice(cut, 1, 0, n_turned), (heads * n_turned, n_columns))
+    turned = Reshape(RopePermute(turned, heads, inverse), (heads, n_turned, n_columns))
+    return Reshape(joined((turned, Slice(cut, 1, n_turned, cut.shape[1])), 1), expr.shape)
 
 
 def _groups(spec: Ungrouped, scope: Scope, layer: int) -> tuple[int, int]:
@@ -332,3 +344,19 @@ def _grouped(expr: Expression, groups: int, sizes: tuple[int, ...], start: int, 
         part = Slice(grouped, 1, at, at + sizes[index])
         parts.append(Reshape(part, (groups * sizes[index], *expr.shape[1:])))
     return Concat(tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+def _scaled(expr: Expression, spec: Scaled, scope: Scope, layer: int, *, inverse: bool) -> Expression:
+    power = -spec.power if inverse else spec.power
+    common = float(evaluate(spec.factor, scope, layer)) ** power
+    factors = [common * float(evaluate(factor, scope, layer)) ** power for _, factor in spec.sections] or [common]
+    if all(factor == 1 for factor in factors):
+        return expr
+    if not spec.sections:
+        return Scale(expr, common)
+    parts, at = [], 0
+    for (rows, _), factor in zip(spec.sections, factors, strict=True):
+        n_rows = evaluate(rows, scope, layer)
+        parts.append(Scale(Slice(expr, 0, at, at + n_rows), factor))
+        at += n_rows
+    return Concat(tuple(parts))

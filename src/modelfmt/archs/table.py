@@ -50,7 +50,7 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
+    config: names in order of preference, dotted inside an object or (a number) a list; the first is written in the other direction. key:
     empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
     null or the word auto, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
     cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same in
@@ -59,7 +59,7 @@ class Param:
     bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit:
     the value that is not written; None never is. implied: the param whose value is not written, and is meant where
     there is none. per_layer: may be a list with one integer per layer; with codes a list of words, a string of letters,
-    or the numbers of the layers whose code is 1.
+    or the numbers of the layers whose code is 1. counted: of a list or a string the number of its entries.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Param:
     implied: str = ""
     nullable: bool = False
     per_layer: bool = False
+    counted: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -160,7 +161,8 @@ class Architecture:
 
     gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
     some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
-    of sentence-transformers.
+    of sentence-transformers. variants: (condition, table) pairs: where the condition holds in a layer, that is the
+    table of the checkpoint.
     """
 
     gguf: str
@@ -177,6 +179,7 @@ class Architecture:
     prefixes: tuple[tuple[str, str], ...] = ()
     suffixes: tuple[tuple[str, str], ...] = ()
     graph: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[tuple[str, Architecture], ...] = ()
 
     def derive(
         self,
