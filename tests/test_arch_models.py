@@ -291,6 +291,18 @@ MODELS = (
         MAMBA2 | {"mamba_d_ssm": 128, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
     ),
     Case("jamba", "Jamba", "llama-spm", {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4}),
+    Case(
+        "lfm2-untied",
+        "Lfm2Moe",
+        GPT,
+        {
+            "layer_types": ["conv", "full_attention"] * 2,
+            "num_experts": 8,
+            "num_dense_layers": 2,
+            "moe_intermediate_size": 32,
+            "tie_word_embeddings": False,
+        },
+    ),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
 )
 
@@ -343,6 +355,7 @@ REFUSED = (
     ("lfm2", {"conv_bias": True}, "no biases"),
     ("lfm2", {"block_ffn_dim_multiplier": 1.5}, "another way"),
     ("lfm2-moe", {"routed_scaling_factor": 2.5}, "does not scale"),
+    ("lfm2-moe", {"use_expert_bias": False}, "needs a bias"),
     ("lfm2-moe", {"norm_topk_prob": False}, "always normalises"),
     ("mamba", {"use_bias": True}, "no biases"),
     ("mamba2", {"use_conv_bias": False}, "needs the bias"),

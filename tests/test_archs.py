@@ -36,6 +36,7 @@ from modelfmt.archs.specs import (
     joined,
 )
 from modelfmt.archs.table import Architecture, Param, Row
+from modelfmt.archs.terms import holds
 from modelfmt.archs.unbind import to_huggingface
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.formats import safetensors
@@ -66,6 +67,9 @@ CHECKPOINTS = {
 }
 UNREADABLE = {"modernbert": {"modern-bert.attention.layer_norm_epsilon": ("FLOAT32", float(np.float32(1e-5)))}}
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for."""
+
+NEWER = {"lfm2moe": {"output"}}
+"""Tensors that llama.cpp loads, and that the names of the package gguf do not have yet."""
 
 TABLES = sorted({*archs.HUGGING_FACE.values()})
 NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -116,31 +120,19 @@ def metadata(bound: Bound) -> dict[str, tuple[str, Any]]:
 def headers(arch: Architecture, config: dict[str, Any]) -> dict[str, Expression]:
     """Tensors of the shapes that a table asks for, each elsewhere in a file that does not exist."""
     from modelfmt.archs import hparams
+    from modelfmt.archs.slots import slots_of
     from modelfmt.archs.values import flat
 
-    scope = hparams.read(arch, flat(config))
+    scope = {"n_expert": 0} | hparams.read(arch, flat(config))
+    for condition, other in arch.variants:
+        if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+            return headers(other, config)
     found: dict[str, Expression] = {}
-
-    def shape(row: Row, layer: int) -> tuple[int, ...]:
-        from modelfmt.archs.terms import evaluate
-
-        made = tuple(evaluate(term, scope, layer) for term in row.shape)
-        for spec in reversed(row.ops):
-            made = before(spec, made, scope, layer)
-        return made
-
-    for row in {row.target: row for row in reversed(arch.rows)}.values():
-        if row.tied_to and scope["tied"]:
-            continue
-        for layer in range(scope[row.layers]) if "{i}" in row.target else (0,):
-            for expert in range(scope["n_expert"]) if "{e}" in row.sources[0] else (0,):
-                name = row.sources[0].replace("{i}", str(layer)).replace("{e}", str(expert))
-                size = shape(row, layer)
-                found[name] = Leaf("weights", len(found) << 32, size, "BF16")
-                if row.bias == "required":
-                    bias = name.removesuffix(".weight") + ".bias"
-                    rows = size[-1] if Transposed() in row.ops else size[0]
-                    found[bias] = Leaf("weights", len(found) << 32, (rows,), "BF16")
+    for slots in slots_of(arch.rows, scope):
+        slot = slots[0]
+        if slot.required and not (slot.row.tied_to and scope["tied"]):
+            for name in slot.names(slot.row.sources[0], scope):
+                found[name] = Leaf("weights", len(found) << 32, slot.source_shape(scope), "BF16")
     return found
 
 
@@ -209,7 +201,7 @@ def test_old_and_new_spellings_say_the_same(checkpoint: Checkpoint) -> None:
     assert bound.hparams["dtype"] == checkpoint.config["dtype"]
 
 
-@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3"}))
+@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3", "qwen3_5", "qwen3_5_moe"}))
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
     from transformers import AutoConfig
 
@@ -573,9 +565,11 @@ def test_real_configurations(shared_data: Path) -> None:
                 tensors = headers(arch, config)
                 bound = to_gguf(arch, tensors=tensors, config=config, assets={})
                 assert {name for tensor in bound.tensors for name in tensor.source_names} == set(tensors)
-                assert bound.hparams["n_layer"] == config["num_hidden_layers"]
+                text = config | config.get("text_config", {})
+                assert bound.hparams["n_layer"] == text.get("num_hidden_layers", len(text.get("layers_block_type", ())))
                 seen.add(name)
     assert {"LlamaForCausalLM", "MixtralForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"} <= seen
+    assert {"Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration", "NemotronHForCausalLM"} <= seen
 
 
 @pytest.mark.parametrize("file", ["gemma-2b-it", "Mistral-7B-Instruct-v0.2", "Meta-Llama-3-8B-Instruct"])
@@ -775,10 +769,9 @@ def test_tables_are_sound() -> None:
     numbers = {name: number for number, name in MODEL_ARCH_NAMES.items()}
     for name, arch in tables():
         assert isinstance(numbers[arch.gguf], MODEL_ARCH)
-        known = {
-            TENSOR_NAMES[tensor].replace("{bid}", "{i}") + ".weight" for tensor in MODEL_TENSORS[numbers[arch.gguf]]
-        }
-        assert {row.target for row in arch.rows} <= known, name
+        known = {TENSOR_NAMES[tensor].replace("{bid}", "{i}") for tensor in MODEL_TENSORS[numbers[arch.gguf]]}
+        known |= NEWER.get(arch.gguf, set())
+        assert {re.sub(r"\.(weight|bias)$", "", row.target) for row in arch.rows} <= known, name
         keys = [param.key for param in arch.params if param.key]
         assert len(keys) == len(set(keys)), name
         assert len({param.name for param in arch.params}) == len(arch.params), name

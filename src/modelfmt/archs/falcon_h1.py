@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, targets
+from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, kv_heads, targets
 from modelfmt.archs.mamba import mamba2_rows, mamba2_sizes
 from modelfmt.archs.specs import Scaled, Spec
 from modelfmt.archs.table import Param, Refuses, Rope, Row
@@ -49,6 +49,7 @@ FALCON_H1 = DECODER.derive(
     rope=Rope("neox"),
     without=targets("ffn_norm"),
     params=(
+        kv_heads(8),
         *HEAD_SIZE_WRITTEN,
         Param("vocab_size", "vocab_size", "vocab_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),

@@ -8,6 +8,7 @@ conversion/granite.py (November 2026).
 
 from __future__ import annotations
 
+from modelfmt.archs.decoder import targets
 from modelfmt.archs.granite import GRANITE
 from modelfmt.archs.mamba import mamba2_rows, mamba2_sizes
 from modelfmt.archs.specs import Part, Permute
@@ -66,8 +67,38 @@ _REFUSES = (
     Refuses("n_inner % n_mamba_head", "state-space heads must divide the inner width"),
 )
 
+_DENSE_ROWS = (
+    *_halves(_SHARED + "input_linear.weight", "", ("n_ff", "n_embd"), "not n_expert"),
+    Row(_SHARED + "output_linear.weight", _BLOCK + "ffn_down.weight", ("n_embd", "n_ff"), when="not n_expert"),
+)
+_EXPERT_ROWS = (
+    *_halves(_SHARED + "input_linear.weight", "_shexp", ("n_ff_shared", "n_embd"), "n_expert"),
+    Row(_SHARED + "output_linear.weight", _BLOCK + "ffn_down_shexp.weight", ("n_embd", "n_ff_shared"), when="n_expert"),
+    Row(
+        (_MOE + "router.layer.weight", _MOE + "router.weight"),
+        _BLOCK + "ffn_gate_inp.weight",
+        ("n_expert", "n_embd"),
+        when="n_expert",
+        keep="F32",
+    ),
+    *_halves(
+        (_MOE + "input_linear.weight", _MOE + "experts.gate_up_proj"),
+        "_exps",
+        ("n_expert", "n_ff", "n_embd"),
+        "n_expert",
+    ),
+    Row(
+        (_MOE + "output_linear.weight", _MOE + "experts.down_proj"),
+        _BLOCK + "ffn_down_exps.weight",
+        ("n_expert", "n_embd", "n_ff"),
+        when="n_expert",
+    ),
+)
+
 _GRANITE_4 = GRANITE.derive(
-    without=("n_ctx", "n_ff"),
+    hf=(),
+    model_type=(),
+    without=("n_ctx", "n_ff", *targets("ffn_gate", "ffn_up", "ffn_down")),
     params=(
         Param("n_expert", "num_local_experts", "expert_count", default=8, low=0, high=1024, omit=0),
         Param(
@@ -99,56 +130,26 @@ _GRANITE_4 = GRANITE.derive(
         ),
         Param("attends", "layer_types", codes=_KINDS, per_layer=True, each=(("", "0"),)),
     ),
-    rows=(
-        *_halves(_SHARED + "input_linear.weight", "_shexp", ("n_ff_shared", "n_embd"), "n_expert"),
-        Row(
-            _SHARED + "output_linear.weight",
-            _BLOCK + "ffn_down_shexp.weight",
-            ("n_embd", "n_ff_shared"),
-            when="n_expert",
-        ),
-        *_halves(_SHARED + "input_linear.weight", "", ("n_ff", "n_embd"), "not n_expert"),
-        Row(_SHARED + "output_linear.weight", _BLOCK + "ffn_down.weight", ("n_embd", "n_ff"), when="not n_expert"),
-        Row(
-            (_MOE + "router.layer.weight", _MOE + "router.weight"),
-            _BLOCK + "ffn_gate_inp.weight",
-            ("n_expert", "n_embd"),
-            when="n_expert",
-            keep="F32",
-        ),
-        *_halves(
-            (_MOE + "input_linear.weight", _MOE + "experts.gate_up_proj"),
-            "_exps",
-            ("n_expert", "n_ff", "n_embd"),
-            "n_expert",
-        ),
-        Row(
-            (_MOE + "output_linear.weight", _MOE + "experts.down_proj"),
-            _BLOCK + "ffn_down_exps.weight",
-            ("n_expert", "n_embd", "n_ff"),
-            when="n_expert",
-        ),
-    ),
     graph={"mlp": "moe+shared"},
 )
 
 GRANITE_HYBRID = _GRANITE_4.derive(
     gguf="granitehybrid",
-    hf=(),
-    model_type=(),
     without=("n_head_kv",),
     params=(Param("kv_heads", "num_key_value_heads", derive="n_head"), *_MAMBA),
-    rows=(*_attention(), *mamba2_rows(_LAYER + "mamba.", _RECURRENT)),
+    rows=(*_attention(), *mamba2_rows(_LAYER + "mamba.", _RECURRENT), *_DENSE_ROWS, *_EXPERT_ROWS),
     refuses=_REFUSES,
     graph={"block": "mamba2"},
 )
 
-GRANITE_4_MOE = _GRANITE_4.derive(gguf="granitemoe", hf=(), model_type=())
+GRANITE_4_MOE = _GRANITE_4.derive(gguf="granitemoe", rows=_EXPERT_ROWS)
 
 GRANITE_4 = _GRANITE_4.derive(
     hf=("GraniteMoeHybridForCausalLM",),
     model_type=("granitemoehybrid",),
+    rows=_DENSE_ROWS,
     variants=(("not attends", GRANITE_HYBRID), ("n_expert", GRANITE_4_MOE)),
+    graph={"mlp": "gated"},
 )
 
 _FEED = _LAYER + "feed_forward."

@@ -100,14 +100,14 @@ LFM2_MOE = LFM2.derive(
         *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1792)),
         Param("n_dense", "num_dense_layers", "leading_dense_block_count", default=2, low=0),
         Param("gating", (), "expert_gating_func", default=2),  # sigmoid
-        Param("expert_bias", "use_expert_bias", type="BOOL", default=True, tensor="blk.{i}.exp_probs_b.bias"),
+        Param("expert_bias", "use_expert_bias", type="BOOL", default=True),
         Param("normalised", "norm_topk_prob", type="BOOL", default=True),
         Param("expert_scale", "routed_scaling_factor", type="FLOAT32", default=1.0),
     ),
     rows=(
         *_feed_forward(_DENSE),
         Row(_FEED + "gate.weight", _BLOCK + "ffn_gate_inp.weight", ("n_expert", "n_embd"), when=_EXPERTS, keep="F32"),
-        Row(_FEED + "expert_bias", _BLOCK + "exp_probs_b.bias", ("n_expert",), when=f"expert_bias and {_EXPERTS}"),
+        Row(_FEED + "expert_bias", _BLOCK + "exp_probs_b.bias", ("n_expert",), when=_EXPERTS),
         *expert_rows(
             "feed_forward.experts",
             {"gate": "w1", "up": "w3", "down": "w2"},
@@ -117,6 +117,7 @@ LFM2_MOE = LFM2.derive(
         ),
     ),
     refuses=(
+        Refuses("not expert_bias", "llama.cpp's lfm2moe graph needs a bias of the router"),
         Refuses("not normalised", "llama.cpp's lfm2moe graph always normalises the weights of the chosen experts"),
         Refuses("expert_scale != 1", "llama.cpp's lfm2moe graph does not scale what the experts put out"),
     ),
