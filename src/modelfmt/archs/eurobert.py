@@ -28,7 +28,10 @@ EUROBERT = DECODER.derive(
         Param("tied", (), type="BOOL", default=True),
     ),
     rows=tuple(
-        replace(row, source=source.removeprefix("model.")) for row in DECODER.rows for source in row.sources if not row.tied_to
+        replace(row, source=source.removeprefix("model."))
+        for row in DECODER.rows
+        for source in row.sources
+        if not row.tied_to
     ),
     prefixes=tuple((name, f"model.{name}") for name in ("embed_tokens.", "layers.", "norm.")),
     ignores=(Ignore("lm_head.*", "the head for masked words is not used for embeddings", loss=True),),

@@ -79,7 +79,10 @@ FALCON_H1 = DECODER.derive(
         ),
         _multiplier("gate_multiplier", "mlp_multipliers.0"),
         _multiplier("down_multiplier", "mlp_multipliers.1"),
-        *(_multiplier(f"ssm_{part}_multiplier", f"ssm_multipliers.{i}") for i, part in enumerate(("z", "x", "b", "c", "dt"))),
+        *(
+            _multiplier(f"ssm_{part}_multiplier", f"ssm_multipliers.{i}")
+            for i, part in enumerate(("z", "x", "b", "c", "dt"))
+        ),
     ),
     rows=(
         _scaled("model.embed_tokens", "token_embd", ("vocab_size", "n_embd"), "embedding_multiplier"),

@@ -1,7 +1,7 @@
 """Granite 4 (Mamba 2 layers and attention, experts beside a shared MLP, or the MLP alone) and Bamba.
 
-What has attention alone is a `granite` or `granitemoe` file: llama.cpp cannot run a hybrid without state-space layers. A
-layer is a state-space layer where the file gives it no key-value heads. Checked against transformers 5.24
+A layer is a state-space layer where the file gives it no key-value heads. What has attention alone is a `granite` or
+`granitemoe` file: llama.cpp cannot run a hybrid without state-space layers. Checked against transformers 5.24
 models/{granitemoehybrid,bamba}/{configuration,modeling}_*.py and llama.cpp src/models/{granite-hybrid,mamba-base}.cpp,
 conversion/granite.py (November 2026).
 """
@@ -26,7 +26,9 @@ _KINDS = (("linear_attention", 0), ("mamba", 0), ("full_attention", 1), ("attent
 def _attention(rotated: str = "") -> tuple[Row, ...]:
     """Queries to the way out, with the biases that they may have. rotated: how much of each head turns, if not all."""
     return (
-        Row(_ATTENTION + "q_proj.weight", _BLOCK + "attn_q.weight", _Q, (Permute("n_head", rotated),), "maybe", _ATTENDS),
+        Row(
+            _ATTENTION + "q_proj.weight", _BLOCK + "attn_q.weight", _Q, (Permute("n_head", rotated),), "maybe", _ATTENDS
+        ),
         Row(
             _ATTENTION + "k_proj.weight",
             _BLOCK + "attn_k.weight",

@@ -14,6 +14,7 @@ __all__ = ["FALCON_MAMBA", "MAMBA", "MAMBA2", "mamba2_rows", "mamba2_sizes", "ma
 _LAYER, _BLOCK = "backbone.layers.{i}.", "blk.{i}."
 _MIXER = _LAYER + "mixer."
 
+
 def mamba_rows(module: str, when: str = "") -> tuple[Row, ...]:
     """The tensors of a Mamba mixer, by its name in the checkpoint; n_inner, state_size, dt_rank, kernel are params."""
     kernel, states = ("n_inner", "kernel"), ("n_inner", "state_size")
@@ -30,7 +31,7 @@ def mamba_rows(module: str, when: str = "") -> tuple[Row, ...]:
 
 
 def mamba2_sizes() -> tuple[Param, ...]:
-    """What the rows of a Mamba 2 layer are made of; n_embd, n_inner, n_mamba_head, n_group and state_size come before."""
+    """What the rows of a Mamba 2 layer are made of; n_inner, n_mamba_head, n_group and state_size come before."""
     return (
         Param("n_conv", (), derive="n_inner + 2*n_group*state_size"),
         Param("n_in", (), derive="n_inner + n_conv + n_mamba_head"),

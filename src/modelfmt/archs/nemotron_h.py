@@ -175,7 +175,9 @@ NEMOTRON_H_MOE = _BODY.derive(
         ),
     ),
     refuses=(
-        Refuses("kind == 3", "in a model with experts, llama.cpp takes it that of the feed-forward layers all are experts"),
+        Refuses(
+            "kind == 3", "in a model with experts, llama.cpp takes it that of the feed-forward layers all are experts"
+        ),
         Refuses("n_expert_group != 1", "llama.cpp's nemotron_h_moe graph does not choose among groups of experts"),
     ),
     graph={"mlp": "moe+shared", "router": "sigmoid"},

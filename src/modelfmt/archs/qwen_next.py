@@ -85,9 +85,7 @@ _HYBRID = DECODER.derive(
 
 _MOE_PARAMS = (
     *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=512)),
-    Param(
-        "n_ff_shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length", default=512
-    ),
+    Param("n_ff_shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length", default=512),
 )
 _SHARED = _LAYER + "mlp.shared_expert"
 _MOE_ROWS = (

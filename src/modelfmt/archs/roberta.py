@@ -1,8 +1,8 @@
 """RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT: BERT with other names and positions; all are `bert` in GGUF.
 
 RoBERTa counts positions from pad_token_id + 1 on: the rows before are not in the file, and the way back takes the id to
-be 1. Checked against transformers 5.23 models/{roberta,xlm_roberta,camembert,distilbert}/{configuration,modeling}_*.py and
-llama.cpp src/models/bert.cpp (October 2026).
+be 1. Checked against transformers 5.23 models/{roberta,xlm_roberta,camembert,distilbert}/{configuration,modeling}_*.py
+and llama.cpp src/models/bert.cpp (October 2026).
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ _DECODER_NORM = ("decoder.final_layer_norm.weight", "dec.output_norm.weight", ("
 
 def _attention(source: str, target: str, layers: str) -> tuple[Row, ...]:
     """Queries, keys, values and the way out of one attention, by the two names of its module."""
-    rows = (Row(f"{source}.{name}.weight", f"{target}_{name}.weight", (_HEADS, "n_embd"), layers=layers) for name in "qkv")
+    rows = (
+        Row(f"{source}.{name}.weight", f"{target}_{name}.weight", (_HEADS, "n_embd"), layers=layers) for name in "qkv"
+    )
     return (*rows, Row(f"{source}.o.weight", f"{target}_o.weight", ("n_embd", _HEADS), layers=layers))
 
 
@@ -41,7 +43,10 @@ def _stack(stack: str, target: str, *, own: bool) -> tuple[Row, ...]:
     norms = {"attn_norm": 0, "ffn_norm": last} | ({"cross_attn_norm": 1} if decodes else {})
     feed = f"{block}{last}.DenseReluDense."
     return (
-        *(Row(f"{block}{at}.layer_norm.weight", f"{to}{name}.weight", ("n_embd",), layers=layers) for name, at in norms.items()),
+        *(
+            Row(f"{block}{at}.layer_norm.weight", f"{to}{name}.weight", ("n_embd",), layers=layers)
+            for name, at in norms.items()
+        ),
         *_attention(f"{block}0.SelfAttention", f"{to}attn", layers),
         *_positions(stack, target, layers, own=own),
         *(_attention(f"{block}1.EncDecAttention", f"{to}cross_attn", layers) if decodes else ()),

@@ -50,16 +50,17 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference, dotted inside an object or (a number) a list; the first is written in the other direction. key:
-    empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
-    null or the word auto, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
-    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same in
-    each layer, where neither side says it: the value is a list. codes: (word in config.json, number in the file) pairs.
-    tensor: by its presence a GGUF file tells a param that it has no key for (with {i}: in each layer). low, high:
-    bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can express. omit:
-    the value that is not written; None never is. implied: the param whose value is not written, and is meant where
-    there is none. per_layer: may be a list with one integer per layer; with codes a list of words, a string of letters,
-    or the numbers of the layers whose code is 1. counted: of a list or a string the number of its entries.
+    config: names in order of preference, dotted inside an object or (a number) a list; the first is written in the
+    other direction. key: empty where GGUF does not hold it. default: for an absent key; `...` where there must be one.
+    derive: a term, for a null or the word auto, and for an absent key without a default. A null without a term is None
+    where nullable, else as good as absent. cases: (condition, term) pairs; the first that holds gives the value,
+    whatever config.json says. each: the same in each layer, where neither side says it: the value is a list. codes:
+    (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no
+    key for (with {i}: in each layer). low, high: bounds of integers (floats must be positive). allowed: the values that
+    the graphs of llama.cpp can express. omit: the value that is not written; None never is. implied: the param whose
+    value is not written, and is meant where there is none. per_layer: may be a list with one integer per layer; with
+    codes a list of words, a string of letters, or the numbers of the layers whose code is 1. counted: of a list or a
+    string the number of its entries.
     """
 
     name: str

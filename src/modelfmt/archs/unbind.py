@@ -12,7 +12,7 @@ from typing import Any
 
 from modelfmt.archs import hparams
 from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
-from modelfmt.archs.specs import Fused, Part, Grouped, Shape, backward, number_of, reassembled
+from modelfmt.archs.specs import Fused, Grouped, Part, Shape, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import Scope
 from modelfmt.ir.ops import Expression
