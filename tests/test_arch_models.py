@@ -446,6 +446,31 @@ T5_ENCODERS = (
     Case("t5-encoder", "T5", "t5", SMALL_T5, head="EncoderModel"),
     Case("umt5-encoder", "UMT5", "t5", SMALL_T5, head="EncoderModel", spread=0.1),
 )
+SMALL_VISION = {"hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_hidden_layers": 2}
+SMALL_VISION |= {"num_heads": 2, "num_attention_heads": 2, "out_hidden_size": 64}
+SEEING = (
+    Case(
+        "qwen3.5-vision",
+        "Qwen3_5",
+        GPT,
+        {"text_config": SIZES | DELTA, "vision_config": SMALL_VISION},
+        head="ForConditionalGeneration",
+    ),
+    Case(
+        "qwen3.5-moe-vision",
+        "Qwen3_5Moe",
+        GPT,
+        {"text_config": SIZES | DELTA | MOE, "vision_config": SMALL_VISION},
+        head="ForConditionalGeneration",
+    ),
+    Case(
+        "lfm2-vision",
+        "Lfm2Vl",
+        GPT,
+        {"text_config": SIZES | {"model_type": "lfm2", "full_attn_idxs": [1, 3]}, "vision_config": SMALL_VISION},
+        head="ForConditionalGeneration",
+    ),
+)
 CASES = (*MODELS, *ENCODERS, *ANSWERING, *T5_ENCODERS)
 
 
@@ -453,7 +478,7 @@ def tokens(seed: int = 1) -> list[int]:
     return [int(token) for token in np.random.default_rng(seed).integers(5, 500, N_TOKENS)]
 
 
-@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*MODELS, *SEEING], ids=lambda case: case.name)
 def test_log_probabilities_are_those_of_transformers(case: Case, golden: Path, tmp_path: Path) -> None:
     import torch
 
@@ -512,7 +537,7 @@ def test_answers_are_those_of_transformers(case: Case, golden: Path, tmp_path: P
 
     model = make(case, golden, tmp_path / "hf")
     modelfmt.convert(str(tmp_path / "hf"), str(tmp_path / "model.gguf"), quant="F32")
-    question, ids = tokens(2), tokens()
+    question, ids = tokens(2)[:31], tokens()
     with torch.no_grad():
         output = model(input_ids=torch.tensor([question]), decoder_input_ids=torch.tensor([ids]))
     expected = output.logits[0].float().log_softmax(-1).numpy()

@@ -23,23 +23,7 @@ from modelfmt import archs
 from modelfmt.archs.bind import Bound, to_gguf
 from modelfmt.archs.rope import llama3_factors
 from modelfmt.archs.specs import (
-    Add,
-    Behind,
-    Grouped,
-    NegExp,
-    Part,
-    Permute,
-    Reshaped,
-    Scaled,
     Stacked,
-    Tiled,
-    Transposed,
-    Ungrouped,
-    backward,
-    before,
-    forward,
-    joined,
-    reassembled,
 )
 from modelfmt.archs.table import Architecture, Param, Row
 from modelfmt.archs.terms import holds
@@ -207,7 +191,7 @@ def test_old_and_new_spellings_say_the_same(checkpoint: Checkpoint) -> None:
     assert bound.hparams["dtype"] == checkpoint.config["dtype"]
 
 
-@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3", "qwen3_5", "qwen3_5_moe"}))
+@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}))
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
     from transformers import AutoConfig
 
@@ -773,7 +757,8 @@ def test_tables_are_sound() -> None:
     from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 
     numbers = {name: number for number, name in MODEL_ARCH_NAMES.items()}
-    for name, arch in tables():
+    every = dict(tables()) | {place: archs.find(gguf=word) for word, place in archs.GGUF.items()}
+    for name, arch in every.items():
         assert isinstance(numbers[arch.gguf], MODEL_ARCH)
         known = {TENSOR_NAMES[tensor].replace("{bid}", "{i}") for tensor in MODEL_TENSORS[numbers[arch.gguf]]}
         known |= NEWER.get(arch.gguf, set())
@@ -861,123 +846,6 @@ def test_derived_tables_replace_by_name_and_target() -> None:
     made = base.derive(rows=(row,), params=(replace(base.params[0], high=7),), without=("output.weight",))
     assert [r.target for r in made.rows] == [r.target for r in base.rows if r.target != "output.weight"]
     assert row in made.rows and made.params[0].high == 7 and made.params[1:] == base.params[1:]
-
-
-# --- operations -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("spec", "shape"),
-    [
-        (Permute("heads"), (16, 3)),
-        (Permute("heads"), (16,)),
-        (Add(1.0), (5,)),
-        (Transposed(), (4, 6)),
-        (Transposed(), (6,)),
-        (Stacked("heads"), (3, 5)),
-        (Ungrouped("heads"), (18, 5)),
-        (Ungrouped("heads", "heads"), (24, 5)),
-        (Ungrouped("heads", "heads"), (24,)),
-        (Permute("heads", "4"), (12, 3)),
-        (Permute("heads", "4"), (12,)),
-        (NegExp(), (5, 3)),
-        (Scaled("heads", -0.5), (4, 3)),
-        (Scaled("heads", sections=(("1", "heads"), ("3", "heads"))), (4, 3)),
-        (Reshaped(("4", "1", "3"), ("4", "3")), (4, 1, 3)),
-        (Tiled("heads", "3"), (12, 5)),
-        (Tiled("heads", "3"), (6,)),
-        (Tiled("heads", "3", before="2"), (14, 5)),
-        (Tiled("heads", "3", axis=1), (5, 12)),
-    ],
-)
-def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> None:
-    files = Files()
-    reader = Evaluator(files)
-    count = 2 if isinstance(spec, Stacked) else 1
-    values = [np.linspace(0, 1, prod(shape), dtype=np.float32).round(3) + index for index in range(count)]
-    files.register("w", b"".join(part.tobytes() for part in values))
-    parts = tuple(Leaf("w", index * 4 * prod(shape), shape, "F32") for index in range(count))
-    scope = {"heads": 2}
-    there = forward(spec, parts, scope, 0)
-    if len(shape) > 1:
-        assert before(spec, there.shape) == shape
-    back = backward(spec, there, scope, 0)
-    assert [part.shape for part in back] == [shape] * count
-    for part, value in zip(back, values, strict=True):
-        read = reader.values(part, 0, prod(shape[:-1]))
-        computed = isinstance(spec, Add | NegExp | Scaled)
-        np.testing.assert_allclose(read.reshape(-1), value, atol=2e-7 if computed else 0)
-
-
-def test_queries_keys_and_values_of_groups_are_sorted() -> None:
-    files = Files()
-    files.register("w", np.arange(16, dtype=np.float32).tobytes())
-    there = forward(Ungrouped("groups", "2"), (Leaf("w", 0, (8, 2), "F32"),), {"groups": 2}, 0)
-    rows = Evaluator(files).values(there, 0, 8)[:, 0] / 2
-    assert rows.tolist() == [0, 1, 4, 5, 2, 6, 3, 7]
-
-
-@pytest.mark.parametrize(
-    ("spec", "shape", "order"),
-    [
-        (Tiled("groups", "3"), (6, 1), [0, 3, 1, 4, 2, 5]),
-        (Tiled("groups", "2", before="1"), (9, 1), [0, 1, 2, 5, 6, 3, 4, 7, 8]),
-        (Tiled("groups", "2", axis=1), (2, 4), [0, 2, 1, 3, 4, 6, 5, 7]),
-        (Permute("groups", "4"), (12, 1), [0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]),
-        (Grouped("groups", ("1", "2"), 0, 1), (6, 1), [0, 3]),
-        (Grouped("groups", ("1", "2"), 1, 2), (6, 1), [1, 2, 4, 5]),
-        (Grouped("groups", ("1", "2"), 0, 2), (6, 1), [0, 3, 1, 2, 4, 5]),
-    ],
-)
-def test_heads_are_sorted(spec: Any, shape: tuple[int, int], order: list[int]) -> None:
-    files = Files()
-    files.register("w", np.arange(prod(shape), dtype=np.float32).tobytes())
-    there = forward(spec, (Leaf("w", 0, shape, "F32"),), {"groups": 2}, 0)
-    assert Evaluator(files).values(there, 0, there.shape[0]).reshape(-1).tolist() == order
-
-
-def test_groups_are_put_together_again() -> None:
-    files = Files()
-    values = np.arange(2 * 7 * 3, dtype=np.float32)
-    files.register("w", values.tobytes())
-    whole, scope, sizes = Leaf("w", 0, (14, 3), "F32"), {"groups": 2}, ("1", "2", "4")
-    specs = [Grouped("groups", sizes, 0, 2), Grouped("groups", sizes, 2, 3)]
-    parts = {spec.start: (spec, forward(spec, (whole,), scope, 0)) for spec in specs}
-    assert {before(spec, (part.shape[0] // 2, 3), scope) for spec, part in parts.values()} == {(14, 3)}
-    again = reassembled(parts, scope, 0)
-    np.testing.assert_array_equal(Evaluator(files).values(again, 0, 14).reshape(-1), values)
-
-
-def test_tiles_are_made_of_quantized_rows() -> None:
-    files = Files()
-    blocks = np.random.default_rng(1).integers(0, 256, (6, 34), np.uint8)
-    files.register("w", blocks.tobytes())
-    there = forward(Tiled("groups", "3"), (Leaf("w", 0, (6, 32), "Q8_0"),), {"groups": 2}, 0)
-    np.testing.assert_array_equal(Evaluator(files).rows(there, 1, 5), blocks[[3, 1, 4, 2]])
-
-
-def test_rows_that_no_position_uses_come_back_as_zeros() -> None:
-    files = Files()
-    reader = Evaluator(files)
-    files.register("w", np.arange(10, dtype=np.float32).tobytes())
-    whole, scope = Leaf("w", 0, (5, 2), "F32"), {"pad": 1}
-    there = forward(Behind("pad + 1"), (whole,), scope, 0)
-    assert there.shape == (3, 2) and before(Behind("pad + 1"), there.shape, scope) == (5, 2)
-    assert reader.values(there, 0, 3).tolist() == [[4, 5], [6, 7], [8, 9]]
-    (back,) = backward(Behind("pad + 1"), there, scope, 0)
-    assert reader.values(back, 0, 5).tolist() == [[0, 0], [0, 0], [4, 5], [6, 7], [8, 9]]
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_parts_are_put_together_again(axis: int) -> None:
-    files = Files()
-    values = np.arange(4 * 6 * 5, dtype=np.float32).reshape(4, 6, 5)
-    files.register("w", values.tobytes())
-    whole = Leaf("w", 0, values.shape, "F32")
-    parts = tuple(forward(Part(index, of=2, axis=axis), (whole,), {}, 0) for index in range(2))
-    assert {before(Part(0, of=2, axis=axis), part.shape) for part in parts} == {values.shape}
-    again = joined(parts, axis)
-    np.testing.assert_array_equal(Evaluator(files).values(again, 0, 24).reshape(4, 6, 5), values)
 
 
 def test_the_documented_table_is_that_of_the_registry() -> None:

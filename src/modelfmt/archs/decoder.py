@@ -17,6 +17,7 @@ __all__ = [
     "HEAD_SIZE_GIVEN",
     "HEAD_SIZE_WRITTEN",
     "PROJECTIONS",
+    "VISION",
     "biased",
     "expert_params",
     "expert_rows",
@@ -24,6 +25,8 @@ __all__ = [
     "targets",
     "unbiased",
 ]
+
+VISION = "the vision part belongs into a projector file of its own"
 
 BUFFERS = (
     Ignore("*.rotary_emb.inv_freq", "a buffer, computed from rope_theta"),

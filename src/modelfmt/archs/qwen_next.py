@@ -8,7 +8,7 @@ src/models/{qwen3next,qwen35,qwen35moe,delta-net-base}.cpp and conversion/qwen.p
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_params, expert_rows, kv_heads, targets
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, VISION, expert_params, expert_rows, kv_heads, targets
 from modelfmt.archs.specs import Add, Grouped, NegExp, Reshaped, Tiled
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
@@ -77,7 +77,7 @@ _HYBRID = DECODER.derive(
     ),
     ignores=(
         Ignore("mtp.*", "the layers that predict further tokens are not in this file", loss=True),
-        Ignore("model.visual.*", "the vision part belongs into a projector file of its own", loss=True),
+        Ignore("model.visual.*", VISION, loss=True),
     ),
     refuses=(Refuses("value_head_size != state_size", "llama.cpp's delta net has keys and values of one size"),),
     graph={"block": "gated_delta_net", "norm_offset": 1.0, "qk_norm": "head", "attention_gate": True},
