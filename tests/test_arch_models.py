@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -547,6 +547,19 @@ def test_answers_are_those_of_transformers(case: Case, golden: Path, tmp_path: P
     worst = np.abs(found - expected).max()
     print(f"{case.name}: {worst:.1e}")
     assert worst < case.tolerance
+
+
+@pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)
+def test_heads_for_masked_words_are_named_as_lost(case: Case, golden: Path, tmp_path: Path) -> None:
+    """All else is there, under the prefix that the body has beside a head."""
+    make(case, golden, tmp_path / "body")
+    make(replace(case, head="ForMaskedLM"), golden, tmp_path / "whole")
+    plans = [modelfmt.plan(tmp_path / name, tmp_path / f"{name}.gguf", quant="F32") for name in ("body", "whole")]
+    body, whole = ({row["name"]: row["shape"] for row in plan.table()} for plan in plans)
+    assert body == whole
+    heads = ("lm_head.", "cls.", "vocab_", "head.", "decoder.")
+    assert any(loss.subject.startswith(heads) for loss in plans[1].losses)
+    assert not any(loss.subject.startswith(heads) for loss in plans[0].losses)
 
 
 @pytest.mark.parametrize("case", [*ENCODERS, *T5_ENCODERS], ids=lambda case: case.name)

@@ -55,8 +55,8 @@ def restore(
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
-        elif "{i}" in param.tensor:
-            scope[param.name] = [int(param.tensor.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
+        elif param.tensors:
+            scope[param.name] = [int(param.tensors.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
         elif param.tensor:
             scope[param.name] = param.tensor in tensors
         elif param.cases and not param.paths:

@@ -46,7 +46,7 @@ JAMBA = DECODER.derive(
             "sparse",
             (),
             each=(("1 < n_expert and layer % expert_period == expert_offset", "1"), ("", "0")),
-            tensor="blk.{i}.ffn_gate_inp.weight",
+            tensors="blk.{i}.ffn_gate_inp.weight",
         ),
         Param("kernel", "mamba_d_conv", "ssm.conv_kernel", default=4),
         Param("state_size", "mamba_d_state", "ssm.state_size", default=16),

@@ -44,7 +44,7 @@ _BODY = Architecture(
     hf=(),
     model_type=(),
     params=(
-        Param("n_layer", (*_PATTERNS, "num_hidden_layers"), "block_count", high=1024, counted=True),
+        Param("n_layer", ("num_hidden_layers", *_PATTERNS), "block_count", high=1024, counted=True),
         Param("n_ctx", "max_position_embeddings", "context_length", default=4096),
         Param("n_embd", "hidden_size", "embedding_length", default=4096),
         Param("n_head", "num_attention_heads", "attention.head_count", default=32),

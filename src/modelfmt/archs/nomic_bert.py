@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from modelfmt.archs.bert import BERT
 from modelfmt.archs.decoder import biased
-from modelfmt.archs.table import Param, Refuses, Rope, Row
+from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
 __all__ = ["JINA_BERT_V3", "NOMIC_BERT"]
 
@@ -20,6 +20,7 @@ _NORMS = (
     biased(_LAYER + "norm1", _BLOCK + "attn_output_norm", "n_embd"),
     biased(_LAYER + "norm2", _BLOCK + "layer_output_norm", "n_embd"),
 )
+_PARTS = ("embeddings.", "emb_ln.", "encoder.")
 _EPSILONS = ("layer_norm_eps", "layer_norm_epsilon")
 
 NOMIC_BERT = BERT.derive(
@@ -65,6 +66,7 @@ NOMIC_BERT = BERT.derive(
         Refuses("interleaved", "llama.cpp's nomic-bert graph turns halves of heads"),
         Refuses("own_head_size != head_size", "llama.cpp's nomic-bert graph has heads of n_embd / n_head values"),
     ),
+    prefixes=tuple((part, f"{body}.{part}") for body in ("nomic_bert", "bert") for part in _PARTS),
     graph={"activation": "silu", "mlp": "gated", "positions": "rope", "fused": ("qkv",)},
 )
 
@@ -85,5 +87,7 @@ JINA_BERT_V3 = BERT.derive(
         biased(_LAYER + "mlp.fc1", _BLOCK + "ffn_up", "n_ff", "n_embd"),
         biased(_LAYER + "mlp.fc2", _BLOCK + "ffn_down", "n_embd", "n_ff"),
     ),
+    ignores=(Ignore("lm_head.*", "the head for masked words is not used for embeddings", loss=True),),
+    prefixes=tuple((part, f"roberta.{part}") for part in _PARTS),
     graph={"positions": "rope", "fused": ("qkv",)},
 )

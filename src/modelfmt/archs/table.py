@@ -56,11 +56,11 @@ class Param:
     where nullable, else as good as absent. cases: (condition, term) pairs; the first that holds gives the value,
     whatever config.json says. each: the same in each layer, where neither side says it: the value is a list. codes:
     (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no
-    key for (with {i}: in each layer). low, high: bounds of integers (floats must be positive). allowed: the values that
-    the graphs of llama.cpp can express. omit: the value that is not written; None never is. implied: the param whose
-    value is not written, and is meant where there is none. per_layer: may be a list with one integer per layer; with
-    codes a list of words, a string of letters, or the numbers of the layers whose code is 1. counted: of a list or a
-    string the number of its entries.
+    key for; tensors: the same for each layer. low, high: bounds of integers (floats must be positive). allowed: the
+    values that the graphs of llama.cpp can express. omit: the value that is not written; None never is. implied: the
+    param whose value is not written, and is meant where there is none. per_layer: may be a list with one integer per
+    layer; with codes a list of words, a string of letters, or the numbers of the layers whose code is 1. counted: of a
+    list or a string the number of its entries.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Param:
     each: tuple[tuple[str, str], ...] = ()
     codes: tuple[tuple[str, int], ...] = ()
     tensor: str = ""
+    tensors: str = ""
     low: int = 1
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
