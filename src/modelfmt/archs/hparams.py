@@ -61,7 +61,7 @@ def restore(
             scope[param.name] = param.tensor in tensors
         elif param.cases and not param.paths:
             scope[param.name] = _case(param.cases, scope)
-        elif param.derive or param.each or param.implied:
+        elif param.derive or param.each or param.usual:
             scope[param.name] = _derived(param, scope)
         elif param.key and param.omit is not None:
             scope[param.name] = param.omit
@@ -87,8 +87,8 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
     found: Metadata = {}
     for param in arch.params:
         value = scope[param.name]
-        implied = scope[param.implied] if param.implied else param.omit
-        if not param.key or value is None or value == implied:
+        usual = scope[param.usual] if param.usual else param.omit
+        if not param.key or value is None or value == usual:
             continue
         if not isinstance(value, list):
             found[param.key] = (param.type, value)
@@ -152,7 +152,7 @@ def _given(config: Mapping[str, Any], path: str) -> list[Any]:
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
     if null and param.nullable:
         return None
-    if (param.derive or param.each or param.implied) and (null or param.default is ...):
+    if (param.derive or param.each or param.usual) and (null or param.default is ...):
         return _derived(param, scope)
     if param.default is ...:
         raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))
@@ -161,8 +161,8 @@ def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
 
 def _derived(param: Param, scope: Mapping[str, Any]) -> Any:
     """What a param follows from, where nothing says it."""
-    if param.implied:
-        return scope[param.implied]
+    if param.usual:
+        return scope[param.usual]
     if param.each:
         return [_case(param.each, scope, layer) for layer in range(scope["n_layer"])]
     return evaluate(param.derive, scope)

@@ -55,7 +55,7 @@ _HYBRID = DECODER.derive(
             "BOOL",
             codes=(("linear_attention", 1), ("full_attention", 0)),
             per_layer=True,
-            implied="periodic",
+            usual="periodic",
         ),
     ),
     rows=(

@@ -57,7 +57,7 @@ class Param:
     whatever config.json says. each: the same in each layer, where neither side says it: the value is a list. codes:
     (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no
     key for; tensors: the same for each layer. low, high: bounds of integers (floats must be positive). allowed: the
-    values that the graphs of llama.cpp can express. omit: the value that is not written; None never is. implied: the
+    values that the graphs of llama.cpp can express. omit: the value that is not written; None never is. usual: the
     param whose value is not written, and is meant where there is none. per_layer: may be a list with one integer per
     layer; with codes a list of words, a string of letters, or the numbers of the layers whose code is 1. counted: of a
     list or a string the number of its entries.
@@ -78,7 +78,7 @@ class Param:
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
     omit: Any = None
-    implied: str = ""
+    usual: str = ""
     nullable: bool = False
     per_layer: bool = False
     counted: bool = False
