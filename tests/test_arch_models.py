@@ -64,11 +64,10 @@ class Case:
     settings: str = ""  # the class of the configuration, where it is not CLSConfig
     spread: float = 0.2  # the standard deviation of the weights
 
-    @property
-    def configuration(self) -> Any:
+    def configuration(self, **changes: Any) -> Any:
         import transformers
 
-        return getattr(transformers, self.settings or f"{self.cls}Config")(**SIZES | self.config)
+        return getattr(transformers, self.settings or f"{self.cls}Config")(**SIZES | self.config | changes)
 
 
 GPT = "gpt2"
@@ -387,7 +386,7 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
     import torch
     import transformers
 
-    config = case.configuration
+    config = case.configuration()
     config._attn_implementation = "eager"
     torch.manual_seed(3)
     model = getattr(transformers, case.cls + case.head)(config).float().eval()
@@ -395,6 +394,9 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
         for name, weight in model.named_parameters():
             norm = weight.ndim == 1 and name.endswith("weight")
             torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, case.spread)
+        for name, buffer in model.named_buffers():
+            if "bias" in name and buffer.is_floating_point():
+                torch.nn.init.normal_(buffer, 0.0, case.spread)
     model.tie_weights()
     model.save_pretrained(folder)
     for path in (golden / "checkpoints" / case.tokenizer).iterdir():
@@ -522,7 +524,7 @@ def test_the_way_back_gives_the_checkpoint(case: Case, golden: Path, tmp_path: P
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: dict[str, Any], message: str) -> None:
     case = next(case for case in CASES if case.name == name)
-    config = case.configuration.to_dict()
+    config = case.configuration().to_dict()
     arch = archs.find(case.cls + case.head)
     with pytest.raises(UnsupportedError, match="tensors of this checkpoint"):
         to_gguf(arch, tensors={}, config=config, assets={})
