@@ -48,6 +48,27 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+DEEP_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
+GPT_OSS = {
+    "head_dim": 32,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 48,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 24,
+    "v_head_dim": 20,
+    "moe_intermediate_size": 48,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK2 = LATENT | {"n_routed_experts": 8, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
+DEEPSEEK3 = LATENT | {"n_routed_experts": 16, "n_group": 4, "topk_group": 2}
 
 
 @dataclass(frozen=True)
@@ -156,6 +177,23 @@ MODELS = (
     ),
     Case("glm4", "Glm4", GPT, {"head_dim": 32}),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
+    Case("gpt-oss", "GptOss", "gpt-oss", GPT_OSS),
+    Case("gpt-oss-layers", "GptOss", "gpt-oss", GPT_OSS | {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    Case("gpt-oss-yarn", "GptOss", "gpt-oss", GPT_OSS | {"rope_parameters": YARN}),
+    Case("deepseek2", "DeepseekV2", "deepseek-v3", DEEPSEEK2),
+    Case(
+        "deepseek2-lite",
+        "DeepseekV2",
+        "deepseek-v3",
+        DEEPSEEK2 | {"q_lora_rank": None, "rope_parameters": DEEP_YARN, "num_hidden_layers": 27},
+    ),
+    Case("deepseek3", "DeepseekV3", "deepseek-v3", DEEPSEEK3),
+    Case(
+        "deepseek3-yarn",
+        "DeepseekV3",
+        "deepseek-v3",
+        DEEPSEEK3 | {"rope_parameters": DEEP_YARN, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+    ),
 )
 
 
@@ -199,6 +237,19 @@ REFUSED = (
     ("exaone4", {"sliding_window": 16, "sliding_window_pattern": "LLLG", "layer_types": None}, "64 layers"),
     ("exaone4-32b", {"sliding_window": None}, "64 layers"),
     ("glm4", {"rope_parameters": LLAMA3}, "no such rope"),
+    ("gpt-oss", {"swiglu_limit": 6.0}, "another way"),
+    ("gpt-oss", {"tie_word_embeddings": True}, "output matrix"),
+    ("gpt-oss", {"sliding_window": None}, "always has a sliding window"),
+    ("deepseek2", {"q_lora_rank": None}, "26 and 27 layers"),
+    ("deepseek2", {"num_hidden_layers": 26}, "26 and 27 layers"),
+    ("deepseek2-lite", {"q_lora_rank": 32}, "26 and 27 layers"),
+    ("deepseek2", {"attention_bias": True}, "no biases"),
+    ("deepseek2", {"mlp_bias": True}, "no biases"),
+    ("deepseek2", {"moe_layer_freq": 2}, "every layer behind"),
+    ("deepseek2", {"norm_topk_prob": True}, "another way"),
+    ("deepseek3", {"rope_interleave": False}, "turns pairs"),
+    ("deepseek3", {"scoring_func": "softmax"}, "no number"),
+    ("deepseek3", {"rope_parameters": YARN | {"mscale": 1.0}}, "equal"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -219,6 +270,9 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
         for name, weight in model.named_parameters():
             norm = weight.ndim == 1 and name.endswith("weight")
             torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, 0.2)
+        for name, buffer in model.named_buffers():
+            if "bias" in name:
+                torch.nn.init.normal_(buffer, 0.0, 0.2)
     model.tie_weights()
     model.save_pretrained(folder)
     for path in (golden / "checkpoints" / case.tokenizer).iterdir():

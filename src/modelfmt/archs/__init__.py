@@ -14,7 +14,7 @@ from modelfmt.errors import UnsupportedError, UsageError
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "GGUF_WITH_EXPERTS", "HUGGING_FACE", "MODEL_TYPES", "find", "of_gguf"]
+__all__ = ["GGUF", "GGUF_WITH_EXPERTS", "GGUF_WITH_SIGMOID", "HUGGING_FACE", "MODEL_TYPES", "find", "of_gguf"]
 
 HUGGING_FACE = {
     "ArceeForCausalLM": "arcee.ARCEE",
@@ -25,6 +25,8 @@ HUGGING_FACE = {
     "BloomModel": "bloom.BLOOM",
     "Cohere2ForCausalLM": "cohere.COHERE2",
     "CohereForCausalLM": "cohere.COHERE",
+    "DeepseekV2ForCausalLM": "deepseek.DEEPSEEK2",
+    "DeepseekV3ForCausalLM": "deepseek.DEEPSEEK3",
     "DistilBertForMaskedLM": "roberta.DISTILBERT",
     "DistilBertModel": "roberta.DISTILBERT",
     "Ernie4_5ForCausalLM": "ernie.ERNIE4_5",
@@ -41,6 +43,7 @@ HUGGING_FACE = {
     "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
     "GemmaForCausalLM": "gemma.GEMMA",
     "Glm4ForCausalLM": "glm.GLM4",
+    "GptOssForCausalLM": "gpt_oss.GPT_OSS",
     "GraniteForCausalLM": "granite.GRANITE",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
     "LLaMAForCausalLM": "llama.LLAMA",
@@ -83,6 +86,8 @@ MODEL_TYPES = {
     "bloom": "bloom.BLOOM",
     "cohere": "cohere.COHERE",
     "cohere2": "cohere.COHERE2",
+    "deepseek_v2": "deepseek.DEEPSEEK2",
+    "deepseek_v3": "deepseek.DEEPSEEK3",
     "distilbert": "roberta.DISTILBERT",
     "ernie4_5": "ernie.ERNIE4_5",
     "exaone4": "exaone.EXAONE4",
@@ -94,6 +99,7 @@ MODEL_TYPES = {
     "glm4": "glm.GLM4",
     "gpt2": "gpt2.GPT2",
     "gpt_neox": "gptneox.GPTNEOX",
+    "gpt_oss": "gpt_oss.GPT_OSS",
     "granite": "granite.GRANITE",
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
     "llama": "llama.LLAMA",
@@ -124,6 +130,7 @@ GGUF = {
     "bloom": "bloom.BLOOM",
     "cohere2": "cohere.COHERE2",
     "command-r": "cohere.COHERE",
+    "deepseek2": "deepseek.DEEPSEEK2",
     "ernie4_5": "ernie.ERNIE4_5",
     "exaone4": "exaone.EXAONE4",
     "falcon": "falcon.FALCON",
@@ -131,6 +138,7 @@ GGUF = {
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
     "glm4": "glm.GLM4",
+    "gpt-oss": "gpt_oss.GPT_OSS",
     "gpt2": "gpt2.GPT2",
     "gptneox": "gptneox.GPTNEOX",
     "granite": "granite.GRANITE",
@@ -154,6 +162,9 @@ GGUF = {
 
 GGUF_WITH_EXPERTS = {"llama": "llama.MIXTRAL"}
 """The same, for files with experts, where that is another table."""
+
+GGUF_WITH_SIGMOID = {"deepseek2": "deepseek.DEEPSEEK3"}
+"""The same, for files whose router is a sigmoid."""
 
 
 def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
@@ -181,6 +192,8 @@ def of_gguf(metadata: Mapping[str, Any]) -> Architecture:
     name = str(metadata.get("general.architecture"))
     if metadata.get(f"{name}.expert_count") and name in GGUF_WITH_EXPERTS:
         return _table(GGUF_WITH_EXPERTS[name])
+    if metadata.get(f"{name}.expert_gating_func") == 2 and name in GGUF_WITH_SIGMOID:
+        return _table(GGUF_WITH_SIGMOID[name])
     return find(gguf=name)
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "DECODER",
     "HEAD_SIZE_GIVEN",
     "HEAD_SIZE_WRITTEN",
+    "PROJECTIONS",
     "biased",
     "expert_params",
     "expert_rows",
@@ -60,10 +61,13 @@ def expert_params(n_ff: Param | None = None) -> tuple[Param, ...]:
     )
 
 
-def expert_rows(module: str, names: dict[str, str], n_ff: str) -> tuple[Row, ...]:
+PROJECTIONS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+
+
+def expert_rows(module: str, names: dict[str, str], n_ff: str, when: str = "") -> tuple[Row, ...]:
     """Experts as one tensor each (`module`.{e}.NAME.weight) or as transformers 5 has them, all in one and gate with up.
 
-    names: gate, up and down -> the name in the checkpoint. n_ff: the width of an expert, a term.
+    names: gate, up and down -> the name in the checkpoint. n_ff: the width of an expert, a term. when: in which layers.
     """
     up, down = ("n_expert", n_ff, "n_embd"), ("n_expert", "n_embd", n_ff)
     shapes = {"gate": up, "up": up, "down": down}
@@ -74,14 +78,15 @@ def expert_rows(module: str, names: dict[str, str], n_ff: str) -> tuple[Row, ...
             f"{_BLOCK}ffn_{kind}_exps.weight",
             shape,
             (Stacked("n_expert"),),
+            when=when,
         )
         for kind, shape in shapes.items()
     ]
     return (
         *single,
-        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_gate_exps.weight", up, (Part(0, of=2, axis=1),)),
-        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_up_exps.weight", up, (Part(1, of=2, axis=1),)),
-        Row(f"{fused}down_proj", f"{_BLOCK}ffn_down_exps.weight", down),
+        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_gate_exps.weight", up, (Part(0, of=2, axis=1),), when=when),
+        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_up_exps.weight", up, (Part(1, of=2, axis=1),), when=when),
+        Row(f"{fused}down_proj", f"{_BLOCK}ffn_down_exps.weight", down, when=when),
     )
 
 

@@ -52,12 +52,15 @@ def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str,
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
+        elif param.key and param.nullable:
+            scope[param.name] = None
         elif param.derive:
             scope[param.name] = evaluate(param.derive, scope)
         elif param.key and param.default is ...:
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
+    scope |= {param.name: evaluate(param.restored, scope) for param in arch.params if param.restored}
     return scope
 
 

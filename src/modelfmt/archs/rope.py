@@ -121,7 +121,7 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
 def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of full and of sliding-window layers."""
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
-    found = record(config.get(key) or {}, key)
+    found = record(config.get(key) or spec.settings, key)
     full, local = found, record({}, key)
     if _FULL in found or _SLIDING in found:
         full = record(found.get(_FULL) or {}, f"{key}.{_FULL}")
@@ -182,12 +182,23 @@ def _yarn(case: _Case, out: Encoded) -> None:
         if case.given(name):
             out.scaling(key, "FLOAT32", case.number(name))
     implied, attention = _mscale(case.factor), _yarn_attention(case)
-    if not math.isclose(attention, implied, rel_tol=1e-6):
+    if case.spec.log_multiplier:
+        _log_multiplier(case, out)
+    elif not math.isclose(attention, implied, rel_tol=1e-6):
         # the runtime computes `implied` itself and multiplies it by this key; it passes over yarn_attn_factor
         out.scaling("attn_factor", "FLOAT32", attention / implied)
     if case.settings.get("truncate") is False:
         detail = "llama.cpp rounds the bounds of the yarn ramp to whole frequencies"
         out.losses.append(Loss("approximated", "rope_parameters.truncate", detail))
+
+
+def _log_multiplier(case: _Case, out: Encoded) -> None:
+    """Both the rotated and the other values of a head are scaled: llama.cpp's deepseek2 graph takes the square of what
+    it makes of this key, and has no scale of rotated values alone."""
+    both = tuple(case.settings.get(name) for name in ("mscale", "mscale_all_dim"))
+    if not both[0] or both[0] != both[1]:
+        raise refused("rope_parameters.mscale", both, "mscale and mscale_all_dim must be there, and equal")
+    out.scaling("yarn_log_multiplier", "FLOAT32", 0.1 * case.number("mscale_all_dim"))
 
 
 def _yarn_attention(case: _Case) -> float:

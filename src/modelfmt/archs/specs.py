@@ -7,6 +7,7 @@ result has `shape`. On a bias (one axis) an operation does what belongs to the r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from modelfmt.archs.terms import Scope, evaluate
 from modelfmt.ir.ops import (
@@ -25,6 +26,7 @@ from modelfmt.ir.ops import (
 __all__ = [
     "Add",
     "Behind",
+    "Heads",
     "Part",
     "Permute",
     "Shape",
@@ -69,11 +71,22 @@ class Stacked:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Part `index` of `of` equal parts along an axis of a fused source. The rows of a source have all of its parts."""
+    """Part `index` of a fused source along an axis. The rows of a source have all of its parts.
+
+    of: how many equal parts, or the sizes of the parts, terms. every: they alternate (of two: the even, the odd ones).
+    """
 
     index: int
-    of: int
+    of: int | tuple[str, ...]
     axis: int
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The first axis cut into `count` (a term) heads of equal size: two axes."""
+
+    count: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +108,7 @@ class Behind:
     skip: str
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind
+Spec = Permute | Add | Transposed | Stacked | Part | Heads | Ungrouped | Behind
 
 
 def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0) -> Shape:
@@ -110,7 +123,10 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
         case Stacked():
             return shape[1:]
         case Part(of=of, axis=axis):
-            return (*shape[:axis], shape[axis] * of, *shape[axis + 1 :])
+            whole = shape[axis] * of if isinstance(of, int) else sum(evaluate(size, scope or {}, layer) for size in of)
+            return (*shape[:axis], whole, *shape[axis + 1 :])
+        case Heads():
+            return (shape[0] * shape[1], *shape[2:])
         case Behind(skip=skip):
             return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
         case _:
@@ -129,9 +145,11 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Transpose(expr) if len(expr.shape) > 1 else expr
         case Stacked():
             return Stack(parts)
-        case Part(index=index, of=of, axis=axis):
-            size = expr.shape[axis] // of
-            return Slice(expr, axis, index * size, (index + 1) * size)
+        case Part():
+            return _part(spec, expr, scope, layer)
+        case Heads(count=count):
+            n_heads = evaluate(count, scope, layer)
+            return Reshape(expr, (n_heads, expr.shape[0] // n_heads, *expr.shape[1:]))
         case Ungrouped():
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
         case Behind(skip=skip):
@@ -151,6 +169,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
         case Part():
             return (expr,)
+        case Heads():
+            return (Reshape(expr, (expr.shape[0] * expr.shape[1], *expr.shape[2:])),)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
         case Behind(skip=skip):
@@ -159,12 +179,37 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (Concat((zeros, expr)),)
 
 
-def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
-    """Tensors put together along an axis: the inverse of all parts of a fused source."""
+def joined(parts: tuple[Expression, ...], axis: int, *, every: bool = False) -> Expression:
+    """Tensors put together along an axis: the inverse of all parts of a fused source. every: two that alternate."""
+    if axis > 0 and axis == len(parts[0].shape) - 1:
+        whole = joined(tuple(_column(part) for part in parts), axis, every=every)
+        return Reshape(whole, whole.shape[:-1])
+    if every:
+        whole = joined(parts, axis)
+        matrix = Reshape(whole, (prod(whole.shape[: axis + 1]), prod(whole.shape[axis + 1 :])))
+        return Reshape(RopePermute(matrix, prod(whole.shape[:axis])), whole.shape)
     if axis == 0:
         return Concat(parts)
     rows = (tuple(_entry(part, index) for part in parts) for index in range(parts[0].shape[0]))
     return Stack(tuple(joined(row, axis - 1) for row in rows))
+
+
+def _part(spec: Part, expr: Expression, scope: Scope, layer: int) -> Expression:
+    if spec.axis == len(expr.shape) - 1:
+        part = _part(spec, _column(expr), scope, layer)
+        return Reshape(part, part.shape[:-1])
+    size = expr.shape[spec.axis]
+    if not isinstance(spec.of, int):
+        start = sum(evaluate(term, scope, layer) for term in spec.of[: spec.index])
+        return Slice(expr, spec.axis, start, start + evaluate(spec.of[spec.index], scope, layer))
+    if spec.every:
+        return Slice(expr, spec.axis, spec.index, size, spec.of)
+    return Slice(expr, spec.axis, spec.index * (size // spec.of), (spec.index + 1) * (size // spec.of))
+
+
+def _column(expr: Expression) -> Expression:
+    """The values of each row under one another."""
+    return Reshape(expr, (*expr.shape, 1))
 
 
 def _entry(expr: Expression, index: int) -> Expression:

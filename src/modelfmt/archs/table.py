@@ -56,6 +56,7 @@ class Param:
     config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
     low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
     express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    restored: a term over the other params, by which a file without a key for this one tells it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Param:
     omit: Any = None
     nullable: bool = False
     per_layer: bool = False
+    restored: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -89,6 +91,7 @@ class Rope:
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
+    settings: where config.json has none. log_multiplier: yarn scales all scores by mscale_all_dim (DeepSeek).
     """
 
     style: Literal["norm", "neox"]
@@ -101,6 +104,8 @@ class Rope:
     alpha: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    log_multiplier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Source tensors (a shell pattern) that have no place in the file, and why. loss: they carried information."""
+    """Source tensors that have no place in the file, and why. pattern: of a shell; {n_layer} is the number of layers,
+    and so the first one beyond them. loss: they carried information."""
 
     pattern: str
     reason: str
