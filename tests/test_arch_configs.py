@@ -15,7 +15,7 @@ from modelfmt.errors import ModelfmtError
 
 FOLDER = "configs/ai-dynamo+aiconfigurator/aic-core/src/aiconfigurator_core/model_configs"
 EXPECTED = {
-    "MiniMaxAI--MiniMax-M2.5": "unsupported-architecture",
+    "MiniMaxAI--MiniMax-M2.5": "minimax-m2",
     "MiniMaxAI--MiniMax-M3": "unsupported-architecture",
     "Qwen--Qwen3-1.7B": "qwen3",
     "Qwen--Qwen3-235B-A22B-FP8": "qwen3moe",
@@ -32,7 +32,7 @@ EXPECTED = {
     "deepseek-ai--DeepSeek-V3": "deepseek2",
     "deepseek-ai--DeepSeek-V4-Flash": "unsupported-architecture",
     "google--gemma-4-26B-A4B": "unsupported-architecture",
-    "meta-llama--Llama-4-Scout-17B-16E-Instruct": "unsupported-architecture",
+    "meta-llama--Llama-4-Scout-17B-16E-Instruct": "llama4",
     "meta-llama--Meta-Llama-3.1-70B": "llama",
     "mistralai--Mixtral-8x22B-v0.1": "llama",
     "moonshotai--Kimi-K2-Instruct": "deepseek2",
@@ -44,7 +44,7 @@ EXPECTED = {
     "nvidia--Kimi-K2.5-NVFP4": "unsupported-architecture",
     "nvidia--Kimi-K2.7-Code-NVFP4": "unsupported-architecture",
     "nvidia--Llama-3_3-Nemotron-Super-49B-v1": "unsupported-architecture",
-    "nvidia--MiniMax-M2.7-NVFP4": "unsupported-architecture",
+    "nvidia--MiniMax-M2.7-NVFP4": "minimax-m2",
     "nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "unsupported-architecture",
     "nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-FP8": "unsupported-architecture",
     "nvidia--NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16": "unsupported-architecture",

@@ -69,6 +69,12 @@ LATENT = {
 }
 DEEPSEEK2 = LATENT | {"n_routed_experts": 8, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
 DEEPSEEK3 = LATENT | {"n_routed_experts": 16, "n_group": 4, "topk_group": 2}
+WIDTHS = {"moe_intermediate_size": 48}
+NOAUX = WIDTHS | {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 3, "first_k_dense_replace": 1}
+GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4}
+LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
+ERNIE_MOE = WIDTHS | {"moe_num_experts": 6, "moe_k": 2}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,14 @@ class Case:
     tolerance: float = 1e-3
     head: str = "ForCausalLM"
 
+    def configuration(self, **changes: Any) -> Any:
+        import transformers
 
+        name = self.cls + ("TextConfig" if self.cls in TEXT_PARTS else "Config")
+        return getattr(transformers, name)(**SIZES | self.config | changes)
+
+
+TEXT_PARTS = ("Llama4",)  # whose configuration has a class of its own
 GPT = "gpt2"
 GELU = 2e-2  # llama.cpp looks it up in a table of float16, and has the tanh form only
 LLAMA = "llama3-rope-scaled-tied"
@@ -173,7 +186,7 @@ MODELS = (
         "hunyuan-alpha",
         "HunYuanDenseV1",
         GPT,
-        {"head_dim": 16, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}},
+        {"head_dim": 16, "rope_parameters": ALPHA},
     ),
     Case("glm4", "Glm4", GPT, {"head_dim": 32}),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
@@ -193,6 +206,67 @@ MODELS = (
         "DeepseekV3",
         "deepseek-v3",
         DEEPSEEK3 | {"rope_parameters": DEEP_YARN, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+    ),
+    Case(
+        "qwen2-moe",
+        "Qwen2Moe",
+        GPT,
+        {"num_experts": 6, "num_experts_per_tok": 2, **WIDTHS, "shared_expert_intermediate_size": 80},
+    ),
+    Case("olmoe", "Olmoe", GPT, {"num_experts": 6, "num_experts_per_tok": 2, "num_key_value_heads": 4}),
+    Case("olmo", "Olmo", GPT),
+    Case("olmo-clipped", "Olmo", GPT, {"clip_qkv": 0.8}),
+    Case("granite-moe", "GraniteMoe", "llama-spm", GRANITE_MOE),
+    Case("granite-moe-shared", "GraniteMoeShared", "llama-spm", GRANITE_MOE | {"shared_intermediate_size": 80}),
+    Case("llama4", "Llama4", LLAMA, LLAMA4),
+    Case(
+        "llama4-maverick",
+        "Llama4",
+        LLAMA,
+        LLAMA4 | {"interleave_moe_layer_step": 2, "num_local_experts": 128, "use_qk_norm": False},
+    ),
+    Case("llama4-scout", "Llama4", LLAMA, LLAMA4 | {"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}}),
+    Case("glm4-moe", "Glm4Moe", GPT, NOAUX | {"head_dim": 32}),
+    Case(
+        "glm4-moe-355b",
+        "Glm4Moe",
+        GPT,
+        NOAUX
+        | {
+            "head_dim": 32,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "routed_scaling_factor": 2.5,
+            "first_k_dense_replace": 2,
+        },
+    ),
+    Case("glm4-moe-groups", "Glm4Moe", GPT, NOAUX | {"n_group": 4, "topk_group": 2}),
+    Case(
+        "dots1",
+        "Dots1",
+        GPT,
+        NOAUX | {"num_key_value_heads": 4, "head_dim": 32, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
+    ),
+    Case("dots1-groups", "Dots1", GPT, NOAUX | {"num_key_value_heads": 4, "n_group": 4, "topk_group": 2}),
+    Case("ernie4.5-moe", "Ernie4_5_Moe", "llama-spm", ERNIE_MOE),
+    Case(
+        "ernie4.5-moe-unshared",
+        "Ernie4_5_Moe",
+        "llama-spm",
+        ERNIE_MOE | {"moe_num_shared_experts": 0, "moe_layer_start_index": 2},
+    ),
+    Case("hunyuan-moe", "HunYuanMoEV1", GPT, {"head_dim": 16, "num_experts": 6, "moe_topk": 2}),
+    Case(
+        "hunyuan-moe-alpha",
+        "HunYuanMoEV1",
+        GPT,
+        {"head_dim": 16, "num_experts": 6, "moe_topk": [2] * 4, "rope_parameters": ALPHA},
+    ),
+    Case(
+        "minimax-m2",
+        "MiniMaxM2",
+        GPT,
+        {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
     ),
 )
 
@@ -250,6 +324,32 @@ REFUSED = (
     ("deepseek3", {"rope_interleave": False}, "turns pairs"),
     ("deepseek3", {"scoring_func": "softmax"}, "no number"),
     ("deepseek3", {"rope_parameters": YARN | {"mscale": 1.0}}, "equal"),
+    ("qwen2-moe", {"decoder_sparse_step": 2}, "every layer"),
+    ("qwen2-moe", {"tie_word_embeddings": True}, "output matrix"),
+    ("qwen2-moe", {"head_dim": 32}, "n_embd / n_head"),
+    ("olmoe", {"num_key_value_heads": 2}, "for each query head"),
+    ("olmoe", {"head_dim": 32}, "n_embd / n_head"),
+    ("olmoe", {"clip_qkv": 8.0}, "does not clip"),
+    ("olmoe", {"tie_word_embeddings": True}, "output matrix"),
+    ("olmo", {"head_dim": 32}, "n_embd / n_head"),
+    ("granite-moe", {"head_dim": 32}, "n_embd / n_head"),
+    ("llama4", {"no_rope_layers": [1, 1, 1, 1]}, "each fourth layer"),
+    ("llama4", {"no_rope_layers": [1, 0, 1, 0]}, "each fourth layer"),
+    ("llama4", {"no_rope_layers": [], "no_rope_layer_interval": 2}, "each fourth layer"),
+    ("llama4", {"use_qk_norm": False}, "128 experts"),
+    ("llama4-maverick", {"use_qk_norm": True}, "128 experts"),
+    ("llama4", {"attention_chunk_size": 4096}, "another way"),
+    ("llama4", {"floor_scale": 4096}, "another way"),
+    ("llama4", {"attn_scale": 0.2}, "another way"),
+    ("dots1", {"num_key_value_heads": 2}, "for each query head"),
+    ("dots1", {"tie_word_embeddings": True}, "output matrix"),
+    ("ernie4.5-moe", {"moe_layer_interval": 2}, "every layer behind"),
+    ("ernie4.5-moe", {"moe_layer_end_index": 2}, "up to the last layer"),
+    ("hunyuan-moe", {"moe_topk": [1, 2, 2, 2]}, "the same number"),
+    ("hunyuan-moe", {"moe_intermediate_size": [48] * 4}, "as wide as"),
+    ("hunyuan-moe", {"num_shared_expert": 2}, "another way"),
+    ("minimax-m2", {"tie_word_embeddings": True}, "output matrix"),
+    ("minimax-m2", {"scoring_func": "softmax"}, "no number"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -262,7 +362,7 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
     import torch
     import transformers
 
-    config = getattr(transformers, f"{case.cls}Config")(**SIZES | case.config)
+    config = case.configuration()
     config._attn_implementation = "eager"
     torch.manual_seed(3)
     model = getattr(transformers, case.cls + case.head)(config).float().eval()
@@ -347,10 +447,8 @@ def test_the_way_back_gives_the_checkpoint(case: Case, golden: Path, tmp_path: P
 
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: dict[str, Any], message: str) -> None:
-    import transformers
-
     case = next(case for case in (*MODELS, *ENCODERS) if case.name == name)
-    config = getattr(transformers, f"{case.cls}Config")(**SIZES | case.config).to_dict()
+    config = case.configuration().to_dict()
     arch = archs.find(case.cls + case.head)
     with pytest.raises(UnsupportedError, match="tensors of this checkpoint"):
         to_gguf(arch, tensors={}, config=config, assets={})

@@ -29,6 +29,7 @@ from modelfmt.archs.specs import (
     Heads,
     Part,
     Permute,
+    Squeezed,
     Stacked,
     Transposed,
     Ungrouped,
@@ -183,11 +184,15 @@ def test_old_and_new_spellings_say_the_same(checkpoint: Checkpoint) -> None:
     assert bound.hparams["dtype"] == checkpoint.config["dtype"]
 
 
-NO_DEFAULT: dict[str, dict[str, Any]] = {"deepseek_v2": {"num_experts_per_tok": 6}}
+NO_DEFAULT: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 6},
+    "glm4_moe": {"head_dim": 128},
+    "dots1": {"num_experts_per_tok": 6, "n_routed_experts": 8, "n_shared_experts": 2},
+}
 """Keys that a model cannot do without, and that the configuration class has no value for."""
 
 
-@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3"}))
+@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3", "llama4"}))
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
     from transformers import AutoConfig
 
@@ -677,6 +682,7 @@ def test_what_the_file_could_not_say_is_refused(golden: Path, name: str, key: st
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
         ("starcoder2", {"sliding_window": 16}, "sliding_window"),
         ("llama-spm", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_parameters.rope_type"),
+        ("gpt-oss", {}, "rope_parameters.truncate"),
     ],
 )
 def test_what_the_graph_does_otherwise_is_a_loss(golden: Path, name: str, changes: dict, subject: str) -> None:
@@ -801,6 +807,7 @@ def test_derived_tables_replace_by_name_and_target() -> None:
         (Transposed(), (6,)),
         (Stacked("heads"), (3, 5)),
         (Heads("heads"), (6, 5)),
+        (Squeezed(), (1, 5)),
         (Ungrouped("heads"), (18, 5)),
         (Ungrouped("heads", "heads"), (24, 5)),
         (Ungrouped("heads", "heads"), (24,)),

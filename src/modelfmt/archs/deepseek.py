@@ -9,8 +9,9 @@ llama.cpp src/models/deepseek2.cpp (October 2026).
 from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
+from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.specs import Heads, Part, Transposed
-from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
 __all__ = ["DEEPSEEK2", "DEEPSEEK3"]
 
@@ -20,15 +21,6 @@ _DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
 _QUERIES = "n_head*nope + n_head*head_size"
 _KV_B = ("nope", "value_size")
 _LITE = "llama.cpp's deepseek2 graph has queries without a low rank in models of 26 and 27 layers, and in no other"
-
-
-def _dense(kind: str, *shape: str) -> Row:
-    return Row(f"{_LAYER}mlp.{kind}_proj.weight", f"{_BLOCK}ffn_{kind}.weight", shape, when=_DENSE)
-
-
-def _shared(kind: str, *shape: str) -> Row:
-    source = f"{_LAYER}mlp.shared_experts.{kind}_proj.weight"
-    return Row(source, f"{_BLOCK}ffn_{kind}_shexp.weight", shape, when=f"{_ROUTED} and n_shared")
 
 
 DEEPSEEK2 = DECODER.derive(
@@ -86,24 +78,12 @@ DEEPSEEK2 = DECODER.derive(
             (Heads("n_head"), Part(1, of=_KV_B, axis=1)),
         ),
         Row(_ATTENTION + "o_proj.weight", _BLOCK + "attn_output.weight", ("n_embd", "n_head*value_size")),
-        _dense("gate", "n_ff", "n_embd"),
-        _dense("up", "n_ff", "n_embd"),
-        _dense("down", "n_embd", "n_ff"),
-        Row(
-            _LAYER + "mlp.gate.weight",
-            _BLOCK + "ffn_gate_inp.weight",
-            ("n_expert", "n_embd"),
-            when=_ROUTED,
-            keep="F32",
-        ),
+        *dense_rows(_DENSE),
+        router("mlp.gate.weight", when=_ROUTED),
         *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
-        _shared("gate", "n_shared*n_ff_expert", "n_embd"),
-        _shared("up", "n_shared*n_ff_expert", "n_embd"),
-        _shared("down", "n_embd", "n_shared*n_ff_expert"),
+        *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", f"{_ROUTED} and n_shared"),
     ),
-    ignores=(
-        Ignore("*layers.{n_layer}.*", "the layer that predicts a token more is not used by llama.cpp", loss=True),
-    ),
+    ignores=(MTP,),
     refuses=(
         Refuses("q_lora and n_layer == 26", _LITE),
         Refuses("q_lora and n_layer == 27", _LITE),
@@ -132,14 +112,10 @@ DEEPSEEK3 = DEEPSEEK2.derive(
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=8, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=2048),
         Param("n_shared", "n_shared_experts", "expert_shared_count", default=1, low=0),
-        Param("routed_scale", "routed_scaling_factor", "expert_weights_scale", "FLOAT32", default=2.5),
-        Param("normalised", "norm_topk_prob", "expert_weights_norm", "BOOL", default=True, omit=False),
-        Param("gating", "scoring_func", "expert_gating_func", codes=(("sigmoid", 2),), default=2),
-        Param("n_group", "n_group", "expert_group_count", default=8),
-        Param("n_group_used", "topk_group", "expert_group_used_count", default=4),
+        *sigmoid_router(n_group=8, n_group_used=4, scale=2.5, normalised=True),
         Param("limited", (), default=0),
         Param("interleaved", "rope_interleave", type="BOOL", default=True),
     ),
-    rows=(Row(_LAYER + "mlp.gate.e_score_correction_bias", _BLOCK + "exp_probs_b.bias", ("n_expert",), when=_ROUTED),),
+    rows=(score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),),
     refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"),),
 )

@@ -30,7 +30,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
             scope[param.name] = evaluate(case, scope)
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        place = next((path for path, value in found.items() if value is not None), None)
+        place = next((path for path, value in found.items() if value is not None and value != []), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
             continue
@@ -149,6 +149,10 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
         return codes[word]
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
+    if param.uniform and isinstance(value, list):
+        if any(entry != value[0] for entry in value):
+            raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
+        value = value[0]
     if param.per_layer and isinstance(value, list):
         if len(value) != scope["n_layer"]:
             raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer", path=path)

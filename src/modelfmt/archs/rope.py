@@ -153,6 +153,9 @@ def _partial(case: _Case) -> float:
                 if factor > 1 or (factor < 1 and case.spec.partial is None):
                     raise refused(name, factor, "whole heads turn in this architecture", allowed=1)
                 return factor
+    if case.spec.partial is not None and case.config.get("rotary_dim") is not None:
+        size = case.scope["head_size"]
+        return integer(case.config["rotary_dim"], "rotary_dim", high=size) / float(size)
     return 1.0 if case.spec.partial is None else case.spec.partial
 
 
@@ -215,8 +218,8 @@ def _mscale(factor: float, scale: float = 1.0) -> float:
 
 def _llama3(case: _Case, out: Encoded) -> None:
     bounds = low, high = case.number("low_freq_factor"), case.number("high_freq_factor")
-    if low >= high:
-        raise bad_value("rope_parameters.low_freq_factor", low, f"less than high_freq_factor, which is {high}")
+    if low > high:  # Llama 4 has them equal: then nothing lies between
+        raise bad_value("rope_parameters.low_freq_factor", low, f"at most high_freq_factor, which is {high}")
     n_rot, theta = out.hparams["n_rot"], out.hparams["rope_theta"]
     factors = llama3_factors(n_rot, theta, case.number("factor"), bounds, case.original_context)
     out.factors("rope_freqs.weight", factors)
@@ -261,7 +264,7 @@ def llama3_factors(n_rot: int, theta: float, factor: float, bounds: tuple[float,
         wavelength = _f32(_f32(2 * math.pi) / frequency)
         if wavelength < _f32(context / high):
             factors.append(1.0)
-        elif wavelength > _f32(context / low):
+        elif wavelength > _f32(context / low) or low == high:
             factors.append(factor)
         else:
             smooth = _f32(_f32(_f32(context / wavelength) - low) / _f32(high - low))

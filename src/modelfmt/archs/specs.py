@@ -31,6 +31,7 @@ __all__ = [
     "Permute",
     "Shape",
     "Spec",
+    "Squeezed",
     "Stacked",
     "Transposed",
     "Ungrouped",
@@ -90,6 +91,11 @@ class Heads:
 
 
 @dataclass(frozen=True, slots=True)
+class Squeezed:
+    """The first axis, of one entry, left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ungrouped:
     """Rows of a fused qkv from groups (the queries of a group, its key, its value) to all queries, all keys, all
     values.
@@ -108,7 +114,7 @@ class Behind:
     skip: str
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Heads | Ungrouped | Behind
+Spec = Permute | Add | Transposed | Stacked | Part | Heads | Squeezed | Ungrouped | Behind
 
 
 def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0) -> Shape:
@@ -127,6 +133,8 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
             return (*shape[:axis], whole, *shape[axis + 1 :])
         case Heads():
             return (shape[0] * shape[1], *shape[2:])
+        case Squeezed():
+            return (1, *shape)
         case Behind(skip=skip):
             return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
         case _:
@@ -150,6 +158,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
         case Heads(count=count):
             n_heads = evaluate(count, scope, layer)
             return Reshape(expr, (n_heads, expr.shape[0] // n_heads, *expr.shape[1:]))
+        case Squeezed():
+            return Reshape(expr, expr.shape[1:])
         case Ungrouped():
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
         case Behind(skip=skip):
@@ -171,6 +181,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (expr,)
         case Heads():
             return (Reshape(expr, (expr.shape[0] * expr.shape[1], *expr.shape[2:])),)
+        case Squeezed():
+            return (Reshape(expr, (1, *expr.shape)),)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
         case Behind(skip=skip):

@@ -56,6 +56,7 @@ class Param:
     config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
     low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
     express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    uniform: may be a list with one integer per layer, which must all be the same.
     restored: a term over the other params, by which a file without a key for this one tells it.
     """
 
@@ -74,6 +75,7 @@ class Param:
     omit: Any = None
     nullable: bool = False
     per_layer: bool = False
+    uniform: bool = False
     restored: str = ""
 
     @property
