@@ -75,6 +75,14 @@ GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multipl
 LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
 ERNIE_MOE = WIDTHS | {"moe_num_experts": 6, "moe_k": 2}
 ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
+DBRX = {
+    "d_model": 64,
+    "n_heads": 4,
+    "n_layers": 3,
+    "max_seq_len": 128,
+    "attn_config": {"clip_qkv": 0.8, "kv_n_heads": 2, "rope_theta": 1e4},
+    "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 6, "moe_top_k": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -268,6 +276,31 @@ MODELS = (
         GPT,
         {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
     ),
+    Case(
+        "glm4-moe-lite",
+        "Glm4MoeLite",
+        GPT,
+        LATENT | NOAUX | {"mlp_layer_types": ["dense", "dense", "sparse", "sparse"]},
+    ),
+    Case("glm", "Glm", GPT, {"head_dim": 16}),
+    Case("solar-open", "SolarOpen", GPT, NOAUX | {"head_dim": 32, "routed_scaling_factor": 2.0}),
+    Case("dbrx", "Dbrx", GPT, DBRX),
+    Case("starcoder", "GPTBigCode", GPT, {"n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 128}, tolerance=GELU),
+    Case("exaone-moe", "ExaoneMoe", GPT, NOAUX | {"num_experts": 8, "sliding_window": 16}),
+    Case(
+        "afmoe",
+        "Afmoe",
+        GPT,
+        WIDTHS
+        | {
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "head_dim": 32,
+            "sliding_window": 16,
+            "mup_enabled": True,
+            "route_scale": 2.0,
+        },
+    ),
 )
 
 
@@ -350,6 +383,16 @@ REFUSED = (
     ("hunyuan-moe", {"num_shared_expert": 2}, "another way"),
     ("minimax-m2", {"tie_word_embeddings": True}, "output matrix"),
     ("minimax-m2", {"scoring_func": "softmax"}, "no number"),
+    ("glm4-moe-lite", {"mlp_layer_types": ["dense", "sparse", "dense", "sparse"]}, "before all others"),
+    ("dbrx", {"attn_config": {"kv_n_heads": 2}}, "always clips"),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": None}}, "always normalises"),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "another way"),
+    ("dbrx", {"tie_word_embeddings": True}, "output matrix"),
+    ("starcoder", {"multi_query": False}, "one key-value head"),
+    ("exaone-moe", {"sliding_window": None}, "always has a sliding window"),
+    ("afmoe", {"mup_enabled": False}, "scales the embedding"),
+    ("afmoe", {"global_attn_every_n_layers": 2}, "each fourth layer"),
+    ("afmoe", {"route_norm": False}, "another way"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -371,7 +414,7 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
             norm = weight.ndim == 1 and name.endswith("weight")
             torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, 0.2)
         for name, buffer in model.named_buffers():
-            if "bias" in name:
+            if "bias" in name and buffer.is_floating_point():
                 torch.nn.init.normal_(buffer, 0.0, 0.2)
     model.tie_weights()
     model.save_pretrained(folder)

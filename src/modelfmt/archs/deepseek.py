@@ -1,9 +1,9 @@
-"""DeepSeek 2, 2.5, 3, 3.1 and R1 (and Kimi K2): attention over a latent vector, shared and routed experts.
+"""DeepSeek 2 and 3 (R1, Kimi K2, GLM 4.7 Flash): attention over a latent vector, shared and routed experts.
 
 Queries and keys come from low-rank matrices. The file has the key and value halves of `kv_b_proj` apart, the key half
 transposed in each head, so that llama.cpp attends in the latent space with one key-value head. Rope turns pairs in the
-checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3}/{configuration,modeling}_*.py and
-llama.cpp src/models/deepseek2.cpp (October 2026).
+checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite}/
+{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_r
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK2", "DEEPSEEK3"]
+__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
@@ -118,4 +118,27 @@ DEEPSEEK3 = DEEPSEEK2.derive(
     ),
     rows=(score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),),
     refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"),),
+)
+
+GLM4_MOE_LITE = DEEPSEEK3.derive(
+    hf=("Glm4MoeLiteForCausalLM",),
+    model_type=("glm4_moe_lite",),
+    params=(
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+        Param("nope", "qk_nope_head_dim", default=192, restored="key_mla - n_rot"),
+        Param("value_size", "v_head_dim", "attention.value_length_mla", default=256),
+        Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=768, nullable=True),
+        Param(
+            "n_dense",
+            ("mlp_layer_types", "first_k_dense_replace"),
+            "leading_dense_block_count",
+            default=1,
+            low=0,
+            leading="dense",
+        ),
+        Param("n_expert", "n_routed_experts", "expert_count", default=64, high=1024),
+        Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1536),
+        *sigmoid_router(n_group=1, n_group_used=1, scale=1.8, normalised=True),
+    ),
 )

@@ -1,8 +1,8 @@
 """GLM 4 (0414): norms before and behind attention and MLP, gate and up fused on both sides, partial rope; GLM 4.5 to
-4.7: experts with DeepSeek 3's router behind dense layers.
+4.7 and Solar Open: experts with DeepSeek 3's router behind dense layers. The GLM of 2024 has no norms behind.
 
-Checked against transformers 5.24 models/{glm4,glm4_moe}/{configuration,modeling}_*.py and llama.cpp
-src/models/{glm4,glm4-moe}.cpp (October 2026).
+Checked against transformers 5.24 models/{glm,glm4,glm4_moe,solar_open}/{configuration,modeling}_*.py and llama.cpp
+src/models/{chatglm,glm4,glm4-moe}.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, PROJECTIONS, expe
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Param, Rope, Row
 
-__all__ = ["GLM4", "GLM4_MOE"]
+__all__ = ["GLM", "GLM4", "GLM4_MOE", "SOLAR_OPEN"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
@@ -75,4 +75,24 @@ GLM4_MOE = DECODER.derive(
     ),
     ignores=(MTP,),
     graph={"mlp": "moe"},
+)
+
+SOLAR_OPEN = GLM4_MOE.derive(
+    hf=("SolarOpenForCausalLM",),
+    model_type=("solar_open",),
+    rope=Rope("neox", kinds=("default", "linear", "yarn"), partial=1.0, dimension=True),
+    params=(
+        Param("n_ff", "intermediate_size", "feed_forward_length", default=None),
+        Param("head_size", "head_dim", "attention.key_length", default=128),
+        Param("n_dense", (), "leading_dense_block_count", default=0, low=0),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1280),
+    ),
+)
+
+GLM = GLM4.derive(
+    gguf="chatglm",
+    hf=("GlmForCausalLM",),
+    model_type=("glm",),
+    without=targets("post_attention_norm", "post_ffw_norm"),
+    graph={"norm_place": "pre"},
 )

@@ -147,6 +147,11 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
         return codes[word]
+    if param.leading and isinstance(value, list):
+        count = next((at for at, word in enumerate(value) if word != param.leading), len(value))
+        if param.leading in value[count:] or len(value) != scope["n_layer"]:
+            raise refused(place, value, f"layers that are {param.leading} come before all others", path=path)
+        return integer(count, place, param.low, param.high, path=path)
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
     if param.uniform and isinstance(value, list):

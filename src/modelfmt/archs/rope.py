@@ -142,7 +142,9 @@ def _kind(spec: Rope, settings: Mapping[str, Any]) -> str:
 def _theta(settings: Mapping[str, Any], config: Mapping[str, Any], names: tuple[str, ...], default: float) -> float:
     if settings.get("rope_theta") is not None:
         return number(settings["rope_theta"], "rope_parameters.rope_theta")
-    return next((number(config[name], name) for name in names if config.get(name) is not None), default)
+    places = (config, record(config.get("attn_config") or {}, "attn_config"))
+    found = (number(place[name], name) for name in names for place in places if place.get(name) is not None)
+    return next(found, default)
 
 
 def _partial(case: _Case) -> float:

@@ -57,6 +57,7 @@ class Param:
     low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
     express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
     uniform: may be a list with one integer per layer, which must all be the same.
+    leading: may be a list of words, of which the leading ones that are this word count; it must not come later.
     restored: a term over the other params, by which a file without a key for this one tells it.
     """
 
@@ -76,6 +77,7 @@ class Param:
     nullable: bool = False
     per_layer: bool = False
     uniform: bool = False
+    leading: str = ""
     restored: str = ""
 
     @property
