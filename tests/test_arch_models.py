@@ -83,12 +83,37 @@ DBRX = {
     "attn_config": {"clip_qkv": 0.8, "kv_n_heads": 2, "rope_theta": 1e4},
     "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 6, "moe_top_k": 2},
 }
+GEMMA4 = {
+    "num_hidden_layers": 6,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "hidden_size_per_layer_input": 0,
+    "vocab_size_per_layer_input": 512,
+    "sliding_window": 16,
+    "final_logit_softcapping": 30.0,
+}
+GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 48}
+GEMMA4_LAYERED = {
+    "hidden_size_per_layer_input": 24,
+    "num_hidden_layers": 10,
+    "num_kv_shared_layers": 4,
+    "use_double_wide_mlp": True,
+}
+GEMMA3N = {
+    "num_hidden_layers": 25,
+    "num_kv_shared_layers": 5,
+    "head_dim": 16,
+    "vocab_size_per_layer_input": 512,
+    "sliding_window": 16,
+    "intermediate_size": 4096,  # llama.cpp's deviation is that of a sample: n - 1 in the place of n
+}
 
 
 @dataclass(frozen=True)
 class Case:
     """One model: its class in transformers (before Config and ForCausalLM), the golden checkpoint whose tokenizer it
-    has, what its configuration says beyond SIZES, how far log-probabilities may be off."""
+    has, what its configuration says beyond SIZES, how far log-probabilities may be off. calm: attention that does
+    not divide its scores would make much of the least difference, so norms of queries and keys are small."""
 
     name: str
     cls: str
@@ -96,6 +121,8 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 1e-3
     head: str = "ForCausalLM"
+    calm: bool = False
+    seed: int = 3
 
     def configuration(self, **changes: Any) -> Any:
         import transformers
@@ -104,8 +131,8 @@ class Case:
         return getattr(transformers, name)(**SIZES | self.config | changes)
 
 
-TEXT_PARTS = ("Llama4",)  # whose configuration has a class of its own
-GPT = "gpt2"
+TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4")  # whose configuration has a class of its own
+GPT, GEMMA = "gpt2", "gemma3"
 GELU = 2e-2  # llama.cpp looks it up in a table of float16, and has the tanh form only
 LLAMA = "llama3-rope-scaled-tied"
 MODELS = (
@@ -301,6 +328,17 @@ MODELS = (
             "route_scale": 2.0,
         },
     ),
+    Case("gemma4-26b", "Gemma4", GEMMA, GEMMA4 | GEMMA4_MOE, tolerance=GELU, calm=True),
+    Case(
+        "gemma4-31b",
+        "Gemma4",
+        GEMMA,
+        GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        tolerance=GELU,
+        calm=True,
+    ),
+    Case("gemma4-e2b", "Gemma4", GEMMA, GEMMA4 | GEMMA4_LAYERED, tolerance=GELU, calm=True),
+    Case("gemma3n", "Gemma3n", GEMMA, GEMMA3N, tolerance=GELU, calm=True),
 )
 
 
@@ -393,6 +431,20 @@ REFUSED = (
     ("afmoe", {"mup_enabled": False}, "scales the embedding"),
     ("afmoe", {"global_attn_every_n_layers": 2}, "each fourth layer"),
     ("afmoe", {"route_norm": False}, "another way"),
+    ("gemma4-e2b", {"use_bidirectional_attention": "all"}, "look backwards"),
+    ("gemma4-e2b", {"attention_bias": True}, "no biases"),
+    ("gemma4-e2b", {"vocab_size_per_layer_input": 256}, "all tokens"),
+    ("gemma4-e2b", {"layer_types": ["full_attention"] * 9 + ["sliding_attention"]}, "last layer"),
+    ("gemma4-e2b", {"num_kv_shared_layers": 5}, "a full one behind another"),
+    ("gemma4-e2b", {"layer_types": ["full_attention"] * 10}, "a full one behind another"),
+    ("gemma4-26b", {"per_layer_config": {"1": {"head_dim": 8}, "2": {"head_dim": 4}}}, "the same sizes"),
+    ("gemma4-26b", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "no such rope"),
+    ("gemma3n", {"num_kv_shared_layers": 4}, "20 layers"),
+    ("gemma3n", {"layer_types": ["sliding_attention"] * 25}, "18 and 19"),
+    ("gemma3n", {"layer_types": ["full_attention"] * 25}, "18 and 19"),
+    ("gemma3n", {"laurel_rank": 32}, "another way"),
+    ("gemma3n", {"activation_sparsity_pattern": [0.5] * 25}, "before all others"),
+    ("gemma3n", {"intermediate_size": [64] * 24 + [96]}, "the same number"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -407,14 +459,16 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
 
     config = case.configuration()
     config._attn_implementation = "eager"
-    torch.manual_seed(3)
+    torch.manual_seed(case.seed)
     model = getattr(transformers, case.cls + case.head)(config).float().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             norm = weight.ndim == 1 and name.endswith("weight")
             torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, 0.2)
+            if case.calm and name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight *= 0.3
         for name, buffer in model.named_buffers():
-            if "bias" in name and buffer.is_floating_point():
+            if ("bias" in name or "scalar" in name) and buffer.is_floating_point():
                 torch.nn.init.normal_(buffer, 0.0, 0.2)
     model.tie_weights()
     model.save_pretrained(folder)

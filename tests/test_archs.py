@@ -27,6 +27,7 @@ from modelfmt.archs.specs import (
     Add,
     Behind,
     Heads,
+    Padded,
     Part,
     Permute,
     Squeezed,
@@ -192,7 +193,7 @@ NO_DEFAULT: dict[str, dict[str, Any]] = {
 """Keys that a model cannot do without, and that the configuration class has no value for."""
 
 
-@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3", "llama4"}))
+@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3", "gemma3n", "gemma4", "llama4"}))
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
     from transformers import AutoConfig
 
@@ -743,7 +744,7 @@ def test_tables_are_sound() -> None:
     for name, arch in tables():
         assert isinstance(numbers[arch.gguf], MODEL_ARCH)
         known = {TENSOR_NAMES[tensor].replace("{bid}", "{i}") for tensor in MODEL_TENSORS[numbers[arch.gguf]]}
-        assert {re.sub(r"\.(weight|bias)$", "", row.target) for row in arch.rows} <= known, name
+        assert {re.sub(r"\.(weight|bias|scale)$", "", row.target) for row in arch.rows} <= known, name
         keys = [param.key for param in arch.params if param.key]
         assert len(keys) == len(set(keys)), name
         assert len({param.name for param in arch.params}) == len(arch.params), name
@@ -808,6 +809,7 @@ def test_derived_tables_replace_by_name_and_target() -> None:
         (Stacked("heads"), (3, 5)),
         (Heads("heads"), (6, 5)),
         (Squeezed(), (1, 5)),
+        (Padded("3", "7"), (3, 5)),
         (Ungrouped("heads"), (18, 5)),
         (Ungrouped("heads", "heads"), (24, 5)),
         (Ungrouped("heads", "heads"), (24,)),

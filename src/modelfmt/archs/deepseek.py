@@ -134,7 +134,7 @@ GLM4_MOE_LITE = DEEPSEEK3.derive(
             "leading_dense_block_count",
             default=1,
             low=0,
-            leading="dense",
+            leading=("dense", "sparse"),
         ),
         Param("n_expert", "n_routed_experts", "expert_count", default=64, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),

@@ -71,7 +71,7 @@ EXAONE_MOE = DECODER.derive(
             "leading_dense_block_count",
             default=1,
             low=0,
-            leading="dense",
+            leading=("dense", "sparse"),
         ),
         Param("n_expert", "num_experts", "expert_count", default=64, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=8, high=1024),

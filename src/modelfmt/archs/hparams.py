@@ -15,6 +15,7 @@ __all__ = ["metadata", "read", "refuse", "restore", "window"]
 Metadata = dict[str, tuple[str, Any]]
 
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+_ARRAYS = {"UINT32": "ARRAY:INT32", "BOOL": "ARRAY:BOOL"}
 _READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
@@ -60,8 +61,16 @@ def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str,
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
-    scope |= {param.name: evaluate(param.restored, scope) for param in arch.params if param.restored}
+    for param in arch.params:
+        if param.restored:
+            scope[param.name] = _told(param.restored, scope)
+        elif param.each and not param.key:
+            scope[param.name] = _each(param, scope)
     return scope
+
+
+def _told(term: str, scope: Mapping[str, Any]) -> Any:
+    return holds(term, scope) if " < " in term else evaluate(term, scope)
 
 
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
@@ -80,7 +89,7 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
     for param in arch.params:
         value = scope[param.name]
         if param.key and value is not None and value != param.omit:
-            found[param.key] = ("ARRAY:INT32" if isinstance(value, list) else param.type, value)
+            found[param.key] = (_ARRAYS[param.type] if isinstance(value, list) else param.type, value)
     return found
 
 
@@ -126,12 +135,31 @@ def _pattern(config: Mapping[str, Any], spec: Window, n_layer: int) -> list[bool
 def _given(config: Mapping[str, Any], path: str) -> list[Any]:
     """What config.json has at a path, if it is there."""
     outer, _, inner = path.rpartition(".")
+    if outer.endswith(".*"):
+        entries = record(config.get(outer.removesuffix(".*")) or {}, outer)
+        values = [record(entry, outer).get(inner) for entry in entries.values()]
+        if any(value != values[0] for value in values):
+            raise refused(path, values, "layers of the same kind have the same sizes in llama.cpp")
+        return values[:1]
     if outer:
         config = record(config.get(outer) or {}, outer)
     return [config[inner]] if inner in config else []
 
 
+def _each(param: Param, scope: Mapping[str, Any]) -> Any:
+    """The values of a param in all layers: one, where they are the same and the file may have it so."""
+    values = []
+    for layer in range(scope["n_layer"]):
+        term = next(term for condition, term in param.each if holds(condition, scope, layer))
+        values.append(evaluate(term, scope, layer))
+    if param.type == "BOOL":
+        return [bool(value) for value in values]
+    return values if any(value != values[0] for value in values) else values[0]
+
+
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
+    if param.each:
+        return _each(param, scope)
     if null and param.nullable:
         return None
     if param.derive and (null or param.default is ...):
@@ -142,24 +170,34 @@ def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
 
 
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
+    if isinstance(value, list):
+        if param.leading:
+            return integer(_leading(param, value, place, scope["n_layer"]), place, param.low, param.high, path=path)
+        if param.uniform:
+            if any(entry != value[0] for entry in value):
+                raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
+            value = value[0]
+        elif param.per_layer:
+            if len(value) != scope["n_layer"]:
+                raise bad_value(place, len(value), f"a list of {scope['n_layer']} entries, one per layer", path=path)
+            return [_single(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
+    return _single(param, value, place, path)
+
+
+def _leading(param: Param, value: list[Any], place: str, n_layer: int) -> int:
+    first, second = param.leading
+    count = next((at for at, entry in enumerate(value) if entry != first), len(value))
+    if value != [first] * count + [second] * (n_layer - count):
+        raise refused(place, value, f"layers that are {first} come before all others, which are {second}")
+    return count
+
+
+def _single(param: Param, value: Any, place: str, path: str) -> Any:
     if param.codes and path == CONFIG:
         codes, word = dict(param.codes), text(value, place, path)
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
-        return codes[word]
-    if param.leading and isinstance(value, list):
-        count = next((at for at, word in enumerate(value) if word != param.leading), len(value))
-        if param.leading in value[count:] or len(value) != scope["n_layer"]:
-            raise refused(place, value, f"layers that are {param.leading} come before all others", path=path)
-        return integer(count, place, param.low, param.high, path=path)
+        return codes[word] if param.type != "BOOL" else bool(codes[word])
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
-    if param.uniform and isinstance(value, list):
-        if any(entry != value[0] for entry in value):
-            raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
-        value = value[0]
-    if param.per_layer and isinstance(value, list):
-        if len(value) != scope["n_layer"]:
-            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer", path=path)
-        return [integer(entry, f"{place}[{at}]", param.low, param.high, path=path) for at, entry in enumerate(value)]
     return integer(value, place, param.low, param.high, path=path)

@@ -11,6 +11,7 @@ modeling_rope_utils.py and llama.cpp's llama-context.cpp (October 2026).
 | yarn     | rope.scaling.type, .factor, .original_context_length, .yarn_*; .attn_factor where not implied |
 | llama3   | tensor rope_freqs: what each frequency is divided by                                         |
 | longrope | tensors rope_factors_long, rope_factors_short; rope.scaling.attn_factor                      |
+| proportional | tensor rope_freqs: 1, and so much that the other frequencies vanish                      |
 | dynamic  | nothing: a named loss; Hunyuan's, which has a fixed alpha, is another rope.freq_base          |
 """
 
@@ -104,7 +105,8 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
         )
     out = Encoded()
     theta = _theta(settings, config, _THETAS, spec.theta)
-    out.hparams = {"rope_theta": theta, "rope_kind": case.kind, "n_rot": int(scope["head_size"] * _partial(case))}
+    partial = 1.0 if case.kind == "proportional" else _partial(case)
+    out.hparams = {"rope_theta": theta, "rope_kind": case.kind, "n_rot": int(scope["head_size"] * partial)}
     if theta != spec.implied:
         out.metadata["rope.freq_base"] = ("FLOAT32", theta)
     if spec.local_theta is not None:
@@ -244,12 +246,26 @@ def _longrope(case: _Case, out: Encoded) -> None:
     out.scaling("attn_factor", "FLOAT32", attention)
 
 
+def _proportional(case: _Case, out: Encoded) -> None:
+    """Gemma 4: the first frequencies of a head as if all of it turned, the others are divided to nothing."""
+    turning = int((case.number("partial_rotary_factor") if case.given("partial_rotary_factor") else 1.0) * _half(out))
+    factor = case.number("factor") if case.given("factor") else 1.0
+    if turning > _half(out):
+        raise bad_value("rope_parameters.partial_rotary_factor", case.number("partial_rotary_factor"), "at most 1")
+    out.factors("rope_freqs.weight", [factor] * turning + [1e30] * (_half(out) - turning))
+
+
+def _half(out: Encoded) -> int:
+    return int(out.hparams["n_rot"]) // 2
+
+
 _SCALINGS: dict[str, Callable[[_Case, Encoded], None]] = {
     "linear": _linear,
     "dynamic": _dynamic,
     "yarn": _yarn,
     "llama3": _llama3,
     "longrope": _longrope,
+    "proportional": _proportional,
 }
 
 

@@ -15,6 +15,7 @@ from modelfmt.ir.ops import (
     Concat,
     Constant,
     Expression,
+    Pad,
     Reshape,
     RopePermute,
     Slice,
@@ -27,6 +28,7 @@ __all__ = [
     "Add",
     "Behind",
     "Heads",
+    "Padded",
     "Part",
     "Permute",
     "Shape",
@@ -91,6 +93,14 @@ class Heads:
 
 
 @dataclass(frozen=True, slots=True)
+class Padded:
+    """Rows of zeros appended: from `rows` to `to`, both terms. They are cut off on the way back."""
+
+    rows: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
 class Squeezed:
     """The first axis, of one entry, left out."""
 
@@ -114,7 +124,7 @@ class Behind:
     skip: str
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Heads | Squeezed | Ungrouped | Behind
+Spec = Permute | Add | Transposed | Stacked | Part | Heads | Padded | Squeezed | Ungrouped | Behind
 
 
 def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0) -> Shape:
@@ -133,6 +143,8 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
             return (*shape[:axis], whole, *shape[axis + 1 :])
         case Heads():
             return (shape[0] * shape[1], *shape[2:])
+        case Padded(rows=rows):
+            return (evaluate(rows, scope or {}, layer), *shape[1:])
         case Squeezed():
             return (1, *shape)
         case Behind(skip=skip):
@@ -158,6 +170,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
         case Heads(count=count):
             n_heads = evaluate(count, scope, layer)
             return Reshape(expr, (n_heads, expr.shape[0] // n_heads, *expr.shape[1:]))
+        case Padded(to=to):
+            return Pad(expr, evaluate(to, scope, layer))
         case Squeezed():
             return Reshape(expr, expr.shape[1:])
         case Ungrouped():
@@ -181,6 +195,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (expr,)
         case Heads():
             return (Reshape(expr, (expr.shape[0] * expr.shape[1], *expr.shape[2:])),)
+        case Padded(rows=rows):
+            return (Slice(expr, 0, 0, evaluate(rows, scope, layer)),)
         case Squeezed():
             return (Reshape(expr, (1, *expr.shape)),)
         case Ungrouped():

@@ -26,7 +26,7 @@ class Row:
     first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
     are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
     tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change.
+    quantization must not change. unused: loaded by llama.cpp's graph, but without effect; not made on the way back.
     """
 
     source: str | tuple[str, ...]
@@ -38,6 +38,7 @@ class Row:
     optional: bool = False
     tied_to: str = ""
     keep: str | None = None
+    unused: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -49,16 +50,18 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
+    config: names in order of preference, dotted inside an object, `*` for its entries, which must agree; the first is
+    written in the other direction. key:
     empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
     null, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
-    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. codes: (word in
-    config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
+    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same for
+    each layer, where config.json says nothing. codes: (word in config.json, number in the file) pairs. tensor: by its
+    presence a GGUF file tells a param that it has no key for; with `{i}`, by the number of layers that have it.
     low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
     express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
     uniform: may be a list with one integer per layer, which must all be the same.
-    leading: may be a list of words, of which the leading ones that are this word count; it must not come later.
-    restored: a term over the other params, by which a file without a key for this one tells it.
+    leading: may be a list of these two values, all of the first before those of the second; then it is their number.
+    restored: a term or condition over the other params, by which a file without a key for this one tells it.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Param:
     default: Any = REQUIRED
     derive: str = ""
     cases: tuple[tuple[str, str], ...] = ()
+    each: tuple[tuple[str, str], ...] = ()
     codes: tuple[tuple[str, int], ...] = ()
     tensor: str = ""
     low: int = 1
@@ -77,7 +81,7 @@ class Param:
     nullable: bool = False
     per_layer: bool = False
     uniform: bool = False
-    leading: str = ""
+    leading: tuple[Any, ...] = ()
     restored: str = ""
 
     @property

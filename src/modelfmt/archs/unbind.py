@@ -49,7 +49,7 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
     CorruptFile (metadata-missing, config-value, tensor-shape).
     """
     sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
-    told = {param.name: param.tensor in tensors for param in arch.params if param.tensor}
+    told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
     scope = hparams.restore(arch, metadata, sizes | told)
     scope["tied"] = "output.weight" not in tensors
     made: list[UnboundTensor] = []
@@ -59,10 +59,12 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
     for slots in slots_of(arch.rows, scope):
         slot = slots[0]
         if slot.target not in tensors:
-            if slot.required and not slot.row.tied_to:
+            if slot.required and not slot.row.tied_to and not slot.row.unused:
                 missing.append((slot.target, slot.shape(scope)))
             continue
         used.add(slot.target)
+        if slot.row.unused:
+            continue
         piece = _Piece(slot, _checked(slot, tensors[slot.target], scope))
         if piece.part is None:
             made += _restored([piece], scope)
@@ -76,6 +78,14 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
     place = {name: index for index, name in enumerate(tensors)}
     ordered = sorted(made, key=lambda tensor: min(place[name] for name in tensor.source_names))
     return Unbound(arch, ordered, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+
+
+def _there(name: str, tensors: Mapping[str, Expression]) -> int:
+    """Whether a tensor is there; in how many layers, if its name has a layer."""
+    if "{i}" not in name:
+        return name in tensors
+    start, end = name.split("{i}")
+    return sum(found.startswith(start) and found.endswith(end) for found in tensors)
 
 
 @dataclass(frozen=True, slots=True)
