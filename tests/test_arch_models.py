@@ -75,6 +75,8 @@ GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multipl
 LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
 ERNIE_MOE = WIDTHS | {"moe_num_experts": 6, "moe_k": 2}
 ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
+INDEXED = {"index_n_heads": 16, "index_head_dim": 64, "index_topk": 16, "n_group": 1, "topk_group": 1}
+MINISTRAL = YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
 DBRX = {
     "d_model": 64,
     "n_heads": 4,
@@ -338,7 +340,16 @@ MODELS = (
         calm=True,
     ),
     Case("gemma4-e2b", "Gemma4", GEMMA, GEMMA4 | GEMMA4_LAYERED, tolerance=GELU, calm=True),
-    Case("gemma3n", "Gemma3n", GEMMA, GEMMA3N, tolerance=GELU, calm=True),
+    Case("gemma3n", "Gemma3n", GEMMA, GEMMA3N, tolerance=GELU, calm=True, seed=4),
+    Case("deepseek32", "DeepseekV32", "deepseek-v3", LATENT | NOAUX | INDEXED),
+    Case("glm-dsa", "GlmMoeDsa", "deepseek-v3", LATENT | NOAUX | INDEXED),
+    Case(
+        "glm-dsa-shared",
+        "GlmMoeDsa",
+        "deepseek-v3",
+        LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
+    ),
+    Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
 )
 
 
@@ -445,6 +456,12 @@ REFUSED = (
     ("gemma3n", {"laurel_rank": 32}, "another way"),
     ("gemma3n", {"activation_sparsity_pattern": [0.5] * 25}, "before all others"),
     ("gemma3n", {"intermediate_size": [64] * 24 + [96]}, "the same number"),
+    ("glm-dsa", {"indexer_rope_interleave": False}, "turns pairs"),
+    ("glm-dsa", {"index_topk_pattern": "FFSS"}, "as indexer_types"),
+    ("deepseek32", {"attention_bias": True}, "no biases"),
+    ("deepseek32", {"index_head_dim": 96}, "64 values"),
+    ("ministral3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "llama_4_scaling_beta"),
+    ("ministral3", {"rope_parameters": MINISTRAL | {"mscale": 0.5}}, "equal"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),

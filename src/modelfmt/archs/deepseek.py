@@ -11,23 +11,27 @@ from __future__ import annotations
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.specs import Heads, Part, Transposed
-from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE"]
+__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "SIGMOID"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
 _DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
 _QUERIES = "n_head*nope + n_head*head_size"
+_VISION = "the vision part of Kimi K2.5 belongs into a projector file of its own"
 _KV_B = ("nope", "value_size")
-_LITE = "llama.cpp's deepseek2 graph has queries without a low rank in models of 26 and 27 layers, and in no other"
+_TEXT = "llama.cpp's deepseek2 graph has queries without a low rank in models of 26 and 27 layers, and in no other"
+_LITE = (
+    Refuses("q_lora and n_layer == 26", _TEXT),
+    Refuses("q_lora and n_layer == 27", _TEXT),
+    Refuses("not q_lora and n_layer != 26 and n_layer != 27", _TEXT),
+)
 
 
-DEEPSEEK2 = DECODER.derive(
+_LATENT = DECODER.derive(
     gguf="deepseek2",
-    hf=("DeepseekV2ForCausalLM",),
-    model_type=("deepseek_v2",),
-    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=True),
+    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=0.1),
     without=targets("attn_k", "attn_v"),
     params=(
         Param("n_head_kv", (), "attention.head_count_kv", default=1),
@@ -85,9 +89,6 @@ DEEPSEEK2 = DECODER.derive(
     ),
     ignores=(MTP,),
     refuses=(
-        Refuses("q_lora and n_layer == 26", _LITE),
-        Refuses("q_lora and n_layer == 27", _LITE),
-        Refuses("not q_lora and n_layer != 26 and n_layer != 27", _LITE),
         Refuses("moe_step != 1", "llama.cpp's deepseek2 graph has experts in every layer behind the dense ones"),
         Refuses("attention_bias", "llama.cpp's deepseek2 graph has no biases"),
         Refuses("mlp_bias", "llama.cpp's deepseek2 graph has no biases"),
@@ -103,9 +104,9 @@ DEEPSEEK2 = DECODER.derive(
     graph={"attention": "mla", "mlp": "moe"},
 )
 
-DEEPSEEK3 = DEEPSEEK2.derive(
-    hf=("DeepseekV3ForCausalLM",),
-    model_type=("deepseek_v3",),
+DEEPSEEK2 = _LATENT.derive(hf=("DeepseekV2ForCausalLM",), model_type=("deepseek_v2",), refuses=_LITE)
+
+SIGMOID = _LATENT.derive(
     params=(
         Param("n_dense", "first_k_dense_replace", "leading_dense_block_count", default=3, low=0),
         Param("n_expert", "n_routed_experts", "expert_count", default=256, high=1024),
@@ -118,6 +119,13 @@ DEEPSEEK3 = DEEPSEEK2.derive(
     ),
     rows=(score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),),
     refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"),),
+)
+
+DEEPSEEK3 = SIGMOID.derive(
+    hf=("DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration"),
+    model_type=("deepseek_v3",),
+    ignores=(Ignore("*vision_tower.*", _VISION, loss=True), Ignore("*mm_projector.*", _VISION, loss=True)),
+    refuses=_LITE,
 )
 
 GLM4_MOE_LITE = DEEPSEEK3.derive(

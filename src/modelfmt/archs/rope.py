@@ -200,12 +200,12 @@ def _yarn(case: _Case, out: Encoded) -> None:
 
 
 def _log_multiplier(case: _Case, out: Encoded) -> None:
-    """Both the rotated and the other values of a head are scaled: llama.cpp's deepseek2 graph takes the square of what
-    it makes of this key, and has no scale of rotated values alone."""
+    """All values of a head are scaled, or none: llama.cpp's graphs that have this key cannot scale the rotated values
+    alone."""
     both = tuple(case.settings.get(name) for name in ("mscale", "mscale_all_dim"))
     if not both[0] or both[0] != both[1]:
         raise refused("rope_parameters.mscale", both, "mscale and mscale_all_dim must be there, and equal")
-    out.scaling("yarn_log_multiplier", "FLOAT32", 0.1 * case.number("mscale_all_dim"))
+    out.scaling("yarn_log_multiplier", "FLOAT32", case.spec.log_multiplier * case.number("mscale_all_dim"))
 
 
 def _yarn_attention(case: _Case) -> float:

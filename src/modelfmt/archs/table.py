@@ -99,7 +99,8 @@ class Rope:
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
-    settings: where config.json has none. log_multiplier: yarn scales all scores by mscale_all_dim (DeepSeek).
+    settings: where config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
+    times it is written.
     """
 
     style: Literal["norm", "neox"]
@@ -113,7 +114,7 @@ class Rope:
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
-    log_multiplier: bool = False
+    log_multiplier: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
