@@ -48,12 +48,74 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+DEEP_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
+GPT_OSS = {
+    "head_dim": 32,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 48,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 24,
+    "v_head_dim": 20,
+    "moe_intermediate_size": 48,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK2 = LATENT | {"n_routed_experts": 8, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
+DEEPSEEK3 = LATENT | {"n_routed_experts": 16, "n_group": 4, "topk_group": 2}
+WIDTHS = {"moe_intermediate_size": 48}
+NOAUX = WIDTHS | {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 3, "first_k_dense_replace": 1}
+GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4}
+LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
+ERNIE_MOE = WIDTHS | {"moe_num_experts": 6, "moe_k": 2}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
+INDEXED = {"index_n_heads": 16, "index_head_dim": 64, "index_topk": 16, "n_group": 1, "topk_group": 1}
+MINISTRAL = YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
+DBRX = {
+    "d_model": 64,
+    "n_heads": 4,
+    "n_layers": 3,
+    "max_seq_len": 128,
+    "attn_config": {"clip_qkv": 0.8, "kv_n_heads": 2, "rope_theta": 1e4},
+    "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 6, "moe_top_k": 2},
+}
+GEMMA4 = {
+    "num_hidden_layers": 6,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "hidden_size_per_layer_input": 0,
+    "vocab_size_per_layer_input": 512,
+    "sliding_window": 16,
+    "final_logit_softcapping": 30.0,
+}
+GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 48}
+GEMMA4_LAYERED = {
+    "hidden_size_per_layer_input": 24,
+    "num_hidden_layers": 10,
+    "num_kv_shared_layers": 4,
+    "use_double_wide_mlp": True,
+}
+GEMMA3N = {
+    "num_hidden_layers": 25,
+    "num_kv_shared_layers": 5,
+    "head_dim": 16,
+    "vocab_size_per_layer_input": 512,
+    "sliding_window": 16,
+    "intermediate_size": 4096,  # llama.cpp's deviation is that of a sample: n - 1 in the place of n
+}
 
 
 @dataclass(frozen=True)
 class Case:
     """One model: its class in transformers (before Config and ForCausalLM), the golden checkpoint whose tokenizer it
-    has, what its configuration says beyond SIZES, how far log-probabilities may be off."""
+    has, what its configuration says beyond SIZES, how far log-probabilities may be off. calm: attention that does
+    not divide its scores would make much of the least difference, so norms of queries and keys are small."""
 
     name: str
     cls: str
@@ -64,13 +126,18 @@ class Case:
     settings: str = ""  # the class of the configuration, where it is not CLSConfig
     spread: float = 0.2  # the standard deviation of the weights
 
+    calm: bool = False
+    seed: int = 3
+
     def configuration(self, **changes: Any) -> Any:
         import transformers
 
-        return getattr(transformers, self.settings or f"{self.cls}Config")(**SIZES | self.config | changes)
+        name = self.settings or self.cls + ("TextConfig" if self.cls in TEXT_PARTS else "Config")
+        return getattr(transformers, name)(**SIZES | self.config | changes)
 
 
-GPT = "gpt2"
+TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4")  # whose configuration has a class of its own
+GPT, GEMMA = "gpt2", "gemma3"
 DELTA = {
     "head_dim": 32,
     "linear_key_head_dim": 16,
@@ -194,7 +261,7 @@ MODELS = (
         "hunyuan-alpha",
         "HunYuanDenseV1",
         GPT,
-        {"head_dim": 16, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}},
+        {"head_dim": 16, "rope_parameters": ALPHA},
     ),
     Case("glm4", "Glm4", GPT, {"head_dim": 32}),
     Case("qwen3.5", "Qwen3_5", GPT, DELTA, settings="Qwen3_5TextConfig"),
@@ -303,6 +370,129 @@ MODELS = (
         },
     ),
     Case("nemotron-biased", "Nemotron", "llama-spm", {"attention_bias": True, "mlp_bias": True}),
+    Case("gpt-oss", "GptOss", "gpt-oss", GPT_OSS),
+    Case("gpt-oss-layers", "GptOss", "gpt-oss", GPT_OSS | {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    Case("gpt-oss-yarn", "GptOss", "gpt-oss", GPT_OSS | {"rope_parameters": YARN}),
+    Case("deepseek2", "DeepseekV2", "deepseek-v3", DEEPSEEK2),
+    Case(
+        "deepseek2-lite",
+        "DeepseekV2",
+        "deepseek-v3",
+        DEEPSEEK2 | {"q_lora_rank": None, "rope_parameters": DEEP_YARN, "num_hidden_layers": 27},
+    ),
+    Case("deepseek3", "DeepseekV3", "deepseek-v3", DEEPSEEK3),
+    Case(
+        "deepseek3-yarn",
+        "DeepseekV3",
+        "deepseek-v3",
+        DEEPSEEK3 | {"rope_parameters": DEEP_YARN, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+    ),
+    Case(
+        "qwen2-moe",
+        "Qwen2Moe",
+        GPT,
+        {"num_experts": 6, "num_experts_per_tok": 2, **WIDTHS, "shared_expert_intermediate_size": 80},
+    ),
+    Case("olmoe", "Olmoe", GPT, {"num_experts": 6, "num_experts_per_tok": 2, "num_key_value_heads": 4}),
+    Case("olmo", "Olmo", GPT),
+    Case("olmo-clipped", "Olmo", GPT, {"clip_qkv": 0.8}),
+    Case("granite-moe", "GraniteMoe", "llama-spm", GRANITE_MOE),
+    Case("granite-moe-shared", "GraniteMoeShared", "llama-spm", GRANITE_MOE | {"shared_intermediate_size": 80}),
+    Case("llama4", "Llama4", LLAMA, LLAMA4),
+    Case(
+        "llama4-maverick",
+        "Llama4",
+        LLAMA,
+        LLAMA4 | {"interleave_moe_layer_step": 2, "num_local_experts": 128, "use_qk_norm": False},
+    ),
+    Case("llama4-scout", "Llama4", LLAMA, LLAMA4 | {"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}}),
+    Case("glm4-moe", "Glm4Moe", GPT, NOAUX | {"head_dim": 32}),
+    Case(
+        "glm4-moe-355b",
+        "Glm4Moe",
+        GPT,
+        NOAUX
+        | {
+            "head_dim": 32,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "routed_scaling_factor": 2.5,
+            "first_k_dense_replace": 2,
+        },
+    ),
+    Case("glm4-moe-groups", "Glm4Moe", GPT, NOAUX | {"n_group": 4, "topk_group": 2}),
+    Case(
+        "dots1",
+        "Dots1",
+        GPT,
+        NOAUX | {"num_key_value_heads": 4, "head_dim": 32, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
+    ),
+    Case("dots1-groups", "Dots1", GPT, NOAUX | {"num_key_value_heads": 4, "n_group": 4, "topk_group": 2}),
+    Case("ernie4.5-moe", "Ernie4_5_Moe", "llama-spm", ERNIE_MOE),
+    Case(
+        "ernie4.5-moe-unshared",
+        "Ernie4_5_Moe",
+        "llama-spm",
+        ERNIE_MOE | {"moe_num_shared_experts": 0, "moe_layer_start_index": 2},
+    ),
+    Case("hunyuan-moe", "HunYuanMoEV1", GPT, {"head_dim": 16, "num_experts": 6, "moe_topk": 2}),
+    Case(
+        "hunyuan-moe-alpha",
+        "HunYuanMoEV1",
+        GPT,
+        {"head_dim": 16, "num_experts": 6, "moe_topk": [2] * 4, "rope_parameters": ALPHA},
+    ),
+    Case(
+        "minimax-m2",
+        "MiniMaxM2",
+        GPT,
+        {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
+    ),
+    Case(
+        "glm4-moe-lite",
+        "Glm4MoeLite",
+        GPT,
+        LATENT | NOAUX | {"mlp_layer_types": ["dense", "dense", "sparse", "sparse"]},
+    ),
+    Case("glm", "Glm", GPT, {"head_dim": 16}),
+    Case("solar-open", "SolarOpen", GPT, NOAUX | {"head_dim": 32, "routed_scaling_factor": 2.0}),
+    Case("dbrx", "Dbrx", GPT, DBRX),
+    Case("starcoder", "GPTBigCode", GPT, {"n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 128}, tolerance=GELU),
+    Case("exaone-moe", "ExaoneMoe", GPT, NOAUX | {"num_experts": 8, "sliding_window": 16}),
+    Case(
+        "afmoe",
+        "Afmoe",
+        GPT,
+        WIDTHS
+        | {
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "head_dim": 32,
+            "sliding_window": 16,
+            "mup_enabled": True,
+            "route_scale": 2.0,
+        },
+    ),
+    Case("gemma4-26b", "Gemma4", GEMMA, GEMMA4 | GEMMA4_MOE, tolerance=GELU, calm=True),
+    Case(
+        "gemma4-31b",
+        "Gemma4",
+        GEMMA,
+        GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        tolerance=GELU,
+        calm=True,
+    ),
+    Case("gemma4-e2b", "Gemma4", GEMMA, GEMMA4 | GEMMA4_LAYERED, tolerance=GELU, calm=True),
+    Case("gemma3n", "Gemma3n", GEMMA, GEMMA3N, tolerance=GELU, calm=True, seed=4),
+    Case("deepseek32", "DeepseekV32", "deepseek-v3", LATENT | NOAUX | INDEXED),
+    Case("glm-dsa", "GlmMoeDsa", "deepseek-v3", LATENT | NOAUX | INDEXED),
+    Case(
+        "glm-dsa-shared",
+        "GlmMoeDsa",
+        "deepseek-v3",
+        LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
+    ),
+    Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
 )
 
 
@@ -374,6 +564,75 @@ REFUSED = (
     ("jina-v3", {"hidden_act": "relu"}, "another way"),
     ("t5", {"relative_attention_max_distance": 256}, "another way"),
     ("t5-gated", {"feed_forward_proj": "gated-silu"}, "no number"),
+    ("gpt-oss", {"swiglu_limit": 6.0}, "another way"),
+    ("gpt-oss", {"tie_word_embeddings": True}, "output matrix"),
+    ("gpt-oss", {"sliding_window": None}, "always has a sliding window"),
+    ("deepseek2", {"q_lora_rank": None}, "26 and 27 layers"),
+    ("deepseek2", {"num_hidden_layers": 26}, "26 and 27 layers"),
+    ("deepseek2-lite", {"q_lora_rank": 32}, "26 and 27 layers"),
+    ("deepseek2", {"attention_bias": True}, "no biases"),
+    ("deepseek2", {"mlp_bias": True}, "no biases"),
+    ("deepseek2", {"moe_layer_freq": 2}, "every layer behind"),
+    ("deepseek2", {"norm_topk_prob": True}, "another way"),
+    ("deepseek3", {"rope_interleave": False}, "turns pairs"),
+    ("deepseek3", {"scoring_func": "softmax"}, "no number"),
+    ("deepseek3", {"rope_parameters": YARN | {"mscale": 1.0}}, "equal"),
+    ("qwen2-moe", {"decoder_sparse_step": 2}, "every layer"),
+    ("qwen2-moe", {"tie_word_embeddings": True}, "output matrix"),
+    ("qwen2-moe", {"head_dim": 32}, "n_embd / n_head"),
+    ("olmoe", {"num_key_value_heads": 2}, "for each query head"),
+    ("olmoe", {"head_dim": 32}, "n_embd / n_head"),
+    ("olmoe", {"clip_qkv": 8.0}, "does not clip"),
+    ("olmoe", {"tie_word_embeddings": True}, "output matrix"),
+    ("olmo", {"head_dim": 32}, "n_embd / n_head"),
+    ("granite-moe", {"head_dim": 32}, "n_embd / n_head"),
+    ("llama4", {"no_rope_layers": [1, 1, 1, 1]}, "each fourth layer"),
+    ("llama4", {"no_rope_layers": [1, 0, 1, 0]}, "each fourth layer"),
+    ("llama4", {"no_rope_layers": [], "no_rope_layer_interval": 2}, "each fourth layer"),
+    ("llama4", {"use_qk_norm": False}, "128 experts"),
+    ("llama4-maverick", {"use_qk_norm": True}, "128 experts"),
+    ("llama4", {"attention_chunk_size": 4096}, "another way"),
+    ("llama4", {"floor_scale": 4096}, "another way"),
+    ("llama4", {"attn_scale": 0.2}, "another way"),
+    ("dots1", {"num_key_value_heads": 2}, "for each query head"),
+    ("dots1", {"tie_word_embeddings": True}, "output matrix"),
+    ("ernie4.5-moe", {"moe_layer_interval": 2}, "every layer behind"),
+    ("ernie4.5-moe", {"moe_layer_end_index": 2}, "up to the last layer"),
+    ("hunyuan-moe", {"moe_topk": [1, 2, 2, 2]}, "the same number"),
+    ("hunyuan-moe", {"moe_intermediate_size": [48] * 4}, "as wide as"),
+    ("hunyuan-moe", {"num_shared_expert": 2}, "another way"),
+    ("minimax-m2", {"tie_word_embeddings": True}, "output matrix"),
+    ("minimax-m2", {"scoring_func": "softmax"}, "no number"),
+    ("glm4-moe-lite", {"mlp_layer_types": ["dense", "sparse", "dense", "sparse"]}, "before all others"),
+    ("dbrx", {"attn_config": {"kv_n_heads": 2}}, "always clips"),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": None}}, "always normalises"),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "another way"),
+    ("dbrx", {"tie_word_embeddings": True}, "output matrix"),
+    ("starcoder", {"multi_query": False}, "one key-value head"),
+    ("exaone-moe", {"sliding_window": None}, "always has a sliding window"),
+    ("afmoe", {"mup_enabled": False}, "scales the embedding"),
+    ("afmoe", {"global_attn_every_n_layers": 2}, "each fourth layer"),
+    ("afmoe", {"route_norm": False}, "another way"),
+    ("gemma4-e2b", {"use_bidirectional_attention": "all"}, "look backwards"),
+    ("gemma4-e2b", {"attention_bias": True}, "no biases"),
+    ("gemma4-e2b", {"vocab_size_per_layer_input": 256}, "all tokens"),
+    ("gemma4-e2b", {"layer_types": ["full_attention"] * 9 + ["sliding_attention"]}, "last layer"),
+    ("gemma4-e2b", {"num_kv_shared_layers": 5}, "a full one behind another"),
+    ("gemma4-e2b", {"layer_types": ["full_attention"] * 10}, "a full one behind another"),
+    ("gemma4-26b", {"per_layer_config": {"1": {"head_dim": 8}, "2": {"head_dim": 4}}}, "the same sizes"),
+    ("gemma4-26b", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "no such rope"),
+    ("gemma3n", {"num_kv_shared_layers": 4}, "20 layers"),
+    ("gemma3n", {"layer_types": ["sliding_attention"] * 25}, "18 and 19"),
+    ("gemma3n", {"layer_types": ["full_attention"] * 25}, "18 and 19"),
+    ("gemma3n", {"laurel_rank": 32}, "another way"),
+    ("gemma3n", {"activation_sparsity_pattern": [0.5] * 25}, "before all others"),
+    ("gemma3n", {"intermediate_size": [64] * 24 + [96]}, "the same number"),
+    ("glm-dsa", {"indexer_rope_interleave": False}, "turns pairs"),
+    ("glm-dsa", {"index_topk_pattern": "FFSS"}, "as indexer_types"),
+    ("deepseek32", {"attention_bias": True}, "no biases"),
+    ("deepseek32", {"index_head_dim": 96}, "64 values"),
+    ("ministral3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "llama_4_scaling_beta"),
+    ("ministral3", {"rope_parameters": MINISTRAL | {"mscale": 0.5}}, "equal"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -388,15 +647,17 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
 
     config = case.configuration()
     config._attn_implementation = "eager"
-    torch.manual_seed(3)
+    torch.manual_seed(case.seed)
     model = getattr(transformers, case.cls + case.head)(config).float().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             norm = weight.ndim == 1 and name.endswith("weight")
             torch.nn.init.normal_(weight, 1.0 if norm or ("norm" in name and weight.ndim == 2) else 0.0, case.spread)
+            if case.calm and name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight *= 0.3
         for name, buffer in model.named_buffers():
-            if "bias" in name and buffer.is_floating_point():
-                torch.nn.init.normal_(buffer, 0.0, case.spread)
+            if ("bias" in name or "scalar" in name) and buffer.is_floating_point():
+                torch.nn.init.normal_(buffer, 0.0, 0.2)
     model.tie_weights()
     model.save_pretrained(folder)
     for path in (golden / "checkpoints" / case.tokenizer).iterdir():

@@ -12,11 +12,14 @@ from modelfmt.archs.specs import (
     Add,
     Behind,
     Grouped,
+    Heads,
     NegExp,
+    Padded,
     Part,
     Permute,
     Reshaped,
     Scaled,
+    Squeezed,
     Stacked,
     Tiled,
     Transposed,
@@ -41,6 +44,9 @@ from modelfmt.tiles import Evaluator
         (Transposed(), (4, 6)),
         (Transposed(), (6,)),
         (Stacked("heads"), (3, 5)),
+        (Heads("heads"), (6, 5)),
+        (Squeezed(), (1, 5)),
+        (Padded("3", "7"), (3, 5)),
         (Ungrouped("heads"), (18, 5)),
         (Ungrouped("heads", "heads"), (24, 5)),
         (Ungrouped("heads", "heads"), (24,)),
@@ -66,7 +72,7 @@ def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> No
     scope = {"heads": 2}
     there = forward(spec, parts, scope, 0)
     if len(shape) > 1:
-        assert before(spec, there.shape) == shape
+        assert before(spec, there.shape, scope) == shape
     back = backward(spec, there, scope, 0)
     assert [part.shape for part in back] == [shape] * count
     for part, value in zip(back, values, strict=True):
@@ -134,13 +140,22 @@ def test_rows_that_no_position_uses_come_back_as_zeros() -> None:
     assert reader.values(back, 0, 5).tolist() == [[0, 0], [0, 0], [4, 5], [6, 7], [8, 9]]
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_parts_are_put_together_again(axis: int) -> None:
+@pytest.mark.parametrize(
+    ("of", "every", "axis"),
+    [(2, False, 0), (2, False, 1), (2, False, 2), (2, True, 0), (2, True, 1), (2, True, 2), (("1", "rest"), False, 1)],
+)
+def test_parts_are_put_together_again(of: Any, every: bool, axis: int) -> None:
     files = Files()
-    values = np.arange(4 * 6 * 5, dtype=np.float32).reshape(4, 6, 5)
+    values = np.arange(4 * 6 * 8, dtype=np.float32).reshape(4, 6, 8)
     files.register("w", values.tobytes())
-    whole = Leaf("w", 0, values.shape, "F32")
-    parts = tuple(forward(Part(index, of=2, axis=axis), (whole,), {}, 0) for index in range(2))
-    assert {before(Part(0, of=2, axis=axis), part.shape) for part in parts} == {values.shape}
-    again = joined(parts, axis)
-    np.testing.assert_array_equal(Evaluator(files).values(again, 0, 24).reshape(4, 6, 5), values)
+    whole, scope, reader = Leaf("w", 0, values.shape, "F32"), {"rest": 5}, Evaluator(files)
+    specs = [Part(index, of=of, axis=axis, every=every) for index in range(2)]
+    parts = tuple(forward(spec, (whole,), scope, 0) for spec in specs)
+    axes = np.moveaxis(values, axis, 0)
+    expected = (axes[::2], axes[1::2]) if every else np.split(axes, [1 if of == ("1", "rest") else len(axes) // 2])
+    for part, value in zip(parts, expected, strict=True):
+        read = reader.values(part, 0, prod(part.shape[:-1])).reshape(part.shape)
+        np.testing.assert_array_equal(read, np.moveaxis(value, 0, axis))
+    assert {before(spec, part.shape, scope) for spec, part in zip(specs, parts, strict=True)} == {values.shape}
+    again = joined(parts, axis, every=every)
+    np.testing.assert_array_equal(reader.values(again, 0, 24).reshape(values.shape), values)

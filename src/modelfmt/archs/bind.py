@@ -183,7 +183,8 @@ class _Binder:
         """Name every tensor that no row used; raise where one of them, or a missing one, is not accounted for."""
         left = [name for name in self.tensors if name not in self.used]
         for rule in self.arch.ignores:
-            names = [name for name in left if fnmatchcase(name, rule.pattern)]
+            pattern = rule.pattern.replace("{n_layer}", str(self.scope["n_layer"]))
+            names = [name for name in left if fnmatchcase(name, pattern)]
             if names and holds(rule.when, self.scope):
                 left = [name for name in left if name not in set(names)]
                 self._leave_out(names, rule.reason, loss=rule.loss)

@@ -15,6 +15,7 @@ __all__ = ["metadata", "read", "refuse", "restore", "window"]
 Metadata = dict[str, tuple[str, Any]]
 
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+_ARRAYS = {"UINT32": "ARRAY:INT32", "BOOL": "ARRAY:BOOL"}
 _READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
@@ -30,7 +31,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
             scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        place = next((path for path, value in found.items() if value not in (None, "auto")), None)
+        place = next((path for path, value in found.items() if value not in (None, "auto", [])), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
             continue
@@ -59,6 +60,8 @@ def restore(
             scope[param.name] = [int(param.tensors.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
         elif param.tensor:
             scope[param.name] = param.tensor in tensors
+        elif param.key and param.nullable:
+            scope[param.name] = None
         elif param.cases and not param.paths:
             scope[param.name] = _case(param.cases, scope)
         elif param.derive or param.each or param.usual:
@@ -69,7 +72,16 @@ def restore(
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
+    for param in arch.params:
+        if param.restored:
+            scope[param.name] = _told(param.restored, scope)
+        elif param.each and not param.key and not param.tensors:
+            scope[param.name] = _each(param, scope)
     return scope
+
+
+def _told(term: str, scope: Mapping[str, Any]) -> Any:
+    return holds(term, scope) if " < " in term else evaluate(term, scope)
 
 
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
@@ -92,10 +104,11 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
             continue
         if not isinstance(value, list):
             found[param.key] = (param.type, value)
-        elif param.type == "BOOL":
-            found[param.key] = ("ARRAY:BOOL", [bool(entry) for entry in value])
         else:
-            found[param.key] = ("ARRAY:INT32", value)
+            found[param.key] = (
+                _ARRAYS[param.type],
+                [bool(entry) for entry in value] if param.type == "BOOL" else value,
+            )
     return found
 
 
@@ -141,12 +154,29 @@ def _pattern(config: Mapping[str, Any], spec: Window, n_layer: int) -> list[bool
 def _given(config: Mapping[str, Any], path: str) -> list[Any]:
     """What config.json has at a path, if it is there."""
     outer, _, inner = path.rpartition(".")
+    if outer.endswith(".*"):
+        entries = record(config.get(outer.removesuffix(".*")) or {}, outer)
+        values = [record(entry, outer).get(inner) for entry in entries.values()]
+        if any(value != values[0] for value in values):
+            raise refused(path, values, "layers of the same kind have the same sizes in llama.cpp")
+        return values[:1]
     if outer:
         held = config.get(outer) or {}
         if isinstance(held, list) and inner.isdigit():
             return held[int(inner) :][:1]
         config = record(held, outer)
     return [config[inner]] if inner in config else []
+
+
+def _each(param: Param, scope: Mapping[str, Any]) -> Any:
+    """The values of a param in all layers: one, where they are the same and the file may have it so."""
+    values = []
+    for layer in range(scope["n_layer"]):
+        term = next(term for condition, term in param.each if holds(condition, scope, layer))
+        values.append(evaluate(term, scope, layer))
+    if param.type == "BOOL":
+        return [bool(value) for value in values]
+    return values if any(value != values[0] for value in values) else values[0]
 
 
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
@@ -164,7 +194,7 @@ def _derived(param: Param, scope: Mapping[str, Any]) -> Any:
     if param.usual:
         return scope[param.usual]
     if param.each:
-        return [_case(param.each, scope, layer) for layer in range(scope["n_layer"])]
+        return _each(param, scope)
     return evaluate(param.derive, scope)
 
 
@@ -174,6 +204,12 @@ def _case(cases: tuple[tuple[str, str], ...], scope: Mapping[str, Any], layer: i
 
 
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
+    if isinstance(value, list) and param.leading:
+        return integer(_leading(param, value, place, scope["n_layer"]), place, param.low, param.high, path=path)
+    if isinstance(value, list) and param.uniform:
+        if any(entry != value[0] for entry in value):
+            raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
+        value = value[0]
     if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
         return _layers(param, value, place, scope["n_layer"], path)
     if param.counted and isinstance(value, list | str):
@@ -190,6 +226,14 @@ def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> li
         found = len(value) if isinstance(value, list | str) else value
         raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
     return [_one(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
+
+
+def _leading(param: Param, value: list[Any], place: str, n_layer: int) -> int:
+    first, second = param.leading
+    count = next((at for at, entry in enumerate(value) if entry != first), len(value))
+    if value != [first] * count + [second] * (n_layer - count):
+        raise refused(place, value, f"layers that are {first} come before all others, which are {second}")
+    return count
 
 
 def _one(param: Param, value: Any, place: str, path: str) -> Any:

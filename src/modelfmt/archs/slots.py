@@ -12,6 +12,8 @@ from modelfmt.errors import CorruptFile, UnsupportedError
 
 __all__ = ["Slot", "slots_of", "unmatched", "wrong_shape"]
 
+_NAMED = 100  # tensors that an error names; all are in its context
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -87,9 +89,7 @@ def wrong_shape(name: str, found: Sequence[int], allowed: Sequence[int]) -> Corr
 def unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -> UnsupportedError:
     """The error that lists tensors without a row, and rows without a tensor."""
     parts = [
-        f"{word}: {', '.join(f'{name} {list(shape)}' for name, shape in entries)}"
-        for word, entries in (("not known", left), ("not there", missing))
-        if entries
+        f"{word}: {_listed(entries)}" for word, entries in (("not known", left), ("not there", missing)) if entries
     ]
     return UnsupportedError(
         "the tensors of this checkpoint are not those of its architecture",
@@ -99,3 +99,9 @@ def unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -
         missing=missing,
         unmatched=left,
     )
+
+
+def _listed(entries: list[tuple[str, Shape]]) -> str:
+    """The first of them, and how many more there are: a model of experts may lack tens of thousands."""
+    words = [f"{name} {list(shape)}" for name, shape in entries[:_NAMED]]
+    return ", ".join(words + [f"and {len(entries) - _NAMED:,} more"] * (len(entries) > _NAMED))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from modelfmt.archs.terms import Scope, evaluate
 from modelfmt.ir.ops import (
@@ -17,6 +18,7 @@ from modelfmt.ir.ops import (
     Expression,
     NegativeExp,
     NegativeLog,
+    Pad,
     Reshape,
     RopePermute,
     Scale,
@@ -32,13 +34,16 @@ __all__ = [
     "Behind",
     "Fused",
     "Grouped",
+    "Heads",
     "NegExp",
+    "Padded",
     "Part",
     "Permute",
     "Reshaped",
     "Scaled",
     "Shape",
     "Spec",
+    "Squeezed",
     "Stacked",
     "Tiled",
     "Transposed",
@@ -84,11 +89,35 @@ class Stacked:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Part `index` of `of` equal parts along an axis of a fused source. The rows of a source have all of its parts."""
+    """Part `index` of a fused source along an axis. The rows of a source have all of its parts.
+
+    of: how many equal parts, or the sizes of the parts, terms. every: they alternate (of two: the even, the odd ones).
+    """
 
     index: int
-    of: int
+    of: int | tuple[str, ...]
     axis: int
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The first axis cut into `count` (a term) heads of equal size: two axes."""
+
+    count: str
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Rows of zeros appended: from `rows` to `to`, both terms. They are cut off on the way back."""
+
+    rows: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Squeezed:
+    """The first axis, of one entry, left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +187,23 @@ class Grouped:
     stop: int
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind | NegExp | Scaled | Reshaped | Tiled | Grouped
+Spec = (
+    Permute
+    | Add
+    | Transposed
+    | Stacked
+    | Part
+    | Heads
+    | Padded
+    | Squeezed
+    | Ungrouped
+    | Behind
+    | NegExp
+    | Scaled
+    | Reshaped
+    | Tiled
+    | Grouped
+)
 Fused = Part | Grouped
 """What takes a part of a source: the rows with the other parts make it whole again (`reassembled`)."""
 
@@ -175,7 +220,14 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
         case Stacked():
             return shape[1:]
         case Part(of=of, axis=axis):
-            return (*shape[:axis], shape[axis] * of, *shape[axis + 1 :])
+            whole = shape[axis] * of if isinstance(of, int) else sum(evaluate(size, scope or {}, layer) for size in of)
+            return (*shape[:axis], whole, *shape[axis + 1 :])
+        case Heads():
+            return (shape[0] * shape[1], *shape[2:])
+        case Padded(rows=rows):
+            return (evaluate(rows, scope or {}, layer), *shape[1:])
+        case Squeezed():
+            return (1, *shape)
         case Behind(skip=skip):
             return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
         case Reshaped(source=source):
@@ -199,9 +251,15 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Transpose(expr) if len(expr.shape) > 1 else expr
         case Stacked():
             return Stack(parts)
-        case Part(index=index, of=of, axis=axis):
-            size = expr.shape[axis] // of
-            return Slice(expr, axis, index * size, (index + 1) * size)
+        case Part():
+            return _part(spec, expr, scope, layer)
+        case Heads(count=count):
+            n_heads = evaluate(count, scope, layer)
+            return Reshape(expr, (n_heads, expr.shape[0] // n_heads, *expr.shape[1:]))
+        case Padded(to=to):
+            return Pad(expr, evaluate(to, scope, layer))
+        case Squeezed():
+            return Reshape(expr, expr.shape[1:])
         case Ungrouped():
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
         case Behind(skip=skip):
@@ -239,6 +297,12 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (Reshape(expr, tuple(evaluate(term, scope, layer) for term in source)),)
         case Tiled():
             return (_tiled(expr, spec, scope, layer, inverse=True),)
+        case Heads():
+            return (Reshape(expr, (expr.shape[0] * expr.shape[1], *expr.shape[2:])),)
+        case Padded(rows=rows):
+            return (Slice(expr, 0, 0, evaluate(rows, scope, layer)),)
+        case Squeezed():
+            return (Reshape(expr, (1, *expr.shape)),)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
         case Behind(skip=skip):
@@ -252,8 +316,8 @@ def reassembled(parts: Mapping[int, tuple[Fused, Expression]], scope: Scope, lay
     ordered = [parts[index] for index in sorted(parts)]
     exprs = tuple(expr for _, expr in ordered)
     match ordered[0][0]:
-        case Part(axis=axis):
-            return joined(exprs, axis)
+        case Part(axis=axis, every=every):
+            return joined(exprs, axis, every=every)
         case Grouped() as spec:
             groups, sizes = _sizes(spec, scope, layer)
             rest = exprs[0].shape[1:]
@@ -271,12 +335,37 @@ def number_of(spec: Fused) -> int:
     return spec.index if isinstance(spec, Part) else spec.start
 
 
-def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
-    """Tensors put together along an axis: the inverse of all parts of a fused source."""
+def joined(parts: tuple[Expression, ...], axis: int, *, every: bool = False) -> Expression:
+    """Tensors put together along an axis: the inverse of all parts of a fused source. every: two that alternate."""
+    if axis > 0 and axis == len(parts[0].shape) - 1:
+        whole = joined(tuple(_column(part) for part in parts), axis, every=every)
+        return Reshape(whole, whole.shape[:-1])
+    if every:
+        whole = joined(parts, axis)
+        matrix = Reshape(whole, (prod(whole.shape[: axis + 1]), prod(whole.shape[axis + 1 :])))
+        return Reshape(RopePermute(matrix, prod(whole.shape[:axis])), whole.shape)
     if axis == 0:
         return Concat(parts)
     rows = (tuple(_entry(part, index) for part in parts) for index in range(parts[0].shape[0]))
     return Stack(tuple(joined(row, axis - 1) for row in rows))
+
+
+def _part(spec: Part, expr: Expression, scope: Scope, layer: int) -> Expression:
+    if spec.axis == len(expr.shape) - 1:
+        part = _part(spec, _column(expr), scope, layer)
+        return Reshape(part, part.shape[:-1])
+    size = expr.shape[spec.axis]
+    if not isinstance(spec.of, int):
+        start = sum(evaluate(term, scope, layer) for term in spec.of[: spec.index])
+        return Slice(expr, spec.axis, start, start + evaluate(spec.of[spec.index], scope, layer))
+    if spec.every:
+        return Slice(expr, spec.axis, spec.index, size, spec.of)
+    return Slice(expr, spec.axis, spec.index * (size // spec.of), (spec.index + 1) * (size // spec.of))
+
+
+def _column(expr: Expression) -> Expression:
+    """The values of each row under one another."""
+    return Reshape(expr, (*expr.shape, 1))
 
 
 def _entry(expr: Expression, index: int) -> Expression:

@@ -26,7 +26,8 @@ class Row:
     first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
     are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
     tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change. layers: the param that says how many layers there are.
+    quantization must not change. layers: the param that says how many layers there are. unused: loaded by
+    llama.cpp's graph, but without effect; not made on the way back.
     """
 
     source: str | tuple[str, ...]
@@ -39,6 +40,7 @@ class Row:
     tied_to: str = ""
     keep: str | None = None
     layers: str = "n_layer"
+    unused: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -50,17 +52,20 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference, dotted inside an object or (a number) a list; the first is written in the
-    other direction. key: empty where GGUF does not hold it. default: for an absent key; `...` where there must be one.
-    derive: a term, for a null or the word auto, and for an absent key without a default. A null without a term is None
-    where nullable, else as good as absent. cases: (condition, term) pairs; the first that holds gives the value,
-    whatever config.json says. each: the same in each layer, where neither side says it: the value is a list. codes:
-    (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no
-    key for; tensors: the same for each layer. low, high: bounds of integers (floats must be positive). allowed: the
-    values that the graphs of llama.cpp can express. omit: the value that is not written; None never is. usual: the
-    param whose value is not written, and is meant where there is none. per_layer: may be a list with one integer per
-    layer; with codes a list of words, a string of letters, or the numbers of the layers whose code is 1. counted: of a
-    list or a string the number of its entries.
+    config: names in order of preference, dotted inside an object (`*` for its entries, which must agree) or, a number,
+    a list; the first is written in the other direction. key: empty where GGUF does not hold it. default: for an absent
+    key; `...` where there must be one. derive: a term, for a null or the word auto, and for an absent key without a
+    default. A null without a term is None where nullable, else as good as absent. cases: (condition, term) pairs; the
+    first that holds gives the value, whatever config.json says. each: the same in each layer, where neither side says
+    it: the value is a list. codes: (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file
+    tells a param that it has no key for; tensors: the same for each layer. low, high: bounds of integers (floats must
+    be positive). allowed: the values that the graphs of llama.cpp can express. omit: the value that is not written;
+    None never is. usual: the param whose value is not written, and is meant where there is none. per_layer: may be a
+    list with one integer per layer; with codes a list of words, a string of letters, or the numbers of the layers whose
+    code is 1. counted: of a list or a string the number of its entries. tensor may have {i}: the number of layers that
+    have it. uniform: may be a list with one integer per layer, which must all be the same. leading: may be a list of
+    these two values, all of the first before those of the second; then it is their number. restored: a term or
+    condition over the other params, by which a file without a key for this one tells it.
     """
 
     name: str
@@ -82,6 +87,9 @@ class Param:
     nullable: bool = False
     per_layer: bool = False
     counted: bool = False
+    uniform: bool = False
+    leading: tuple[Any, ...] = ()
+    restored: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -99,6 +107,8 @@ class Rope:
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
     each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
+    settings: where config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
+    times it is written.
     """
 
     style: Literal["norm", "neox"]
@@ -112,6 +122,8 @@ class Rope:
     sections: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    log_multiplier: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Source tensors (a shell pattern) that have no place in the file, and why. loss: they carried information."""
+    """Source tensors that have no place in the file, and why. pattern: of a shell; {n_layer} is the number of layers,
+    and so the first one beyond them. loss: they carried information."""
 
     pattern: str
     reason: str
