@@ -65,6 +65,9 @@ def to_gguf(
     """
     config = flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
+    for condition, other in arch.variants:
+        if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+            return to_gguf(other, tensors=tensors, config=config, assets=assets)
     bound = Bound(arch, hparams=scope)
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:
@@ -180,7 +183,8 @@ class _Binder:
         """Name every tensor that no row used; raise where one of them, or a missing one, is not accounted for."""
         left = [name for name in self.tensors if name not in self.used]
         for rule in self.arch.ignores:
-            names = [name for name in left if fnmatchcase(name, rule.pattern)]
+            pattern = rule.pattern.replace("{n_layer}", str(self.scope["n_layer"]))
+            names = [name for name in left if fnmatchcase(name, pattern)]
             if names and holds(rule.when, self.scope):
                 left = [name for name in left if name not in set(names)]
                 self._leave_out(names, rule.reason, loss=rule.loss)

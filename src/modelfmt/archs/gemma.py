@@ -6,7 +6,7 @@ and llama.cpp src/models/{gemma,gemma2,gemma3}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from modelfmt.archs.decoder import DECODER, VISION, kv_heads
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
@@ -86,7 +86,6 @@ GEMMA2 = GEMMA.derive(
 )
 
 _OWN = ("head_size", "value_size", "tied", "activation", "bidirectional")
-_VISION = "the vision part belongs into a projector file of its own"
 
 GEMMA3 = DECODER.derive(
     gguf="gemma3",
@@ -113,8 +112,8 @@ GEMMA3 = DECODER.derive(
         _norm(_LAYER + "self_attn.k_norm.weight", _BLOCK + "attn_k_norm.weight", "head_size"),
     ),
     ignores=(
-        Ignore("*vision_tower.*", _VISION, loss=True),
-        Ignore("*multi_modal_projector.*", _VISION, loss=True),
+        Ignore("*vision_tower.*", VISION, loss=True),
+        Ignore("*multi_modal_projector.*", VISION, loss=True),
     ),
     refuses=(
         _BIDIRECTIONAL,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
@@ -15,6 +15,7 @@ __all__ = ["metadata", "read", "refuse", "restore", "window"]
 Metadata = dict[str, tuple[str, Any]]
 
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+_ARRAYS = {"UINT32": "ARRAY:INT32", "BOOL": "ARRAY:BOOL"}
 _READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
@@ -25,12 +26,12 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     scope: dict[str, Any] = {}
     for param in arch.params:
-        case = next((term for condition, term in param.cases if holds(condition, scope)), None)
+        case = _case(param.cases, scope)
         if case is not None:
-            scope[param.name] = evaluate(case, scope)
+            scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        place = next((path for path, value in found.items() if value is not None), None)
+        place = next((path for path, value in found.items() if value not in (None, "auto", [])), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
             continue
@@ -40,8 +41,11 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     return scope
 
 
-def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors tell.
+def restore(
+    arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int], tensors: Container[str] = ()
+) -> dict[str, Any]:
+    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors' shapes tell;
+    tensors: the names of those that are there.
 
     Raises CorruptFile. What GGUF does not hold has the table's default, or None.
     """
@@ -52,13 +56,32 @@ def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str,
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
-        elif param.derive:
-            scope[param.name] = evaluate(param.derive, scope)
+        elif param.tensors:
+            scope[param.name] = [int(param.tensors.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
+        elif param.tensor:
+            scope[param.name] = param.tensor in tensors
+        elif param.key and param.nullable:
+            scope[param.name] = None
+        elif param.cases and not param.paths:
+            scope[param.name] = _case(param.cases, scope)
+        elif param.derive or param.each or param.usual:
+            scope[param.name] = _derived(param, scope)
+        elif param.key and param.omit is not None:
+            scope[param.name] = param.omit
         elif param.key and param.default is ...:
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
+    for param in arch.params:
+        if param.restored:
+            scope[param.name] = _told(param.restored, scope)
+        elif param.each and not param.key and not param.tensors:
+            scope[param.name] = _each(param, scope)
     return scope
+
+
+def _told(term: str, scope: Mapping[str, Any]) -> Any:
+    return holds(term, scope) if " < " in term else evaluate(term, scope)
 
 
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
@@ -76,8 +99,16 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
     found: Metadata = {}
     for param in arch.params:
         value = scope[param.name]
-        if param.key and value is not None and value != param.omit:
-            found[param.key] = ("ARRAY:INT32" if isinstance(value, list) else param.type, value)
+        usual = scope[param.usual] if param.usual else param.omit
+        if not param.key or value is None or value == usual:
+            continue
+        if not isinstance(value, list):
+            found[param.key] = (param.type, value)
+        else:
+            found[param.key] = (
+                _ARRAYS[param.type],
+                [bool(entry) for entry in value] if param.type == "BOOL" else value,
+            )
     return found
 
 
@@ -123,31 +154,94 @@ def _pattern(config: Mapping[str, Any], spec: Window, n_layer: int) -> list[bool
 def _given(config: Mapping[str, Any], path: str) -> list[Any]:
     """What config.json has at a path, if it is there."""
     outer, _, inner = path.rpartition(".")
+    if outer.endswith(".*"):
+        entries = record(config.get(outer.removesuffix(".*")) or {}, outer)
+        values = [record(entry, outer).get(inner) for entry in entries.values()]
+        if any(value != values[0] for value in values):
+            raise refused(path, values, "layers of the same kind have the same sizes in llama.cpp")
+        return values[:1]
     if outer:
-        config = record(config.get(outer) or {}, outer)
+        held = config.get(outer) or {}
+        if isinstance(held, list) and inner.isdigit():
+            return held[int(inner) :][:1]
+        config = record(held, outer)
     return [config[inner]] if inner in config else []
+
+
+def _each(param: Param, scope: Mapping[str, Any]) -> Any:
+    """The values of a param in all layers: one, where they are the same and the file may have it so."""
+    values = []
+    for layer in range(scope["n_layer"]):
+        term = next(term for condition, term in param.each if holds(condition, scope, layer))
+        values.append(evaluate(term, scope, layer))
+    if param.type == "BOOL":
+        return [bool(value) for value in values]
+    return values if any(value != values[0] for value in values) else values[0]
 
 
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
     if null and param.nullable:
         return None
-    if param.derive and (null or param.default is ...):
-        return evaluate(param.derive, scope)
+    if (param.derive or param.each or param.usual) and (null or param.default is ...):
+        return _derived(param, scope)
     if param.default is ...:
         raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))
     return param.default
 
 
+def _derived(param: Param, scope: Mapping[str, Any]) -> Any:
+    """What a param follows from, where nothing says it."""
+    if param.usual:
+        return scope[param.usual]
+    if param.each:
+        return _each(param, scope)
+    return evaluate(param.derive, scope)
+
+
+def _case(cases: tuple[tuple[str, str], ...], scope: Mapping[str, Any], layer: int = 0) -> Any:
+    """The term of the first condition that holds, or None."""
+    return next((evaluate(term, scope, layer) for condition, term in cases if holds(condition, scope, layer)), None)
+
+
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
+    if isinstance(value, list) and param.leading:
+        return integer(_leading(param, value, place, scope["n_layer"]), place, param.low, param.high, path=path)
+    if isinstance(value, list) and param.uniform:
+        if any(entry != value[0] for entry in value):
+            raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
+        value = value[0]
+    if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
+        return _layers(param, value, place, scope["n_layer"], path)
+    if param.counted and isinstance(value, list | str):
+        return integer(len(value), place, param.low, param.high, path=path)
+    return _one(param, value, place, path)
+
+
+def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> list[Any]:
+    """The entries of a list with one for each layer."""
+    if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
+        chosen = {integer(one, f"{place}[{at}]", 0, n_layer - 1) for at, one in enumerate(value)}
+        return [int(layer in chosen) for layer in range(n_layer)]
+    if not isinstance(value, list | str) or len(value) != n_layer:
+        found = len(value) if isinstance(value, list | str) else value
+        raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
+    return [_one(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
+
+
+def _leading(param: Param, value: list[Any], place: str, n_layer: int) -> int:
+    first, second = param.leading
+    count = next((at for at, entry in enumerate(value) if entry != first), len(value))
+    if value != [first] * count + [second] * (n_layer - count):
+        raise refused(place, value, f"layers that are {first} come before all others, which are {second}")
+    return count
+
+
+def _one(param: Param, value: Any, place: str, path: str) -> Any:
     if param.codes and path == CONFIG:
         codes, word = dict(param.codes), text(value, place, path)
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
-        return codes[word]
+        return bool(codes[word]) if param.type == "BOOL" else codes[word]
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
-    if param.per_layer and isinstance(value, list):
-        if len(value) != scope["n_layer"]:
-            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer", path=path)
-        return [integer(entry, f"{place}[{at}]", param.low, param.high, path=path) for at, entry in enumerate(value)]
     return integer(value, place, param.low, param.high, path=path)

@@ -1,6 +1,6 @@
 """The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
 
-A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide),
+A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide), `n_ff//3`,
 `n_head % n_head_kv`. Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own
 number. A condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two
 terms with `==`, `!=` or `<` between them.
@@ -56,25 +56,31 @@ def _holds(part: str, scope: Scope, layer: int) -> bool:
 
 
 def _product(text: str, scope: Scope, layer: int) -> Any:
-    first, *rest = re.split(r"([*/%])", text)
+    first, *rest = re.split(r"(//|[*/%])", text)
     value = _atom(first.strip(), scope, layer)
     for sign, word in zip(rest[::2], rest[1::2], strict=True):
         other = _atom(word.strip(), scope, layer)
         if sign == "*":
             value *= other
             continue
+        if not other:
+            raise _undivided(text, "a division by 0")
         value, remainder = divmod(value, other)
         if sign == "%":
             value = remainder
-        elif remainder:
-            raise CorruptFile(
-                "two sizes of the model do not divide",
-                code="config-value",
-                path="config.json",
-                place=text.strip(),
-                found=f"a rest of {remainder}",
-            )
+        elif remainder and sign == "/":
+            raise _undivided(text, f"a rest of {remainder}")
     return value
+
+
+def _undivided(text: str, found: str) -> CorruptFile:
+    return CorruptFile(
+        "two sizes of the model do not divide",
+        code="config-value",
+        path="config.json",
+        place=text.strip(),
+        found=found,
+    )
 
 
 def _atom(word: str, scope: Scope, layer: int) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelfmt.archs import hparams
 from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
-from modelfmt.archs.specs import Part, Shape, backward, joined
+from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import Scope
 from modelfmt.ir.ops import Expression
@@ -49,46 +49,88 @@ def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], met
     CorruptFile (metadata-missing, config-value, tensor-shape).
     """
     sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
-    told = {param.name: param.tensor in tensors for param in arch.params if param.tensor}
-    scope = hparams.restore(arch, metadata, sizes | told)
+    told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
+    scope = hparams.restore(arch, metadata, sizes | told, tensors)
     scope["tied"] = "output.weight" not in tensors
-    made: dict[str, UnboundTensor] = {}
-    fused: dict[str, dict[int, tuple[Part, UnboundTensor]]] = {}
+    made: list[UnboundTensor] = []
+    fused: dict[str, list[_Piece]] = {}
     used: set[str] = set()
     missing: list[tuple[str, Shape]] = []
     for slots in slots_of(arch.rows, scope):
         slot = slots[0]
         if slot.target not in tensors:
-            if slot.required and not slot.row.tied_to:
+            if slot.required and not slot.row.tied_to and not slot.row.unused:
                 missing.append((slot.target, slot.shape(scope)))
             continue
         used.add(slot.target)
-        for tensor in _restored(slot, tensors[slot.target], scope):
-            part = next((spec for spec in slot.row.ops if isinstance(spec, Part)), None)
-            if part is None:
-                made[tensor.name] = tensor
-            else:
-                fused.setdefault(tensor.name, {})[part.index] = (part, tensor)
+        if slot.row.unused:
+            continue
+        piece = _Piece(slot, _checked(slot, tensors[slot.target], scope))
+        if piece.part is None:
+            made += _restored([piece], scope)
+        else:
+            fused.setdefault(slot.name(slot.row.sources[0]), []).append(piece)
     left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in _CONSTANTS]
     if left or missing:
         raise unmatched(left, missing)
-    made |= {name: _joined(name, parts) for name, parts in fused.items()}
+    for pieces in fused.values():
+        made += _restored(sorted(pieces, key=lambda piece: number_of(piece.part) if piece.part else 0), scope)
     place = {name: index for index, name in enumerate(tensors)}
-    ordered = sorted(made.values(), key=lambda tensor: min(place[name] for name in tensor.source_names))
+    ordered = sorted(made, key=lambda tensor: min(place[name] for name in tensor.source_names))
     return Unbound(arch, ordered, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
 
 
-def _restored(slot: Slot, expr: Expression, scope: Scope) -> list[UnboundTensor]:
+def _there(name: str, tensors: Mapping[str, Expression]) -> int:
+    """Whether a tensor is there; in how many layers, if its name has a layer."""
+    if "{i}" not in name:
+        return name in tensors
+    start, end = name.split("{i}")
+    return sum(found.startswith(start) and found.endswith(end) for found in tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A tensor of the file: the whole of a source, or a part of a fused one."""
+
+    slot: Slot
+    expr: Expression
+
+    @property
+    def part(self) -> Fused | None:
+        return next((spec for spec in self.slot.ops if isinstance(spec, Part | Grouped)), None)
+
+
+def _checked(slot: Slot, expr: Expression, scope: Scope) -> Expression:
     if expr.shape != slot.shape(scope):
         raise wrong_shape(slot.target, expr.shape, slot.shape(scope))
-    parts: tuple[Expression, ...] = (expr,)
-    for spec in reversed(slot.ops):
+    return expr
+
+
+def _restored(pieces: list[_Piece], scope: Scope) -> list[UnboundTensor]:
+    """The tensors of the checkpoint that all pieces of one source give: their operations undone, up to where they were
+    one."""
+    slot, part = pieces[0].slot, pieces[0].part
+    if part is None:
+        before, whole = slot.ops, pieces[0].expr
+    else:
+        before = slot.ops[: slot.ops.index(part)]
+        behind = [_undone(piece, piece.slot.ops[len(before) + 1 :], scope) for piece in pieces]
+        numbered = {
+            number_of(piece.part): (piece.part, expr)
+            for piece, expr in zip(pieces, behind, strict=True)
+            if piece.part is not None
+        }
+        whole = reassembled(numbered, scope, slot.layer)
+    parts: tuple[Expression, ...] = (whole,)
+    for spec in reversed(before):
         parts = backward(spec, parts[0], scope, slot.layer)
+    sources = tuple(piece.slot.target for piece in pieces)
     names = slot.names(slot.row.sources[0], scope)
-    return [UnboundTensor(name, part, (slot.target,)) for name, part in zip(names, parts, strict=True)]
+    return [UnboundTensor(name, expr, sources) for name, expr in zip(names, parts, strict=True)]
 
 
-def _joined(name: str, parts: dict[int, tuple[Part, UnboundTensor]]) -> UnboundTensor:
-    ordered = [parts[index] for index in sorted(parts)]
-    expr = joined(tuple(tensor.expr for _, tensor in ordered), ordered[0][0].axis)
-    return UnboundTensor(name, expr, tuple(source for _, tensor in ordered for source in tensor.source_names))
+def _undone(piece: _Piece, specs: tuple[Spec, ...], scope: Scope) -> Expression:
+    expr = piece.expr
+    for spec in reversed(specs):
+        (expr,) = backward(spec, expr, scope, piece.slot.layer)
+    return expr

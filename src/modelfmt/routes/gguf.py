@@ -216,7 +216,8 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
-    return arch, bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    return bound.architecture, bound
 
 
 def _from_checkpoint(model: Model, options: Options) -> _Content:
