@@ -350,6 +350,7 @@ MODELS = (
         LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
     ),
     Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
+    Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
 
 
