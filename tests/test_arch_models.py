@@ -21,10 +21,11 @@ import modelfmt
 from modelfmt import archs
 from modelfmt.archs.bind import to_gguf
 from modelfmt.archs.unbind import to_huggingface
-from modelfmt.errors import UnsupportedError
+from modelfmt.errors import ModelfmtError, UnsupportedError
 from modelfmt.formats import safetensors
 from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator
+from test_archs import HOSTILE
 
 SIZES = {
     "vocab_size": 512,
@@ -493,6 +494,7 @@ MODELS = (
         LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
     ),
     Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
+    Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
 
 
@@ -615,6 +617,9 @@ REFUSED = (
     ("afmoe", {"route_norm": False}, "another way"),
     ("gemma4-e2b", {"use_bidirectional_attention": "all"}, "look backwards"),
     ("gemma4-e2b", {"attention_bias": True}, "no biases"),
+    ("gemma4-26b", {"num_experts": None}, "goes with num_experts"),
+    ("gemma4-26b", {"top_k_experts": None}, "goes with top_k_experts"),
+    ("gemma4-26b", {"moe_intermediate_size": None}, "goes with moe_intermediate_size"),
     ("gemma4-e2b", {"vocab_size_per_layer_input": 256}, "all tokens"),
     ("gemma4-e2b", {"layer_types": ["full_attention"] * 9 + ["sliding_attention"]}, "last layer"),
     ("gemma4-e2b", {"num_kv_shared_layers": 5}, "a full one behind another"),
@@ -810,6 +815,21 @@ def test_answers_are_those_of_transformers(case: Case, golden: Path, tmp_path: P
     worst = np.abs(found - expected).max()
     print(f"{case.name}: {worst:.1e}")
     assert worst < case.tolerance
+
+
+ELSEWHERE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_dim", "text_config")
+"""Keys that are not those of a param."""
+
+
+@pytest.mark.parametrize("case", {case.cls: case for case in (*MODELS, *ENCODERS)}.values(), ids=lambda case: case.cls)
+def test_no_value_of_any_configuration_leads_to_a_foreign_error(case: Case) -> None:
+    config = case.configuration().to_dict()
+    arch = archs.find(case.cls + case.head)
+    paths = {path.partition(".")[0] for param in arch.params for path in param.paths}
+    for key in sorted({*paths, *ELSEWHERE}):
+        for value in (*HOSTILE, ["full_attention"] * 4, {"0": {"head_dim": "x"}}, {"0": 3}, [1, "x", None, 2]):
+            with pytest.raises(ModelfmtError):
+                to_gguf(arch, tensors={}, config=config | {key: value}, assets={})
 
 
 @pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)

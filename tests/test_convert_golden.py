@@ -18,8 +18,10 @@ import modelfmt
 
 CHECKPOINTS = (
     "bert",
+    "deepseek-v3",
     "gemma2",
     "gemma3",
+    "gpt-oss",
     "gpt2",
     "llama-spm",
     "llama3-big",
@@ -35,6 +37,7 @@ CHECKPOINTS = (
     "t5",
 )
 DIFFERENCES = {
+    "deepseek-v3": {"deepseek2.expert_gating_func"},  # without it llama.cpp's runtime takes a softmax
     "gemma2": {"tokenizer.ggml.token_type"},  # user-defined pieces keep their type
     "gemma3": {"tokenizer.ggml.token_type"},
 }

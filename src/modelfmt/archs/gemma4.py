@@ -155,6 +155,9 @@ GEMMA4 = DECODER.derive(
         *OTHER_PARTS,
     ),
     refuses=(
+        Refuses("moe and not n_expert", "enable_moe_block goes with num_experts"),
+        Refuses("moe and not n_expert_used", "enable_moe_block goes with top_k_experts"),
+        Refuses("moe and not n_ff_expert", "enable_moe_block goes with moe_intermediate_size"),
         Refuses("bidirectional", "llama.cpp's gemma graphs look backwards only"),
         Refuses("attention_bias", "llama.cpp's gemma4 graph has no biases"),
         Refuses("n_pl and vocab_pl != vocab_size", "llama.cpp's graph has embeddings of all tokens in each layer"),
