@@ -5,7 +5,7 @@ Tables are imported when they are asked for. A new family is one file and its li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,16 @@ from modelfmt.errors import UnsupportedError, UsageError
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "GGUF_WITH_EXPERTS", "HUGGING_FACE", "MODEL_TYPES", "find", "of_gguf"]
+__all__ = [
+    "GGUF",
+    "GGUF_WITH",
+    "GGUF_WITHOUT",
+    "GGUF_WITH_EXPERTS",
+    "HUGGING_FACE",
+    "MODEL_TYPES",
+    "find",
+    "of_gguf",
+]
 
 HUGGING_FACE = {
     "ArceeForCausalLM": "arcee.ARCEE",
@@ -156,6 +165,13 @@ GGUF_WITH_EXPERTS = {"llama": "llama.MIXTRAL"}
 """The same, for files with experts, where that is another table."""
 
 
+GGUF_WITH = {"olmo2": ("attention.sliding_window", "olmo.OLMO3")}
+"""The same, for files with another key behind the architecture's name."""
+
+GGUF_WITHOUT = {"bert": ("token_types.weight", "roberta.DISTILBERT")}
+"""The same, for files without a tensor."""
+
+
 def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
     """The table for a class name, else for a model type, else for a GGUF name: the first one given decides.
 
@@ -172,8 +188,8 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
-def of_gguf(metadata: Mapping[str, Any]) -> Architecture:
-    """The table for a GGUF file, by its metadata.
+def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None) -> Architecture:
+    """The table for a GGUF file, by its metadata and the names of its tensors.
 
     >>> of_gguf({"general.architecture": "llama", "llama.expert_count": 8}).hf
     ('MixtralForCausalLM',)
@@ -181,6 +197,12 @@ def of_gguf(metadata: Mapping[str, Any]) -> Architecture:
     name = str(metadata.get("general.architecture"))
     if metadata.get(f"{name}.expert_count") and name in GGUF_WITH_EXPERTS:
         return _table(GGUF_WITH_EXPERTS[name])
+    key, table = GGUF_WITH.get(name, ("", ""))
+    if table and metadata.get(f"{name}.{key}"):
+        return _table(table)
+    tensor, table = GGUF_WITHOUT.get(name, ("", ""))
+    if table and tensors is not None and tensor not in tensors:
+        return _table(table)
     return find(gguf=name)
 
 

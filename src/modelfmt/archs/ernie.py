@@ -6,7 +6,9 @@ src/models/ernie4-5.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from dataclasses import replace
+
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, kv_heads
 from modelfmt.archs.table import Param, Rope, Row
 
 __all__ = ["ERNIE4_5"]
@@ -21,6 +23,7 @@ ERNIE4_5 = DECODER.derive(
     rope=Rope("norm", theta=500000.0),
     params=(
         kv_heads(2),
+        replace(ATTENTION_BIAS, config="use_bias"),
         Param("head_size", "head_dim", "attention.key_length", default=128, derive="n_embd/n_head"),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),

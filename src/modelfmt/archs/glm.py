@@ -6,7 +6,9 @@ Checked against transformers 5.23 models/glm4/{configuration,modeling}_glm4.py a
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads, targets
+from dataclasses import replace
+
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, kv_heads, targets
 from modelfmt.archs.table import Param, Rope, Row
 
 __all__ = ["GLM4"]
@@ -22,6 +24,7 @@ GLM4 = DECODER.derive(
     without=targets("ffn_gate"),
     params=(
         kv_heads(2),
+        replace(ATTENTION_BIAS, default=True),
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1.5625e-7),

@@ -7,10 +7,10 @@ from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
 from modelfmt.archs.terms import evaluate, holds
-from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, text
+from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, shortest, text
 from modelfmt.errors import CorruptFile
 
-__all__ = ["metadata", "read", "refuse", "restore", "window"]
+__all__ = ["configuration", "layers", "metadata", "read", "refuse", "restore", "window"]
 
 Metadata = dict[str, tuple[str, Any]]
 
@@ -43,12 +43,16 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
 def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors tell.
 
-    Raises CorruptFile. What GGUF does not hold has the table's default, or None.
+    Raises CorruptFile. What GGUF does not hold is what the table says is implied, else its default, or None. Params of
+    one name in config.json are one value.
     """
     scope: dict[str, Any] = {}
+    held = {path: key for key, param in _held(arch, metadata).items() for path in param.paths[:1]}
     for param in arch.params:
         place = f"{arch.gguf}.{param.key}"
-        if param.key and metadata.get(place) is not None:
+        if not param.key and param.paths and param.paths[0] in held:
+            place = held[param.paths[0]]
+        if metadata.get(place) is not None:
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
@@ -58,7 +62,44 @@ def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str,
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
+    found = _held(arch, metadata).values()
+    for param in arch.params:
+        if param.implied and param not in found:
+            value = next(evaluate(term, scope) for condition, term in param.implied if holds(condition, scope))
+            scope[param.name] = bool(value) if param.type == "BOOL" else value
     return scope
+
+
+def configuration(arch: Architecture, scope: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json's part of the params: the inverse of `read`. What it would take an absent key for is left out,
+    unless the file states it.
+
+    Raises CorruptFile for a number that no word of config.json has.
+    """
+    config: dict[str, Any] = {}
+    held = _held(arch, metadata).values()
+    for param in arch.params:
+        value = scope[param.name]
+        # a default of 0 stands for a null
+        if not param.paths or value is None or (value == param.default and not (param in held and value)):
+            continue
+        if param.codes:
+            words = {number: word for word, number in param.codes}
+            if value not in words:
+                raise bad_value(f"{arch.gguf}.{param.key}", value, str(sorted(words)), path="metadata")
+            value = words[value]
+        *outer, name = param.paths[0].split(".")
+        inner = config
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[name] = shortest(value) if param.type == "FLOAT32" else value
+    return config
+
+
+def _held(arch: Architecture, metadata: Mapping[str, Any]) -> dict[str, Param]:
+    """The params that a file states, by their keys."""
+    keys = {f"{arch.gguf}.{param.key}": param for param in arch.params if param.key}
+    return {key: param for key, param in keys.items() if metadata.get(key) is not None}
 
 
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
@@ -103,6 +144,24 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     if slides != _periodic(spec, spec.period, n_layer):
         found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
     return found
+
+
+def layers(spec: Window, arch: Architecture, metadata: Mapping[str, Any], n_layer: int) -> dict[str, Any]:
+    """config.json's part of the sliding window: the inverse of `window`. Raises CorruptFile."""
+    size = metadata.get(f"{arch.gguf}.attention.sliding_window")
+    if size is None:
+        optional = any(param.nullable and param.paths[:1] == (spec.config,) for param in arch.params)
+        return {spec.config: None} if optional else {}
+    key = f"{arch.gguf}.attention.sliding_window_pattern"
+    given = metadata.get(key)
+    if given is None or isinstance(given, int):
+        slides = _periodic(spec, integer(given or spec.period, key, path="metadata"), n_layer)
+    else:
+        slides = [bool(entry) for entry in given]
+        if len(slides) != n_layer:
+            raise bad_value(key, len(slides), f"one entry for each of {n_layer} layers", path="metadata")
+    kinds = ["sliding_attention" if slide else "full_attention" for slide in slides]
+    return {spec.config: integer(size, f"{arch.gguf}.attention.sliding_window", path="metadata"), "layer_types": kinds}
 
 
 def _periodic(spec: Window, period: int, n_layer: int) -> list[bool]:

@@ -6,7 +6,7 @@ src/models/{hunyuan-dense,hunyuan-vl}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_WRITTEN
 from modelfmt.archs.table import Param, Rope, Row
 
 __all__ = ["HUNYUAN_DENSE"]
@@ -21,6 +21,7 @@ HUNYUAN_DENSE = DECODER.derive(
     rope=Rope("neox", alpha=True),
     params=(
         *HEAD_SIZE_WRITTEN,
+        ATTENTION_BIAS,
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
     ),
     rows=(

@@ -6,7 +6,16 @@ src/models/llama.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_GIVEN,
+    HEAD_SIZE_WRITTEN,
+    MLP_BIAS,
+    expert_params,
+    expert_rows,
+    kv_heads,
+)
 from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Loses, Param, Rope, Row
 
@@ -21,7 +30,7 @@ LLAMA = DECODER.derive(
     hf=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"),
     model_type=("llama",),
     rope=Rope("norm", kinds=_KINDS, dimension=True),
-    params=(*HEAD_SIZE_WRITTEN, Param("vocab_size", "vocab_size", "vocab_size")),
+    params=(*HEAD_SIZE_WRITTEN, Param("vocab_size", "vocab_size", "vocab_size"), ATTENTION_BIAS, MLP_BIAS),
     rows=(
         Row(_ATTENTION + "q_proj.weight", _BLOCK + "attn_q.weight", (_Q, "n_embd"), (Permute("n_head"),), "maybe"),
         Row(_ATTENTION + "k_proj.weight", _BLOCK + "attn_k.weight", (_KV, "n_embd"), (Permute("n_head_kv"),), "maybe"),
@@ -36,6 +45,7 @@ LLAMA = DECODER.derive(
 MISTRAL = LLAMA.derive(
     hf=("MistralForCausalLM", "MistralModel"),
     model_type=("mistral",),
+    without=("attention_bias", "mlp_bias"),
     params=(kv_heads(8), Param("sliding_window", "sliding_window", default=4096, nullable=True)),
     loses=(
         Loses(

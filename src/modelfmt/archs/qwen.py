@@ -6,7 +6,15 @@ src/models/{qwen2,qwen3,qwen3moe}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_GIVEN,
+    HEAD_SIZE_WRITTEN,
+    expert_params,
+    expert_rows,
+    kv_heads,
+)
 from modelfmt.archs.table import Loses, Param, Refuses, Row
 
 __all__ = ["QWEN2", "QWEN3", "QWEN3_MOE"]
@@ -50,6 +58,7 @@ QWEN3 = DECODER.derive(
     pooled=True,
     params=(
         kv_heads(32),
+        ATTENTION_BIAS,
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("slides", "use_sliding_window", type="BOOL", default=False),
@@ -77,7 +86,7 @@ QWEN3_MOE = QWEN3.derive(
         kv_heads(4),
         *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length")),
         Param("sparse_step", "decoder_sparse_step", default=1),
-        Param("normalised", "norm_topk_prob", type="BOOL", default=False),
+        Param("normalised", "norm_topk_prob", type="BOOL", default=False, implied=(("", "1"),)),
         Param("max_window_layers", (), default=0),
     ),
     rows=(

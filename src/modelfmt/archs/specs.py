@@ -13,6 +13,7 @@ from modelfmt.ir.ops import (
     AddConstant,
     Concat,
     Constant,
+    Dequantize,
     Expression,
     Reshape,
     RopePermute,
@@ -146,7 +147,7 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
         case Add(value=value):
             return (AddConstant(expr, -value),)
         case Transposed():
-            return (Transpose(expr) if len(expr.shape) > 1 else expr,)
+            return (Transpose(_dense(expr)) if len(expr.shape) > 1 else expr,)
         case Stacked():
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
         case Part():
@@ -160,11 +161,18 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
 
 
 def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
-    """Tensors put together along an axis: the inverse of all parts of a fused source."""
+    """Tensors put together along an axis: the inverse of all parts of a fused source. Parts of several types become
+    float32."""
+    if len({part.stored.name for part in parts}) > 1:
+        parts = tuple(part if part.stored.name == "F32" else Dequantize(part) for part in parts)
     if axis == 0:
         return Concat(parts)
     rows = (tuple(_entry(part, index) for part in parts) for index in range(parts[0].shape[0]))
     return Stack(tuple(joined(row, axis - 1) for row in rows))
+
+
+def _dense(expr: Expression) -> Expression:
+    return expr if expr.stored.dense else Dequantize(expr)
 
 
 def _entry(expr: Expression, index: int) -> Expression:

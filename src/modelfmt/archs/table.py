@@ -56,6 +56,8 @@ class Param:
     config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
     low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
     express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    implied: (condition, term) pairs over all params: what a GGUF file without the key means, where that is not what an
+    absent key of config.json means.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Param:
     omit: Any = None
     nullable: bool = False
     per_layer: bool = False
+    implied: tuple[tuple[str, str], ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ __all__ = [
     "AddConstant",
     "Concat",
     "Constant",
+    "Dequantize",
     "Expression",
     "Leaf",
     "Pad",
@@ -312,6 +313,25 @@ class AddConstant(_Op, frozen=True):
         return (reader.values(self.input, start, stop) + np.float32(self.value)).view(np.uint8)
 
 
+class Dequantize(_Op, frozen=True):
+    """The values as float32, for operations that cannot move codes."""
+
+    input: Expression
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS["F32"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        return reader.values(self.input, start, stop).view(np.uint8)
+
+
 class Pad(_Op, frozen=True):
     """Zero rows appended until the first axis has `rows` entries (vocabulary padding)."""
 
@@ -330,7 +350,7 @@ class Pad(_Op, frozen=True):
         return np.concatenate([held, np.zeros((stop - start - len(held), row_bytes(self)), np.uint8)])
 
 
-Expression = Leaf | Constant | Reshape | RopePermute | Stack | Concat | Slice | Transpose | AddConstant | Pad
+Expression = Leaf | Constant | Reshape | RopePermute | Stack | Concat | Slice | Transpose | AddConstant | Dequantize | Pad
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:

@@ -1,0 +1,317 @@
+"""GGUF to a Hugging Face folder: the inverse of the architecture's table, configuration, tokenizer, safetensors.
+
+Where the file carries what it lacks (`checkpoints.carried`), the folder has the original's bytes; otherwise everything
+is made from the file's own keys. Tensors keep a dense type they have; quantized ones get the 16-bit type that the file
+has beside them, else BF16, which has the range of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from modelfmt.errors import CorruptFile, UnsupportedError, UsageError
+from modelfmt.formats import safetensors
+from modelfmt.ir.encoding import ENCODINGS
+from modelfmt.ir.layout import Entry, FileLayout
+from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Concat, Constant, Dequantize, Expression, Slice, geometry
+from modelfmt.ir.tokenizer import Tokenizer
+from modelfmt.report import Loss, Note
+from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
+from modelfmt.storage import strict_json
+
+__all__ = ["drafts"]
+
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Type -> the name that torch has for it, and config.json."""
+
+SHARD_SIZE = 5 * 10**9
+
+
+@dataclass
+class _Checkpoint:
+    """The folder before a type is chosen. original: the types that tensors had. layouts: the weights' files then."""
+
+    tensors: dict[str, Expression]
+    files: dict[str, bytes]
+    original: dict[str, str] = field(default_factory=dict)
+    layouts: tuple[FileLayout, ...] = ()
+    losses: list[Loss] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
+def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]:
+    """One draft for each type of quants: "auto" (see above), F32, F16 or BF16.
+
+    Raises UnsupportedError (a source that is not GGUF, an architecture without a table, tensors that are not those of
+    the table), UsageError (a type that is not dense), CorruptFile.
+    """
+    if model.format != "gguf":
+        raise UnsupportedError(
+            "only a GGUF file becomes a Hugging Face folder", code="source-kind", path=model.path, found=model.format
+        )
+    for quant in quants:
+        if quant != "auto" and quant not in DTYPES:
+            raise UsageError(
+                "a Hugging Face folder holds dense types only",
+                code="quant-container",
+                found=quant,
+                allowed="auto, " + ", ".join(DTYPES),
+            )
+    reader = _Reader(model)
+    return [_draft(reader.checkpoint(quant), quant, options) for quant in quants]
+
+
+def _draft(checkpoint: _Checkpoint, quant: str, options: Options) -> Draft:
+    usual = _usual_type(checkpoint.tensors) if quant == "auto" else quant
+    losses, notes = list(checkpoint.losses), list(checkpoint.notes)
+    chosen: dict[str, DraftTensor] = {}
+    for name, expr in checkpoint.tensors.items():
+        source, target, reason = expr.stored, usual, "as asked"
+        if source.dense and source.element.kind != "float":
+            target, reason = source.name, "kept"
+        elif quant == "auto" and name in checkpoint.original:
+            target, reason = checkpoint.original[name], "as in the original"
+        elif quant == "auto":
+            target, reason = (source.name, "kept") if source.dense else (usual, "the type beside it")
+        chosen[name] = DraftTensor(expr, target, reason=reason)
+        if not source.dense and target != "F32":
+            losses.append(Loss("narrowed", name, f"values of {source.name} to {target}"))
+        elif not reason.startswith("as in"):
+            losses += narrowing(name, source.name, target)
+    quantized = sum(not expr.stored.dense for expr in checkpoint.tensors.values())
+    if quantized and checkpoint.original:
+        detail = f"the file holds {quantized} tensors quantized: their values are not the original's"
+        notes.append(Note("weights", detail))
+    entries = [Entry(name, tensor.encoding, tensor.expr.shape) for name, tensor in chosen.items()]
+    build = _Build(entries, checkpoint, options)
+    return Draft(quant, chosen, build, losses, notes, folder=True)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Lays the folder out: the original's files where every tensor is as it was there, else new ones."""
+
+    entries: list[Entry]
+    checkpoint: _Checkpoint
+    options: Options
+
+    def __call__(self, stem: str) -> list[FileLayout]:
+        weights = self._original() or self._new()
+        small = [FileLayout(name, len(data), data, ()) for name, data in self.checkpoint.files.items()]
+        return [*weights, *(layout for layout in small if not layout.name.endswith(".index.json"))]
+
+    def _original(self) -> list[FileLayout]:
+        wanted = {entry.name: entry for entry in self.entries}
+        placed = {tensor.name: tensor for layout in self.checkpoint.layouts for tensor in layout.tensors}
+        same = wanted.keys() == placed.keys() and all(
+            (tensor.encoding, tensor.shape) == (wanted[name].encoding, wanted[name].shape)
+            for name, tensor in placed.items()
+        )
+        if not same or self.options.split_size is not None:
+            return []
+        indices = {name: data for name, data in self.checkpoint.files.items() if name.endswith(".index.json")}
+        return [*self.checkpoint.layouts, *(FileLayout(name, len(data), data, ()) for name, data in indices.items())]
+
+    def _new(self) -> list[FileLayout]:
+        size = self.options.split_size or SHARD_SIZE
+        layouts, index = safetensors.layout(self.entries, metadata={"format": "pt"}, shard_size=size, stem="model")
+        if index is None:
+            (whole,) = layouts
+            return [FileLayout("model.safetensors", whole.size, whole.header, whole.tensors)]
+        return [*layouts, FileLayout("model.safetensors.index.json", len(index), index, ())]
+
+
+class _Reader:
+    """What a GGUF file says of the checkpoint that it was made from."""
+
+    def __init__(self, model: Model) -> None:
+        from modelfmt import archs
+        from modelfmt.archs import unbind
+        from modelfmt.checkpoints import carried
+
+        self.model = model
+        self.carried = carried.read(model.metadata, model.extras["gguf"]["types"])
+        self.notes: list[Note] = []
+        self.losses: list[Loss] = []
+        self.config = self._carried_config()
+        exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
+        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
+        if self.config is None:
+            arch = archs.of_gguf(model.metadata, exprs.keys())
+        else:
+            classes = self.config.get("architectures")
+            first = classes[0] if isinstance(classes, list) and classes else None
+            arch = archs.find(hf_class=first, model_type=self.config.get("model_type"))
+        self.unbound = unbind.to_huggingface(
+            arch, tensors=exprs, metadata=model.metadata, config=self.config, names=dict.fromkeys(names)
+        )
+        self.tokenizer = self._tokenizer()
+
+    def checkpoint(self, quant: str) -> _Checkpoint:
+        """The folder in one type."""
+        tensors = self._tensors()
+        placed = {tensor.name: tensor for layout in self.carried.layouts for tensor in layout.tensors}
+        original = {name: tensor.encoding for name, tensor in placed.items()}
+        losses = [*self.losses]
+        losses += [Loss("dropped", name, "the file does not hold it") for name in placed if name not in tensors]
+        usual = _usual_type(tensors) if quant == "auto" else quant
+        files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == "auto")
+        return _Checkpoint(tensors, files, original, self.carried.layouts, losses, self.notes)
+
+    def _carried_config(self) -> dict[str, Any] | None:
+        from modelfmt.archs.values import CONFIG
+
+        if CONFIG not in self.carried.files:
+            return None
+        if not self.carried.same_architecture:
+            detail = "the keys of the architecture were changed since config.json was written beside them: made anew"
+            self.notes.append(Note(CONFIG, detail))
+            return None
+        found = strict_json.parse(self.carried.files[CONFIG], path=CONFIG, non_finite=True)
+        if not isinstance(found, dict):
+            raise CorruptFile("not a JSON object", code="json", path=CONFIG, found=type(found).__name__)
+        return found
+
+    def _tensors(self) -> dict[str, Expression]:
+        """Tensors by name, with the rows that were carried because they cannot be computed."""
+        found = {tensor.name: tensor.expr for tensor in self.unbound.tensors}
+        placed = {tensor.name: tensor for layout in self.carried.layouts for tensor in layout.tensors}
+        for name, data in self.carried.tensors.items():
+            if name in placed:
+                found[name] = _with_rows(name, data, placed[name].encoding, placed[name].shape, found.get(name))
+        order = {name: index for index, name in enumerate(placed)}
+        return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
+
+    def _tokenizer(self) -> Tokenizer | None:
+        from modelfmt.tokenizers.from_gguf import from_metadata
+
+        try:
+            return from_metadata(self.model.metadata)
+        except UnsupportedError as error:
+            self.losses.append(Loss("dropped", "tokenizer", str(error)))
+            return None
+
+    def _tokenizer_files(self, losses: list[Loss]) -> dict[str, bytes]:
+        from modelfmt.checkpoints import carried
+        from modelfmt.tokenizers import rebuild
+
+        files = {name: data for name, data in self.carried.files.items() if carried.of_tokenizer(name)}
+        if files and self.carried.same_tokenizer and (len(files) > 1 or self.carried.layouts):
+            return files
+        if files and not self.carried.same_tokenizer:
+            detail = "the keys of the tokenizer were changed since its files were written beside them: made anew"
+            self.notes.append(Note("tokenizer", detail))
+        if self.tokenizer is None:
+            return {}
+        try:
+            made = rebuild.rebuild(self.tokenizer, context_length=self.unbound.hparams.get("n_ctx"))
+        except UnsupportedError as error:
+            losses.append(Loss("dropped", "tokenizer", str(error)))
+            return {}
+        losses += [Loss("approximated", "tokenizer", note.message) for note in made.notes if note.lossy]
+        self.notes += [Note("tokenizer", note.message) for note in made.notes if not note.lossy]
+        alone = files if self.carried.same_tokenizer else {}  # tokenizer.json, as the specification of GGUF has it
+        return made.files | alone
+
+    def _configuration_files(self, dtype: str, *, kept: bool) -> dict[str, bytes]:
+        from modelfmt.archs.values import CONFIG
+        from modelfmt.checkpoints import carried
+        from modelfmt.tokenizers.rebuild import pretty
+
+        others = {name: data for name, data in self.carried.files.items() if not carried.of_tokenizer(name)}
+        if self.config is not None:
+            if not kept:
+                stated = [key for key in ("dtype", "torch_dtype") if key in self.config] or ["dtype"]
+                others[CONFIG] = pretty(self.config | dict.fromkeys(stated, DTYPES[dtype]))
+            return others
+        made = {CONFIG: self._configuration(dtype)} | self._generation() | self._pooling()
+        return {name: data for name, data in others.items() if name not in made} | {
+            name: pretty(value) for name, value in made.items() if value
+        }
+
+    def _configuration(self, dtype: str) -> dict[str, Any]:
+        from modelfmt.archs import configuration
+
+        return configuration.configuration(
+            self.unbound,
+            metadata=self.model.metadata,
+            factors={name: self._values(expr) for name, expr in self.unbound.constants.items()},
+            special=self._special(),
+            dtype=DTYPES[dtype],
+        )
+
+    def _generation(self) -> dict[str, Any]:
+        """generation_config.json: every token that ends a text, and how to sample."""
+        from modelfmt.archs.values import shortest
+        from modelfmt.checkpoints.general import SAMPLING
+
+        if self.unbound.architecture.graph.get("block") == "encoder":
+            return {}
+        ids = self._special()
+        ends = [ids[role] for role in ("eos", "eot", "eom") if role in ids]
+        found: dict[str, Any] = {f"{role}_token_id": ids[role] for role in ("bos", "pad") if role in ids}
+        if ends:
+            found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        for key, name, _ in SAMPLING:
+            value = self.model.metadata.get(f"general.sampling.{key}")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[name] = shortest(value) if isinstance(value, float) else value
+        return {"generation_config.json": found}
+
+    def _pooling(self) -> dict[str, Any]:
+        from modelfmt.archs import pooling
+
+        kind = self.model.metadata.get(f"{self.unbound.architecture.gguf}.pooling_type")
+        if not self.unbound.architecture.pooled or not isinstance(kind, int):
+            return {}
+        return pooling.decode(kind, self.unbound.hparams["n_embd"]) or {}
+
+    def _special(self) -> Mapping[str, int]:
+        from modelfmt.tokenizers.rebuild import special_ids
+
+        return {} if self.tokenizer is None else special_ids(self.tokenizer)
+
+    def _values(self, expr: Expression) -> list[float]:
+        from modelfmt.tiles import Evaluator
+
+        n_rows, n_cols = geometry(expr.shape, expr.stored)
+        if n_rows * n_cols > 1 << 16:
+            raise CorruptFile(
+                "a table of rope factors is too long", code="tensor-shape", path=self.model.path, found=list(expr.shape)
+            )
+        return [float(value) for value in Evaluator(self.model.files).values(expr, 0, n_rows).reshape(-1)]
+
+
+def _with_rows(
+    name: str, data: bytes, encoding: str, shape: tuple[int, ...], rest: Expression | None
+) -> Expression:
+    """A tensor whose first rows are these bytes."""
+    stored = ENCODINGS[encoding]
+    n_rows, n_cols = geometry(shape, stored)
+    kept, over = divmod(len(data), stored.row_bytes(n_cols) or 1)
+    if over or kept > n_rows or (kept < n_rows and (rest is None or rest.shape != shape or len(shape) != 2)):
+        raise CorruptFile(
+            "carried bytes that do not fit their tensor", code="carried-tensor", place=name, found=len(data)
+        )
+    if kept == n_rows or rest is None:
+        return Constant(data, shape, encoding)
+    first: Expression = Constant(data, (kept, *shape[1:]), encoding)
+    parts: tuple[Expression, ...] = (first, Slice(rest, 0, kept, n_rows))
+    if rest.stored.name != encoding:
+        parts = tuple(part if part.stored.name == "F32" else Dequantize(part) for part in parts)
+    return Concat(parts)
+
+
+def _usual_type(tensors: Mapping[str, Expression]) -> str:
+    """The dense type of most weights; where they are quantized, the 16-bit type beside them, else BF16."""
+    counts = dict.fromkeys(DTYPES, 0)
+    for expr in tensors.values():
+        if expr.stored.name in counts and len(expr.shape) > 1:
+            counts[expr.stored.name] += prod(expr.shape)
+    if any(not expr.stored.dense for expr in tensors.values()):
+        return "F16" if counts["F16"] > counts["BF16"] else "BF16"
+    return max(counts, key=lambda name: counts[name]) if any(counts.values()) else "F32"
