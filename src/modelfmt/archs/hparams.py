@@ -92,7 +92,10 @@ def configuration(arch: Architecture, scope: Mapping[str, Any], metadata: Mappin
         inner = config
         for part in outer:
             inner = inner.setdefault(part, {})
-        inner[name] = shortest(value) if param.type == "FLOAT32" else value
+        if param.type == "FLOAT32":
+            value = shortest(value)
+            value = int(value) if type(param.default) is int and value.is_integer() else value
+        inner[name] = value
     return config
 
 
@@ -151,7 +154,7 @@ def layers(spec: Window, arch: Architecture, metadata: Mapping[str, Any], n_laye
     size = metadata.get(f"{arch.gguf}.attention.sliding_window")
     if size is None:
         optional = any(param.nullable and param.paths[:1] == (spec.config,) for param in arch.params)
-        return {spec.config: None} if optional else {}
+        return {spec.config: None, "layer_types": ["full_attention"] * n_layer} if optional else {}
     key = f"{arch.gguf}.attention.sliding_window_pattern"
     given = metadata.get(key)
     if given is None or isinstance(given, int):

@@ -271,9 +271,9 @@ class _Reader:
         return pooling.decode(kind, self.unbound.hparams["n_embd"]) or {}
 
     def _special(self) -> Mapping[str, int]:
-        from modelfmt.tokenizers.rebuild import special_ids
+        from modelfmt.tokenizers.rebuild import named_ids
 
-        return {} if self.tokenizer is None else special_ids(self.tokenizer)
+        return {} if self.tokenizer is None else named_ids(self.tokenizer)
 
     def _values(self, expr: Expression) -> list[float]:
         from modelfmt.tiles import Evaluator

@@ -17,14 +17,16 @@ import msgspec
 from ..errors import UnsupportedError
 from ..ir.tokenizer import Note, Tokenizer, TokenType
 from .pretable import GPT2, NAMES, SPLITS
+from .sentencepiece import BPE, UNIGRAM, Piece, SentencePieceModel, write_model
 from .vocabulary import WORD_START
 
-__all__ = ["Rebuilt", "rebuild", "special_ids"]
+__all__ = ["Rebuilt", "named_ids", "rebuild"]
 
 Json = dict[str, Any]
 
 _SPECIAL_TYPES = (TokenType.CONTROL, TokenType.UNKNOWN)
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""Those that tokenizer_config.json has names for."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class _Runtime:
     add_bos: bool = False
     add_eos: bool = False
 
+
+_SENTENCEPIECE = {"llama": "tokenizer.model", "t5": "spiece.model"}
+"""The kinds that a SentencePiece model says exactly, and what its file is called."""
 
 _RUNTIME = {
     "llama": _Runtime({"bos": 1, "eos": 2, "unk": 0}, add_bos=True),
@@ -68,8 +73,9 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
     if repeated:
         message = f"{repeated} tokens repeat another's text; tokenizer.json can give a text one id only"
         notes.append(Note("duplicate-token", message, lossy=True))
-    names = {f"{role}_token": tok.tokens[token_id] for role, token_id in _named(tok).items()}
-    settings: Json = {**names, "clean_up_tokenization_spaces": tok.model == "bert"}
+    names = {f"{role}_token": tok.tokens[token_id] for role, token_id in named_ids(tok).items() if role in _ROLES}
+    settings: Json = {**names, "clean_up_tokenization_spaces": False}
+    settings |= {f"add_{role}_token": flag for role, flag in (("bos", tok.add_bos), ("eos", tok.add_eos)) if flag is not None}
     if context_length:
         settings["model_max_length"] = context_length
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -78,6 +84,8 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
         "tokenizer_config.json": pretty(settings),
         "special_tokens_map.json": pretty(names),
     }
+    if tok.model in _SENTENCEPIECE and tok.scores is not None:
+        files[_SENTENCEPIECE[tok.model]] = write_model(_model(tok))
     if tok.chat_template is not None:
         files["chat_template.jinja"] = tok.chat_template.encode()
     for name, template in tok.chat_templates.items():
@@ -88,9 +96,20 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
     return Rebuilt(files, tuple(notes))
 
 
-def special_ids(tok: Tokenizer) -> dict[str, int]:
+def named_ids(tok: Tokenizer) -> dict[str, int]:
+    """The id of each special token, by the roles of a Hugging Face folder: BERT's first and last have their own."""
+    ids = _special_ids(tok)
+    if tok.model != "bert":
+        return ids
+    own = {"cls": ids.get("cls", ids.get("bos")), "sep": ids.get("sep", ids.get("eos")), **ids}
+    return {role: token_id for role, token_id in own.items() if role not in ("bos", "eos") and token_id is not None}
+
+
+def _special_ids(tok: Tokenizer) -> dict[str, int]:
     """The id of each special token, with those that the runtime takes for granted."""
     implied = {role: token_id for role, token_id in _RUNTIME[tok.model].ids.items() if token_id < len(tok)}
+    if "unk" in implied and TokenType.UNKNOWN in tok.token_types:
+        implied["unk"] = tok.token_types.index(TokenType.UNKNOWN)
     return {**implied, **tok.special}
 
 
@@ -154,7 +173,7 @@ def _wordpiece(tok: Tokenizer) -> _Kind:
     lowercase = tok.lowercase is not False
     normalizer = _typed("BertNormalizer", clean_text=True, handle_chinese_chars=True)
     normalizer |= {"strip_accents": tok.strip_accents, "lowercase": lowercase}
-    unknown = tok.tokens[special_ids(tok)["unk"]] if "unk" in special_ids(tok) else "[UNK]"
+    unknown = tok.tokens[_special_ids(tok)["unk"]] if "unk" in _special_ids(tok) else "[UNK]"
     model = _typed("WordPiece", unk_token=unknown, continuing_subword_prefix="##", max_input_chars_per_word=100)
     model["vocab"] = vocab
     decoder = _typed("WordPiece", prefix="##", cleanup=True)
@@ -171,7 +190,7 @@ def _unigram(tok: Tokenizer) -> _Kind:
         for pattern, content in ((r"\A +| +\z", ""), (" {2,}", " ")):  # Strip would take line ends as well
             normalizers.append(_typed("Replace", pattern={"Regex": pattern}, content=content))
     spaces = {"replacement": WORD_START, "prepend_scheme": "always" if prefix else "never", "split": True}
-    model = _typed("Unigram", unk_id=special_ids(tok).get("unk"), vocab=_pieces(tok), byte_fallback=False)
+    model = _typed("Unigram", unk_id=_special_ids(tok).get("unk"), vocab=_pieces(tok), byte_fallback=False)
     return _Kind(
         model,
         _typed("Metaspace", **spaces),
@@ -207,12 +226,41 @@ def merges_by_score(tok: Tokenizer) -> list[str]:
     return [pair for *_, pair in found]
 
 
+def _model(tok: Tokenizer) -> SentencePieceModel:
+    """The SentencePiece model. It has one unknown piece, no text twice and none that is empty."""
+    ids = _special_ids(tok)
+    unknown = ids.get("unk", 0)
+    pieces = []
+    for token_id, text in enumerate(tok.tokens):
+        kind = TokenType(tok.token_types[token_id])
+        if token_id == unknown:
+            kind = TokenType.UNKNOWN
+        elif kind == TokenType.UNKNOWN:
+            kind = TokenType.CONTROL
+        elif kind == TokenType.USER_DEFINED:
+            text = text.replace(" ", WORD_START)
+        pieces.append(Piece(text, tok.scores[token_id] if tok.scores else 0.0, kind))
+    unigram = tok.model == "t5"
+    return SentencePieceModel(
+        tuple(pieces),
+        UNIGRAM if unigram else BPE,
+        unknown,
+        ids.get("bos", -1),
+        ids.get("eos", -1),
+        ids.get("pad", -1),
+        normalizer="user_defined" if tok.precompiled_charsmap else "identity",
+        precompiled_charsmap=tok.precompiled_charsmap or b"",
+        add_dummy_prefix=tok.add_space_prefix is not False,
+        remove_extra_whitespaces=bool(tok.remove_extra_whitespaces),
+    )
+
+
 def _bpe(tok: Tokenizer, merges: Any, *, unknown: bool = False, ignore_merges: bool = False) -> Json:
     vocab: dict[str, int] = {}
     for token_id, text in enumerate(tok.tokens):
         if tok.token_types[token_id] != TokenType.UNUSED:
             vocab.setdefault(text, token_id)
-    unk = special_ids(tok).get("unk") if unknown else None
+    unk = _special_ids(tok).get("unk") if unknown else None
     return _typed(
         "BPE",
         dropout=None,
@@ -256,7 +304,7 @@ def _added(tok: Tokenizer) -> list[Json]:
 
 def _post_processor(tok: Tokenizer) -> Json | None:
     """bos first, eos last, a separator between two texts; what byte-level BPE has where nothing is added."""
-    ids, runtime = special_ids(tok), _RUNTIME[tok.model]
+    ids, runtime = _special_ids(tok), _RUNTIME[tok.model]
     named = next((row for row in NAMES if row.name == tok.pre), None) if tok.model == "gpt2" else None
     add_bos = tok.add_bos if tok.add_bos is not None else runtime.add_bos or bool(named and named.add_bos)
     add_eos = tok.add_eos if tok.add_eos is not None else runtime.add_eos
@@ -284,15 +332,6 @@ def _template(tok: Tokenizer, first: list[int], between: list[int], last: list[i
     used = {tok.tokens[i]: i for i in (*first, *between, *last)}
     tokens = {text: {"id": text, "ids": [i], "tokens": [text]} for text, i in used.items()}
     return _typed("TemplateProcessing", single=[*head, sequence[0], *tail], pair=pair, special_tokens=tokens)
-
-
-def _named(tok: Tokenizer) -> dict[str, int]:
-    """The roles that tokenizer_config.json names; BERT's first and last token have names of their own there."""
-    ids = special_ids(tok)
-    if tok.model == "bert":
-        ids = {"cls": ids.get("cls", ids.get("bos")), "sep": ids.get("sep", ids.get("eos")), **ids}
-        ids = {role: token_id for role, token_id in ids.items() if role not in ("bos", "eos") and token_id is not None}
-    return {role: ids[role] for role in _ROLES if role in ids}
 
 
 def _byte_level_step(*, use_regex: bool) -> Json:
