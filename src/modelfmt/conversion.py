@@ -276,7 +276,9 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
 def _free_folder(folder: Path, draft: Draft) -> Path:
     """The folder, if no weights lie in it that readers would take for the new ones'."""
     ours = {layout.name for layout in draft.build("model")}
-    held = sorted(path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern))
+    held = sorted(
+        path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern)
+    )
     others = [name for name in held if name not in ours]
     if others:
         raise DestinationExists(

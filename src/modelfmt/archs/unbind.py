@@ -105,9 +105,7 @@ def _scope(
     return scope
 
 
-def _chosen(
-    arch: Architecture, slots: list[Slot], scope: Scope, names: Collection[str]
-) -> tuple[Slot, list[str]]:
+def _chosen(arch: Architecture, slots: list[Slot], scope: Scope, names: Collection[str]) -> tuple[Slot, list[str]]:
     """The layout of a tensor, and what its sources are called: as in the original where it is known."""
     for slot in slots if names else ():
         for template in slot.row.sources:

@@ -103,7 +103,9 @@ def _kind(file: _File) -> str:
     kind = text(file.metadata.get(key) or "none", key, _PATH)
     kind = "default" if kind == "none" else kind
     if kind not in _KINDS or kind not in file.spec.kinds or kind in ("llama3", "longrope"):
-        raise refused(key, kind, "config.json of this architecture has no such rope", allowed=file.spec.kinds, path=_PATH)
+        raise refused(
+            key, kind, "config.json of this architecture has no such rope", allowed=file.spec.kinds, path=_PATH
+        )
     return kind
 
 
@@ -120,9 +122,7 @@ def _linear(file: _File) -> Settings:
 def _yarn(file: _File) -> Settings:
     factor = file.number("scaling.factor")
     found: Settings = {"factor": factor, "original_max_position_embeddings": file.original_context}
-    found |= {
-        name: file.number(f"scaling.{key}") for name, key in YARN_EXTRAS.items() if file.has(f"scaling.{key}")
-    }
+    found |= {name: file.number(f"scaling.{key}") for name, key in YARN_EXTRAS.items() if file.has(f"scaling.{key}")}
     if file.has("scaling.attn_factor"):
         found.setdefault("attention_factor", shortest(file.number("scaling.attn_factor") * mscale(factor)))
     return found

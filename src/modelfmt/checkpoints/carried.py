@@ -43,7 +43,16 @@ _FILE, _HEADER, _TENSOR, _DIGEST = (f"modelfmt.{part}." for part in ("file", "sa
 _FILE_LIMIT = 64 << 20
 _TENSOR_LIMIT = 64 << 10
 _INDEX = "*.safetensors.index.json"
-_TOKENIZER_FILES = ("token*", "special*", "added*", "chat_template*", "additional_chat*", "*vocab*", "merges*", "*.model")
+_TOKENIZER_FILES = (
+    "token*",
+    "special*",
+    "added*",
+    "chat_template*",
+    "additional_chat*",
+    "*vocab*",
+    "merges*",
+    "*.model",
+)
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,10 @@ def _missing_rows(name: str, expr: Expression, again: Expression | None, model: 
     from modelfmt.tiles import Evaluator
 
     rows = Evaluator(model.files).rows(again, 0, n_rows)
-    same = encode_rows(rows, again.stored.name, expr.stored.name, n_cols).tobytes() == model[name].rows(0, n_rows).tobytes()
+    same = (
+        encode_rows(rows, again.stored.name, expr.stored.name, n_cols).tobytes()
+        == model[name].rows(0, n_rows).tobytes()
+    )
     return 0 if same else n_rows
 
 
@@ -210,5 +222,7 @@ def _safe(name: str, patterns: tuple[str, ...]) -> str:
     """A relative name of a kind that is expected here. Raises UnsafePath."""
     contained("", name, named_in="metadata")
     if name.count("/") > 3 or not any(fnmatchcase(name.rpartition("/")[2], pattern) for pattern in patterns):
-        raise UnsafePath("a carried file with an unexpected name", path="metadata", found=name, allowed=", ".join(patterns))
+        raise UnsafePath(
+            "a carried file with an unexpected name", path="metadata", found=name, allowed=", ".join(patterns)
+        )
     return name

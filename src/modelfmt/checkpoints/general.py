@@ -16,7 +16,17 @@ from typing import Any, NamedTuple
 
 from modelfmt.report import Note
 
-__all__ = ["SAMPLING", "ModelId", "ParameterCount", "Row", "count_parameters", "metadata", "size_label", "split_model_id", "title"]
+__all__ = [
+    "SAMPLING",
+    "ModelId",
+    "ParameterCount",
+    "Row",
+    "count_parameters",
+    "metadata",
+    "size_label",
+    "split_model_id",
+    "title",
+]
 
 Row = tuple[str, str, Any]
 """Key, GGUF type, value."""

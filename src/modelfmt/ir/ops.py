@@ -350,7 +350,9 @@ class Pad(_Op, frozen=True):
         return np.concatenate([held, np.zeros((stop - start - len(held), row_bytes(self)), np.uint8)])
 
 
-Expression = Leaf | Constant | Reshape | RopePermute | Stack | Concat | Slice | Transpose | AddConstant | Dequantize | Pad
+Expression = (
+    Leaf | Constant | Reshape | RopePermute | Stack | Concat | Slice | Transpose | AddConstant | Dequantize | Pad
+)
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:

@@ -286,9 +286,7 @@ class _Reader:
         return [float(value) for value in Evaluator(self.model.files).values(expr, 0, n_rows).reshape(-1)]
 
 
-def _with_rows(
-    name: str, data: bytes, encoding: str, shape: tuple[int, ...], rest: Expression | None
-) -> Expression:
+def _with_rows(name: str, data: bytes, encoding: str, shape: tuple[int, ...], rest: Expression | None) -> Expression:
     """A tensor whose first rows are these bytes."""
     stored = ENCODINGS[encoding]
     n_rows, n_cols = geometry(shape, stored)

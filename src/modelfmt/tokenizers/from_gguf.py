@@ -116,5 +116,10 @@ def _scalar(value: Any, kind: type, key: str) -> Any:
 
 def _wrong(key: str, found: Any, allowed: str) -> CorruptFile:
     return CorruptFile(
-        "wrong type of metadata", code="metadata-type", path=_PATH, place=key, found=type(found).__name__, allowed=allowed
+        "wrong type of metadata",
+        code="metadata-type",
+        path=_PATH,
+        place=key,
+        found=type(found).__name__,
+        allowed=allowed,
     )

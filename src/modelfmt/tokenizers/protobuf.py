@@ -54,8 +54,8 @@ def fields(message: bytes | memoryview, *, path: str, base: int = 0) -> Iterator
 def message(rows: Iterable[tuple[int, int | bool | float | str | bytes]]) -> bytes:
     """A message of (field number, value) pairs: floats are 32 bits wide, other numbers varints.
 
-    >>> message([(1, 150), (2, "a")])
-    b'\x08\x96\x01\x12\x01a'
+    >>> message([(1, 150), (2, "a")]).hex()
+    '089601120161'
     """
     out = bytearray()
     for number, value in rows:

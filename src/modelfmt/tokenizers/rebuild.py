@@ -75,7 +75,9 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
         notes.append(Note("duplicate-token", message, lossy=True))
     names = {f"{role}_token": tok.tokens[token_id] for role, token_id in named_ids(tok).items() if role in _ROLES}
     settings: Json = {**names, "clean_up_tokenization_spaces": False}
-    settings |= {f"add_{role}_token": flag for role, flag in (("bos", tok.add_bos), ("eos", tok.add_eos)) if flag is not None}
+    settings |= {
+        f"add_{role}_token": flag for role, flag in (("bos", tok.add_bos), ("eos", tok.add_eos)) if flag is not None
+    }
     if context_length:
         settings["model_max_length"] = context_length
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
