@@ -1,4 +1,4 @@
-"""GGUF becomes a Hugging Face folder: the original's bytes where the file carries them, the original's logits anyway."""
+"""GGUF becomes a Hugging Face folder: with the original's bytes where they are carried, with its logits anyway."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_a_folder_with_other_weights_is_left_alone(golden: Path, tmp_path: Path)
     folder = tmp_path / "back"
     folder.mkdir()
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"x")
-    with pytest.raises(DestinationExists, match="other weights"):
+    with pytest.raises(DestinationExists, match="files of another model"):
         modelfmt.convert(tmp_path / "model.gguf", folder, overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["model-00001-of-00002.safetensors"]
 
@@ -291,6 +291,8 @@ def test_names_say_what_is_made(golden: Path, tmp_path: Path) -> None:
         assert modelfmt.plan(tmp_path / "model.gguf", dest).recipe["to"] == "huggingface"
     with pytest.raises(UsageError, match="cannot tell"):
         modelfmt.plan(tmp_path / "model.gguf", tmp_path / "new.folder")
+    with pytest.raises(UsageError, match="that of a file"):
+        modelfmt.plan(tmp_path / "model.gguf", tmp_path / "new.safetensors", to="huggingface")
     with pytest.raises(UnsupportedError, match="only a GGUF file"):
         modelfmt.plan(golden / "checkpoints" / "qwen2", tmp_path / "plain", to="huggingface")
 

@@ -1,4 +1,4 @@
-"""Texts that no one would think of: a seeded mixture of words, scripts, digits, runs, spaces and a tokenizer's own tokens."""
+"""Texts that no one would think of: words, scripts, digits, runs, spaces and a tokenizer's own tokens, seeded."""
 
 from __future__ import annotations
 

@@ -274,15 +274,21 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
 
 
 def _free_folder(folder: Path, draft: Draft) -> Path:
-    """The folder, if no weights lie in it that readers would take for the new ones'."""
+    """The folder, if no weights or tokenizer files lie in it that readers would take for the new ones'."""
+    from modelfmt.checkpoints.huggingface import ASSETS
+
+    if folder.suffix in _suffixes() and not folder.is_dir():
+        raise UsageError("the name is that of a file", code="name-format", found=folder.name, allowed="a folder")
     ours = {layout.name for layout in draft.build("model")}
-    held = sorted(
-        path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern)
-    )
-    others = [name for name in held if name not in ours]
+    patterns = ("*.safetensors", *(pattern for pattern in ASSETS if pattern.startswith(("*", "merges"))))
+    held = {path.name for pattern in patterns for path in folder.glob(pattern)} - ours
+    others = sorted(name for name in held if not name.endswith(".md"))
     if others:
         raise DestinationExists(
-            "the folder holds other weights", path=folder, found=", ".join(others[:5]), hint="name another folder"
+            "the folder holds files of another model",
+            path=folder,
+            found=", ".join(others[:5]),
+            hint="name another folder",
         )
     return folder
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelInfo", "TensorInfo", "formats", "inspect"]
 
 _SHOWN_ELEMENTS = 8
+_SHOWN_TEXT, _SHOWN_BEGINNING = 1 << 16, 80
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -29,7 +30,8 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model's headers. metadata: long arrays are shortened to their first elements and a count."""
+    """A model's headers. metadata: long arrays and texts (beyond 64 Ki) are shortened to their beginning and
+    a count."""
 
     path: str
     format: str
@@ -76,12 +78,14 @@ def inspect(source: Source, *, tensors: bool = True) -> ModelInfo:
 def formats() -> tuple[FormatInfo, ...]:
     """Every container and folder convention that modelfmt knows."""
     folder = FormatInfo(
-        "huggingface", (), b"", False, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
+        "huggingface", (), b"", True, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
     )
     return (folder, *FORMATS.values())
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _SHOWN_TEXT:
+        return {"length": len(value), "first": value[:_SHOWN_BEGINNING]}
     if isinstance(value, str | bytes) or not hasattr(value, "__len__") or isinstance(value, Mapping):
         return value
     first = list(value[:_SHOWN_ELEMENTS])

@@ -185,7 +185,7 @@ def _candidates(
 
 
 _KINDS: dict[str, Callable[[_File], Settings]] = {
-    "default": lambda file: {},
+    "default": lambda _: {},
     "linear": _linear,
     "yarn": _yarn,
     "llama3": _llama3,

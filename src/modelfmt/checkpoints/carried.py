@@ -40,7 +40,7 @@ Entry = tuple[str, str, Any]
 
 TOKENIZER_JSON = "tokenizer.huggingface.json"
 _FILE, _HEADER, _TENSOR, _DIGEST = (f"modelfmt.{part}." for part in ("file", "safetensors", "tensor", "digest"))
-_FILE_LIMIT = 64 << 20
+_FILES_LIMIT = 96 << 20  # of a header's 256 MiB
 _TENSOR_LIMIT = 64 << 10
 _INDEX = "*.safetensors.index.json"
 _TOKENIZER_FILES = (
@@ -52,6 +52,7 @@ _TOKENIZER_FILES = (
     "*vocab*",
     "merges*",
     "*.model",
+    "*.tiktoken",
 )
 
 
@@ -80,6 +81,7 @@ def entries(model: Model, bound: Bound, written: Iterable[Entry]) -> tuple[list[
     root = Path(model.path) if Path(model.path).is_dir() else Path(model.path).parent
     found: list[Entry] = []
     notes: list[Note] = []
+    total = 0
     shards = [Path(path) for path in model.extras["huggingface"]["shards"]]
     paths = {model.assets.path(name): None for name in model.assets}
     paths |= {path: None for folder in {shard.parent for shard in shards} for path in sorted(folder.glob(_INDEX))}
@@ -87,8 +89,10 @@ def entries(model: Model, bound: Bound, written: Iterable[Entry]) -> tuple[list[
         name = path.relative_to(root).as_posix()
         contained(path.parent, path.name, named_in=root)
         size = model.files.size(str(path))
-        if size > _FILE_LIMIT:
-            notes.append(Note(name, f"{size} bytes: too long to be carried along"))
+        total += size
+        if total > _FILES_LIMIT:
+            notes.append(Note(name, f"{size} bytes: not carried along, the limit for all files is {_FILES_LIMIT}"))
+            total -= size
         else:
             found.append(_file(name, model.files.read(str(path), 0, size)))
     for shard in shards:
@@ -125,7 +129,7 @@ def read(metadata: Mapping[str, Any], types: Mapping[str, str]) -> Carried:
 
 def of_tokenizer(name: str) -> bool:
     """Whether a carried file belongs to the tokenizer."""
-    return any(fnmatchcase(name, pattern) for pattern in _TOKENIZER_FILES)
+    return any(fnmatchcase(part, pattern) for part in name.split("/") for pattern in _TOKENIZER_FILES)
 
 
 def digest(rows: Iterable[Entry], prefixes: tuple[str, ...]) -> str:

@@ -341,10 +341,9 @@ def encode_value(key: str, type_name: str, value: Any) -> bytes:
     whole = isinstance(value, bytes) and item == "UINT8"
     if (isinstance(value, str | bytes) and not whole) or not hasattr(value, "__len__"):
         raise _unfit(key, type_name, value)
-    if whole:
-        body = value
-    else:
-        body = value.little() if isinstance(value, GgufArray) else _encode_items(key, item, value)
+    body: bytes = (
+        value if whole else value.little() if isinstance(value, GgufArray) else _encode_items(key, item, value)
+    )
     return head + VALUE_TYPES.index(item).to_bytes(4, "little") + len(value).to_bytes(8, "little") + body
 
 

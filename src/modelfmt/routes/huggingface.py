@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from modelfmt.checkpoints.general import SAMPLING
 from modelfmt.errors import CorruptFile, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.encoding import ENCODINGS
@@ -29,6 +30,9 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type -> the name that torch has for it, and config.json."""
 
 SHARD_SIZE = 5 * 10**9
+_OWN_FACTS = frozenset(
+    f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version", "type")
+) | {f"general.sampling.{key}" for key, _, _ in SAMPLING}
 
 
 @dataclass
@@ -99,7 +103,7 @@ class _Build:
     checkpoint: _Checkpoint
     options: Options
 
-    def __call__(self, stem: str) -> list[FileLayout]:
+    def __call__(self, _: str) -> list[FileLayout]:
         weights = self._original() or self._new()
         small = [FileLayout(name, len(data), data, ()) for name, data in self.checkpoint.files.items()]
         return [*weights, *(layout for layout in small if not layout.name.endswith(".index.json"))]
@@ -200,7 +204,7 @@ class _Reader:
         from modelfmt.tokenizers import rebuild
 
         files = {name: data for name, data in self.carried.files.items() if carried.of_tokenizer(name)}
-        if files and self.carried.same_tokenizer and (len(files) > 1 or self.carried.layouts):
+        if self.carried.layouts and self.carried.same_tokenizer:
             return files
         if files and not self.carried.same_tokenizer:
             detail = "the keys of the tokenizer were changed since its files were written beside them: made anew"
@@ -229,6 +233,9 @@ class _Reader:
                 others[CONFIG] = pretty(self.config | dict.fromkeys(stated, DTYPES[dtype]))
             return others
         made = {CONFIG: self._configuration(dtype)} | self._generation() | self._pooling()
+        facts = [key for key in self.model.metadata if key.startswith("general.") and key not in _OWN_FACTS]
+        if facts:
+            self.notes.append(Note("general", f"no file of the folder holds {', '.join(facts)}"))
         return {name: data for name, data in others.items() if name not in made} | {
             name: pretty(value) for name, value in made.items() if value
         }
@@ -247,7 +254,6 @@ class _Reader:
     def _generation(self) -> dict[str, Any]:
         """generation_config.json: every token that ends a text, and how to sample."""
         from modelfmt.archs.values import shortest
-        from modelfmt.checkpoints.general import SAMPLING
 
         if self.unbound.architecture.graph.get("block") == "encoder":
             return {}

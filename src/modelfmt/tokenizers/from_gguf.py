@@ -109,7 +109,7 @@ def _array(value: Any, kind: type, key: str, at_most: int) -> list[Any]:
 
 
 def _scalar(value: Any, kind: type, key: str) -> Any:
-    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+    if type(value) is not kind or (type(value) is int and value < 0):
         raise _wrong(key, value, kind.__name__)
     return value
 

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import CorruptFile
 
-__all__ = ["fields", "float32", "message", "signed32"]
+__all__ = ["Field", "fields", "float32", "message", "signed32"]
+
+Field = tuple[int, int | bool | float | str | bytes]
+"""A field's number and its value, for writing."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
@@ -51,7 +54,7 @@ def fields(message: bytes | memoryview, *, path: str, base: int = 0) -> Iterator
         at += size
 
 
-def message(rows: Iterable[tuple[int, int | bool | float | str | bytes]]) -> bytes:
+def message(rows: Iterable[Field]) -> bytes:
     """A message of (field number, value) pairs: floats are 32 bits wide, other numbers varints.
 
     >>> message([(1, 150), (2, "a")]).hex()

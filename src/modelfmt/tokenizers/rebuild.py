@@ -75,9 +75,8 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
         notes.append(Note("duplicate-token", message, lossy=True))
     names = {f"{role}_token": tok.tokens[token_id] for role, token_id in named_ids(tok).items() if role in _ROLES}
     settings: Json = {**names, "clean_up_tokenization_spaces": False}
-    settings |= {
-        f"add_{role}_token": flag for role, flag in (("bos", tok.add_bos), ("eos", tok.add_eos)) if flag is not None
-    }
+    flags = {"add_bos_token": tok.add_bos, "add_eos_token": tok.add_eos}
+    settings |= {name: flag for name, flag in flags.items() if flag is not None}
     if context_length:
         settings["model_max_length"] = context_length
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -310,17 +309,21 @@ def _post_processor(tok: Tokenizer) -> Json | None:
     named = next((row for row in NAMES if row.name == tok.pre), None) if tok.model == "gpt2" else None
     add_bos = tok.add_bos if tok.add_bos is not None else runtime.add_bos or bool(named and named.add_bos)
     add_eos = tok.add_eos if tok.add_eos is not None else runtime.add_eos
-    first = [ids.get("bos", ids.get("cls"))] if add_bos or tok.model == "bert" else []
-    last = [ids.get("sep", ids.get("eos"))] if tok.model == "bert" else [ids.get("eos")] if add_eos else []
-    first, last = ([i for i in found if i is not None] for found in (first, last))
+    is_bert = tok.model == "bert"
+    first = _ids(ids.get("bos", ids.get("cls"))) if add_bos or is_bert else []
+    last = _ids(ids.get("sep", ids.get("eos"))) if is_bert else _ids(ids.get("eos")) if add_eos else []
     plain = _typed("ByteLevel", add_prefix_space=True, trim_offsets=False, use_regex=True)
     if not first and not last:
         return plain if tok.model == "gpt2" else _template(tok, [], [], [])
-    between = last if tok.model == "bert" else [*last, *first]
-    if tok.add_sep and tok.model != "bert":
-        between = [*last, *(i for i in (ids.get("sep", ids.get("eos")),) if i is not None)]
+    between = last if is_bert else [*last, *first]
+    if tok.add_sep and not is_bert:
+        between = [*last, *_ids(ids.get("sep", ids.get("eos")))]
     template = _template(tok, first, between, last)
     return _typed("Sequence", processors=[plain, template]) if tok.model == "gpt2" else template
+
+
+def _ids(token_id: int | None) -> list[int]:
+    return [] if token_id is None else [token_id]
 
 
 def _template(tok: Tokenizer, first: list[int], between: list[int], last: list[int]) -> Json:

@@ -94,13 +94,15 @@ def write_model(model: SentencePieceModel) -> bytes:
     >>> read_model(write_model(SentencePieceModel((Piece("<unk>", 0.0, TokenType.UNKNOWN),))), "x").pieces[0].text
     '<unk>'
     """
-    rows: list[tuple[int, bytes]] = []
+    rows: list[protobuf.Field] = []
     for piece in model.pieces:
-        kind = [(3, int(piece.kind))] if piece.kind != TokenType.NORMAL else []
-        rows.append((1, protobuf.message([(1, piece.text), (2, piece.score), *kind])))
-    trainer = [(number, getattr(model, name)) for number, name in _TRAINER.items()]
+        fields: list[protobuf.Field] = [(1, piece.text), (2, piece.score)]
+        if piece.kind != TokenType.NORMAL:
+            fields.append((3, int(piece.kind)))
+        rows.append((1, protobuf.message(fields)))
+    trainer: list[protobuf.Field] = [(number, getattr(model, name)) for number, name in _TRAINER.items()]
     trainer.append((_BYTE_FALLBACK, model.byte_fallback))
-    normalizer = [(1, model.normalizer), (2, model.precompiled_charsmap)]
+    normalizer: list[protobuf.Field] = [(1, model.normalizer), (2, model.precompiled_charsmap)]
     normalizer += [(number, getattr(model, name)) for number, name in _NORMALIZER.items()]
     return protobuf.message([*rows, (2, protobuf.message(sorted(trainer))), (3, protobuf.message(normalizer))])
 
