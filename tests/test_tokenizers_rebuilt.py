@@ -22,6 +22,9 @@ from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
 from modelfmt.ir.tokenizer import Tokenizer, TokenType
 from modelfmt.tokenizers import gguf_metadata, read
 from modelfmt.tokenizers.from_gguf import from_metadata
+from modelfmt.tokenizers.pre import identify
+from modelfmt.tokenizers.pretable import NAMES as NAMED
+from modelfmt.tokenizers.pretable import Name
 from modelfmt.tokenizers.rebuild import Rebuilt, rebuild
 from test_tokenizers_runtime import REAL, WITHOUT_PREFIX
 from tokenizer_fuzz import texts
@@ -248,6 +251,29 @@ def test_what_cannot_be_rebuilt_is_named(change: dict[str, Any], kind: type[Exce
     with pytest.raises(kind) as caught:
         made()
     assert getattr(caught.value, "code") == code  # noqa: B009  Exception has none
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in NAMED if not row.raw_utf8 and row.name != "afmoe"], ids=lambda row: row.name
+)
+def test_every_pre_tokenizer_is_written_in_its_own_structure(row: Name) -> None:
+    """The library compiles it, and reading finds the same way of splitting with the same flag."""
+    tokens = [*bytes_to_unicode(), "ab"]
+    metadata = BASE | {"tokenizer.ggml.pre": row.name, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": []}
+    metadata["tokenizer.ggml.token_type"] = [1] * len(tokens)
+    found = from_metadata(metadata)
+    assert found is not None
+    made = rebuild(found).files["tokenizer.json"]
+    written = json.loads(made)
+    named = {other.name: other for other in NAMED}[identify(written)]
+    assert named.split == row.split
+    assert written["model"]["ignore_merges"] == row.ignore_merges == named.ignore_merges
+    assert [len(ids) for ids in by_tokenizers(made, ("ab cd\n 123",))] == [10 - row.ignore_merges]
+
+
+def bytes_to_unicode() -> list[str]:
+    """GPT-2's alphabet, one character a byte."""
+    return sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 
 
 def test_what_is_left_out_is_noted() -> None:
