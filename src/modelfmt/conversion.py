@@ -33,6 +33,8 @@ ROUTES = {
 }
 """Destination format -> the module that drafts it."""
 
+DENSE = ("F32", "F16", "BF16")
+
 
 def plan(
     source: Source | Model,
@@ -65,12 +67,12 @@ def plan(
     in it. to: "gguf", "safetensors" or "huggingface", a folder (default: from dest's name). quant: a file type
     such as "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users'
     own, one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md;
-    the plan keeps their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is measured to
-    choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
-    tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
-    text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
-    quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
-    rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
+    the plan keeps their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each
+    tensor is measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat
+    or GGUF. tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size:
+    bytes, or text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they
+    are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
+    none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
@@ -83,7 +85,7 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest)
+        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target == "huggingface")
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
@@ -206,8 +208,13 @@ def _wanted(
     own: RecipeSource | Sequence[RecipeSource] | None,
     target_bpw: float | None,
     dest: str | os.PathLike[str],
+    *,
+    dense: bool,
 ) -> tuple[Recipe, ...]:
-    """What is to be made: the file types first, then the users' recipes, then a target by itself."""
+    """What is to be made: the file types first, then the users' recipes, then a target by itself.
+
+    dense: the destination holds dense types only, so that its name may well be that of a quantized source.
+    """
     from modelfmt.quant.recipes import AUTO, FILE_TYPES, aim, as_recipe
 
     found = [_recipe(one) for one in _several(own)]
@@ -215,7 +222,8 @@ def _wanted(
         found = [aim(target_bpw, recipe) for recipe in found] or [aim(target_bpw)]
     if quant is None and not found:
         words = re.split(r"[-.]", Path(dest).name.upper())
-        quant = next((word for word in reversed(words) if word in FILE_TYPES), AUTO)
+        known = DENSE if dense else FILE_TYPES
+        quant = next((word for word in reversed(words) if word in known), AUTO)
     names = () if quant is None else (quant,) if isinstance(quant, str) else tuple(quant)
     wanted = (*map(as_recipe, names), *found)
     labels = [recipe.label for recipe in wanted]

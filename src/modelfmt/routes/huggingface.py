@@ -20,6 +20,7 @@ from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Concat, Constant, Dequantize, Expression, Slice, geometry
 from modelfmt.ir.tokenizer import Tokenizer
+from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
@@ -47,8 +48,8 @@ class _Checkpoint:
     notes: list[Note] = field(default_factory=list)
 
 
-def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]:
-    """One draft for each type of quants: "auto" (see above), F32, F16 or BF16.
+def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
+    """One draft for each recipe: "auto" (see above), F32, F16 or BF16.
 
     Raises UnsupportedError (a source that is not GGUF, an architecture without a table, tensors that are not those of
     the table), UsageError (a type that is not dense), CorruptFile.
@@ -57,29 +58,29 @@ def drafts(model: Model, quants: Sequence[str], options: Options) -> list[Draft]
         raise UnsupportedError(
             "only a GGUF file becomes a Hugging Face folder", code="source-kind", path=model.path, found=model.format
         )
-    for quant in quants:
-        if quant != "auto" and quant not in DTYPES:
+    for recipe in wanted:
+        if recipe.label not in (AUTO, *DTYPES) or recipe.own:
             raise UsageError(
                 "a Hugging Face folder holds dense types only",
                 code="quant-container",
-                found=quant,
+                found=recipe.label,
                 allowed="auto, " + ", ".join(DTYPES),
             )
     reader = _Reader(model)
-    return [_draft(reader.checkpoint(quant), quant, options) for quant in quants]
+    return [_draft(reader.checkpoint(recipe.label), recipe.label, options) for recipe in wanted]
 
 
 def _draft(checkpoint: _Checkpoint, quant: str, options: Options) -> Draft:
-    usual = _usual_type(checkpoint.tensors) if quant == "auto" else quant
+    usual = _usual_type(checkpoint.tensors) if quant == AUTO else quant
     losses, notes = list(checkpoint.losses), list(checkpoint.notes)
     chosen: dict[str, DraftTensor] = {}
     for name, expr in checkpoint.tensors.items():
         source, target, reason = expr.stored, usual, "as asked"
         if source.dense and source.element.kind != "float":
             target, reason = source.name, "kept"
-        elif quant == "auto" and name in checkpoint.original:
+        elif quant == AUTO and name in checkpoint.original:
             target, reason = checkpoint.original[name], "as in the original"
-        elif quant == "auto":
+        elif quant == AUTO:
             target, reason = (source.name, "kept") if source.dense else (usual, "the type beside it")
         chosen[name] = DraftTensor(expr, target, reason=reason)
         if not source.dense and target != "F32":
@@ -162,8 +163,8 @@ class _Reader:
         original = {name: tensor.encoding for name, tensor in placed.items()}
         losses = [*self.losses]
         losses += [Loss("dropped", name, "the file does not hold it") for name in placed if name not in tensors]
-        usual = _usual_type(tensors) if quant == "auto" else quant
-        files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == "auto")
+        usual = _usual_type(tensors) if quant == AUTO else quant
+        files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == AUTO)
         return _Checkpoint(tensors, files, original, self.carried.layouts, losses, self.notes)
 
     def _carried_config(self) -> dict[str, Any] | None:
