@@ -888,13 +888,3 @@ def test_parts_are_put_together_again(axis: int) -> None:
     assert {before(Part(0, of=2, axis=axis), part.shape) for part in parts} == {values.shape}
     again = joined(parts, axis)
     np.testing.assert_array_equal(Evaluator(files).values(again, 0, 24).reshape(4, 6, 5), values)
-
-
-def test_the_documented_table_is_that_of_the_registry() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text()
-    for name, arch in tables():
-        kinds = ", ".join(arch.rope.kinds) if arch.rope else "none"
-        row = f"| {arch.gguf} | {', '.join(arch.hf)} | {kinds} | `archs/{name.partition('.')[0]}.py` |\n"
-        assert row in page
-    rows = re.findall(r"^\| .*archs/\w+\.py` \|$", page, re.MULTILINE)
-    assert len(rows) == len(TABLES)

@@ -22,6 +22,7 @@ __all__ = [
     "HUGGING_FACE",
     "MODEL_TYPES",
     "find",
+    "load",
     "of_gguf",
 ]
 
@@ -184,7 +185,7 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
         if name is not None:
             if name not in tables:
                 raise _unknown(name, tables)
-            return _table(tables[name])
+            return load(tables[name])
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
@@ -196,17 +197,18 @@ def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None)
     """
     name = str(metadata.get("general.architecture"))
     if metadata.get(f"{name}.expert_count") and name in GGUF_WITH_EXPERTS:
-        return _table(GGUF_WITH_EXPERTS[name])
-    key, table = GGUF_WITH.get(name, ("", ""))
-    if table and metadata.get(f"{name}.{key}"):
-        return _table(table)
-    tensor, table = GGUF_WITHOUT.get(name, ("", ""))
-    if table and tensors is not None and tensor not in tensors:
-        return _table(table)
+        return load(GGUF_WITH_EXPERTS[name])
+    key, place = GGUF_WITH.get(name, ("", ""))
+    if place and metadata.get(f"{name}.{key}"):
+        return load(place)
+    tensor, place = GGUF_WITHOUT.get(name, ("", ""))
+    if place and tensors is not None and tensor not in tensors:
+        return load(place)
     return find(gguf=name)
 
 
-def _table(place: str) -> Architecture:
+def load(place: str) -> Architecture:
+    """The table at a place of the registry, such as "qwen.QWEN3"."""
     module, _, name = place.partition(".")
     found: Architecture = getattr(import_module(f"{__name__}.{module}"), name)
     return found
