@@ -236,6 +236,8 @@ def test_types_and_what_they_lose(golden: Path, tmp_path: Path) -> None:
     modelfmt.convert(source, tmp_path / "q.gguf", quant="Q8_0", carry=False)
     plan = modelfmt.plan(tmp_path / "q.gguf", tmp_path / "q", to="huggingface")
     assert {(row["from"], row["to"]) for row in plan.table()} == {("Q8_0", "BF16"), ("F32", "F32")}
+    with pytest.raises(UsageError, match="mean nothing"):
+        modelfmt.plan(tmp_path / "q.gguf", tmp_path / "q", to="huggingface", metadata={"a": 1})
     with pytest.raises(UsageError, match="dense types only"):
         modelfmt.plan(tmp_path / "q.gguf", tmp_path / "q", to="huggingface", quant="Q4_0")
 
@@ -247,9 +249,18 @@ def test_a_type_asked_for_is_in_the_configuration(golden: Path, tmp_path: Path) 
     report = modelfmt.convert(tmp_path / "model.gguf", tmp_path / "back", quant="F32")
     ours, original = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "back", source))
     assert ours == original | {"dtype": "float32", "torch_dtype": "float32"}
+    own = modelfmt.convert(tmp_path / "model.gguf", tmp_path / "own", quant="BF16")
+    assert contents(tmp_path / "own") == contents(source) and own.losses == ()
     same = contents(source).items() & contents(tmp_path / "back").items()
     assert {name for name, _ in same} == contents(source).keys() - {"config.json", "model.safetensors"}
     assert report.losses == ()
+
+
+def test_rounded_values_are_named(golden: Path, tmp_path: Path) -> None:
+    """BERT is float32, and "auto" makes float16 of it, as llama.cpp's converter does: no loss on the way back."""
+    _, report = there_and_back(golden / "checkpoints" / "bert", tmp_path)
+    assert report.losses == ()
+    assert any("rounded 13 tensors" in note.detail for note in report.notes)
 
 
 def test_quantized_files_come_back_in_the_originals_types(golden: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type -> the name that torch has for it, and config.json."""
 
 SHARD_SIZE = 5 * 10**9
+_NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 _OWN_FACTS = frozenset(
     f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version", "type")
 ) | {f"general.sampling.{key}" for key, _, _ in SAMPLING}
@@ -66,6 +67,11 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
                 found=recipe.label,
                 allowed="auto, " + ", ".join(DTYPES),
             )
+    unused = [name for name in _NOT_HERE if getattr(options, name)]
+    if unused:
+        raise UsageError(
+            "options that mean nothing for a Hugging Face folder", code="option-unused", found=", ".join(unused)
+        )
     reader = _Reader(model)
     return [_draft(reader.checkpoint(recipe.label), recipe.label, options) for recipe in wanted]
 
@@ -76,10 +82,11 @@ def _draft(checkpoint: _Checkpoint, quant: str, options: Options) -> Draft:
     chosen: dict[str, DraftTensor] = {}
     for name, expr in checkpoint.tensors.items():
         source, target, reason = expr.stored, usual, "as asked"
+        original = checkpoint.original.get(name)
         if source.dense and source.element.kind != "float":
             target, reason = source.name, "kept"
-        elif quant == AUTO and name in checkpoint.original:
-            target, reason = checkpoint.original[name], "as in the original"
+        elif original is not None and (quant == AUTO or original == target):
+            target, reason = original, "as in the original"
         elif quant == AUTO:
             target, reason = (source.name, "kept") if source.dense else (usual, "the type beside it")
         chosen[name] = DraftTensor(expr, target, reason=reason)
@@ -87,13 +94,20 @@ def _draft(checkpoint: _Checkpoint, quant: str, options: Options) -> Draft:
             losses.append(Loss("narrowed", name, f"values of {source.name} to {target}"))
         elif not reason.startswith("as in"):
             losses += narrowing(name, source.name, target)
-    quantized = sum(not expr.stored.dense for expr in checkpoint.tensors.values())
-    if quantized and checkpoint.original:
-        detail = f"the file holds {quantized} tensors quantized: their values are not the original's"
+    rounded = [name for name, expr in checkpoint.tensors.items() if _rounded(expr, checkpoint.original.get(name))]
+    if rounded:
+        detail = f"the file's types rounded {len(rounded)} tensors: their values are not the original's"
         notes.append(Note("weights", detail))
     entries = [Entry(name, tensor.encoding, tensor.expr.shape) for name, tensor in chosen.items()]
     build = _Build(entries, checkpoint, options)
     return Draft(quant, chosen, build, losses, notes, folder=True)
+
+
+def _rounded(expr: Expression, original: str | None) -> bool:
+    """Whether the file's type cannot hold what the original's could."""
+    if original is None:
+        return False
+    return not expr.stored.dense or bool(narrowing("", original, expr.stored.name))
 
 
 @dataclass(frozen=True)
@@ -231,7 +245,9 @@ class _Reader:
         if self.config is not None:
             if not kept:
                 stated = [key for key in ("dtype", "torch_dtype") if key in self.config] or ["dtype"]
-                others[CONFIG] = pretty(self.config | dict.fromkeys(stated, DTYPES[dtype]))
+                changed = self.config | dict.fromkeys(stated, DTYPES[dtype])
+                if changed != self.config:
+                    others[CONFIG] = pretty(changed)
             return others
         made = {CONFIG: self._configuration(dtype)} | self._generation() | self._pooling()
         facts = [key for key in self.model.metadata if key.startswith("general.") and key not in _OWN_FACTS]
