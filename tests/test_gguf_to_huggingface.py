@@ -443,6 +443,23 @@ def test_pooling_comes_back(golden: Path, tmp_path: Path) -> None:
     assert json.loads((bare / "1_Pooling" / "config.json").read_text()).items() >= settings.items()
 
 
+def test_weights_in_a_folder_of_their_own(golden: Path, tmp_path: Path) -> None:
+    """An older sentence-transformers folder."""
+    source = tmp_path / "hf"
+    shutil.copytree(golden / "checkpoints" / "bert", source / "0_Transformer")
+    kinds = (("0_Transformer", "Transformer"), ("1_Pooling", "Pooling"))
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds]
+    (source / "modules.json").write_text(json.dumps(modules))
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    back, _ = there_and_back(source, tmp_path, "F32")
+    assert contents(back) == contents(source)
+    modelfmt.convert(tmp_path / "model.gguf", tmp_path / "half", quant="F16", split_size=50_000)
+    with modelfmt.open(tmp_path / "half") as model:
+        assert len(model.extras["huggingface"]["shards"]) > 1
+        assert model.config["torch_dtype"] == "float16"
+
+
 def test_tokenizer_json_alone_is_taken_as_it_is(golden: Path, tmp_path: Path) -> None:
     """The key of the GGUF specification, in a file that carries nothing else."""
     source = golden / "checkpoints" / "qwen2"

@@ -32,7 +32,7 @@ from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import AddConstant, Constant, Expression, geometry, row_bytes
 from modelfmt.report import Note
-from modelfmt.storage.paths import contained
+from modelfmt.storage.paths import contained, relative
 
 __all__ = ["Carried", "entries", "read"]
 
@@ -68,6 +68,12 @@ class Carried:
     tensors: dict[str, bytes] = field(default_factory=dict)
     same_architecture: bool = True
     same_tokenizer: bool = True
+
+    @property
+    def home(self) -> str:
+        """The beginning of the names of what lies beside the weights: sentence-transformers may have them deeper."""
+        folder, slash, _ = self.layouts[0].name.rpartition("/") if self.layouts else ("", "", "")
+        return folder + slash
 
 
 def entries(model: Model, bound: Bound, written: Iterable[Entry]) -> tuple[list[Entry], list[Note]]:
@@ -224,7 +230,7 @@ def _content(key: str, value: Any) -> bytes:
 
 def _safe(name: str, patterns: tuple[str, ...]) -> str:
     """A relative name of a kind that is expected here. Raises UnsafePath."""
-    contained("", name, named_in="metadata")
+    relative(name, named_in="metadata")
     if name.count("/") > 3 or not any(fnmatchcase(name.rpartition("/")[2], pattern) for pattern in patterns):
         raise UnsafePath(
             "a carried file with an unexpected name", path="metadata", found=name, allowed=", ".join(patterns)

@@ -39,10 +39,12 @@ _OWN_FACTS = frozenset(
 
 @dataclass
 class _Checkpoint:
-    """The folder before a type is chosen. original: the types that tensors had. layouts: the weights' files then."""
+    """The folder before a type is chosen. home: what the names of weights begin with. original: the types that tensors
+    had. layouts: the weights' files then."""
 
     tensors: dict[str, Expression]
     files: dict[str, bytes]
+    home: str = ""
     original: dict[str, str] = field(default_factory=dict)
     layouts: tuple[FileLayout, ...] = ()
     losses: list[Loss] = field(default_factory=list)
@@ -136,12 +138,13 @@ class _Build:
         return [*self.checkpoint.layouts, *(FileLayout(name, len(data), data, ()) for name, data in indices.items())]
 
     def _new(self) -> list[FileLayout]:
-        size = self.options.split_size or SHARD_SIZE
+        size, home = self.options.split_size or SHARD_SIZE, self.checkpoint.home
         layouts, index = safetensors.layout(self.entries, metadata={"format": "pt"}, shard_size=size, stem="model")
         if index is None:
             (whole,) = layouts
-            return [FileLayout("model.safetensors", whole.size, whole.header, whole.tensors)]
-        return [*layouts, FileLayout("model.safetensors.index.json", len(index), index, ())]
+            return [FileLayout(f"{home}model.safetensors", whole.size, whole.header, whole.tensors)]
+        layouts = [FileLayout(home + part.name, part.size, part.header, part.tensors) for part in layouts]
+        return [*layouts, FileLayout(f"{home}model.safetensors.index.json", len(index), index, ())]
 
 
 class _Reader:
@@ -156,6 +159,7 @@ class _Reader:
         self.carried = carried.read(model.metadata, model.extras["gguf"]["types"])
         self.notes: list[Note] = []
         self.losses: list[Loss] = []
+        self.config_name = f"{self.carried.home}config.json"
         self.config = self._carried_config()
         exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
         names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
@@ -179,20 +183,18 @@ class _Reader:
         losses += [Loss("dropped", name, "the file does not hold it") for name in placed if name not in tensors]
         usual = _usual_type(tensors) if quant == AUTO else quant
         files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == AUTO)
-        return _Checkpoint(tensors, files, original, self.carried.layouts, losses, self.notes)
+        return _Checkpoint(tensors, files, self.carried.home, original, self.carried.layouts, losses, self.notes)
 
     def _carried_config(self) -> dict[str, Any] | None:
-        from modelfmt.archs.values import CONFIG
-
-        if CONFIG not in self.carried.files:
+        if self.config_name not in self.carried.files:
             return None
         if not self.carried.same_architecture:
             detail = "the keys of the architecture were changed since config.json was written beside them: made anew"
-            self.notes.append(Note(CONFIG, detail))
+            self.notes.append(Note(self.config_name, detail))
             return None
-        found = strict_json.parse(self.carried.files[CONFIG], path=CONFIG, non_finite=True)
+        found = strict_json.parse(self.carried.files[self.config_name], path=self.config_name, non_finite=True)
         if not isinstance(found, dict):
-            raise CorruptFile("not a JSON object", code="json", path=CONFIG, found=type(found).__name__)
+            raise CorruptFile("not a JSON object", code="json", path=self.config_name, found=type(found).__name__)
         return found
 
     def _tensors(self) -> dict[str, Expression]:
@@ -237,7 +239,6 @@ class _Reader:
         return made.files | alone
 
     def _configuration_files(self, dtype: str, *, kept: bool) -> dict[str, bytes]:
-        from modelfmt.archs.values import CONFIG
         from modelfmt.checkpoints import carried
         from modelfmt.tokenizers.rebuild import pretty
 
@@ -247,9 +248,9 @@ class _Reader:
                 stated = [key for key in ("dtype", "torch_dtype") if key in self.config] or ["dtype"]
                 changed = self.config | dict.fromkeys(stated, DTYPES[dtype])
                 if changed != self.config:
-                    others[CONFIG] = pretty(changed)
+                    others[self.config_name] = pretty(changed)
             return others
-        made = {CONFIG: self._configuration(dtype)} | self._generation() | self._pooling()
+        made = {self.config_name: self._configuration(dtype)} | self._generation() | self._pooling()
         facts = [key for key in self.model.metadata if key.startswith("general.") and key not in _OWN_FACTS]
         if facts:
             self.notes.append(Note("general", f"no file of the folder holds {', '.join(facts)}"))
