@@ -17,6 +17,7 @@ import modelfmt
 import test_arch_models
 from modelfmt import archs
 from modelfmt.archs import hparams, rope, unrope
+from modelfmt.archs.specs import joined
 from modelfmt.archs.values import flat
 from modelfmt.errors import CorruptFile, DestinationExists, ModelfmtError, UnsafePath, UnsupportedError, UsageError
 from modelfmt.formats import gguf, safetensors
@@ -210,6 +211,18 @@ def test_transposed_matrices_come_back_from_blocks(golden: Path, tmp_path: Path)
         np.testing.assert_array_equal(found, expected.numpy().T)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_parts_of_several_types_become_float32(axis: int) -> None:
+    """Gate and up in two types, fused in the checkpoint."""
+    values = np.random.default_rng(6).normal(size=(2, 3, 64)).astype("f4")
+    blocks = modelfmt.quantize(values.reshape(6, 64), "Q8_0")
+    parts = (Constant(blocks.tobytes(), (2, 3, 64), "Q8_0"), Constant(values.tobytes(), (2, 3, 64), "F32"))
+    expr = joined(parts, axis)
+    found = Evaluator(Files()).values(expr, 0, 12).reshape(expr.shape)
+    expected = [modelfmt.dequantize(blocks, "Q8_0", (2, 3, 64)), values]
+    np.testing.assert_array_equal(found, np.concatenate(expected, axis))
+
+
 def test_columns_of_a_wide_matrix_are_made_in_pieces() -> None:
     """The same values, however the rows of the blocks are cut."""
     values = np.random.default_rng(5).normal(size=(700, 4096)).astype("f4")
@@ -367,6 +380,7 @@ HOSTILE: tuple[tuple[dict[str, Any], type[ModelfmtError]], ...] = (
     ({"modelfmt.file.config.json": "{"}, CorruptFile),
     ({"modelfmt.file.config.json": 7}, CorruptFile),
     ({"modelfmt.file.config.json": '{"architectures": ["NoSuchForCausalLM"]}'}, UnsupportedError),
+    ({"modelfmt.file.config.json": '{"architectures": [[1]], "model_type": [2]}'}, UsageError),
     ({"modelfmt.tensor.model.norm.weight": b"123"}, CorruptFile),
     ({"modelfmt.tensor.model.norm.weight": b"0" * 9999}, CorruptFile),
 )

@@ -166,9 +166,9 @@ class _Reader:
         if self.config is None:
             arch = archs.of_gguf(model.metadata, exprs.keys())
         else:
-            classes = self.config.get("architectures")
+            classes, kind = self.config.get("architectures"), self.config.get("model_type")
             first = classes[0] if isinstance(classes, list) and classes else None
-            arch = archs.find(hf_class=first, model_type=self.config.get("model_type"))
+            arch = archs.find(hf_class=_name(first), model_type=_name(kind))
         self.unbound = unbind.to_huggingface(
             arch, tensors=exprs, metadata=model.metadata, config=self.config, names=dict.fromkeys(names)
         )
@@ -308,6 +308,10 @@ class _Reader:
                 "a table of rope factors is too long", code="tensor-shape", path=self.model.path, found=list(expr.shape)
             )
         return [float(value) for value in Evaluator(self.model.files).values(expr, 0, n_rows).reshape(-1)]
+
+
+def _name(found: object) -> str | None:
+    return found if isinstance(found, str) else None
 
 
 def _with_rows(name: str, data: bytes, encoding: str, shape: tuple[int, ...], rest: Expression | None) -> Expression:
