@@ -836,13 +836,3 @@ def test_derived_tables_replace_by_name_and_target() -> None:
     made = base.derive(rows=(row,), params=(replace(base.params[0], high=7),), without=("output.weight",))
     assert [r.target for r in made.rows] == [r.target for r in base.rows if r.target != "output.weight"]
     assert row in made.rows and made.params[0].high == 7 and made.params[1:] == base.params[1:]
-
-
-def test_the_documented_table_is_that_of_the_registry() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text()
-    for name, arch in tables():
-        kinds = ", ".join(arch.rope.kinds) if arch.rope else "none"
-        row = f"| {arch.gguf} | {', '.join(arch.hf)} | {kinds} | `archs/{name.partition('.')[0]}.py` |\n"
-        assert row in page
-    rows = re.findall(r"^\| .*archs/\w+\.py` \|$", page, re.MULTILINE)
-    assert len(rows) == len(TABLES)

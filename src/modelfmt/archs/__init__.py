@@ -5,16 +5,39 @@ Tables are imported when they are asked for. A new family is one file and its li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelfmt.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "GGUF_WITH_EXPERTS", "GGUF_WITH_SIGMOID", "HUGGING_FACE", "MODEL_TYPES", "find", "of_gguf"]
+__all__ = ["GGUF", "GGUF_OTHERS", "HUGGING_FACE", "MODEL_TYPES", "Other", "find", "load", "of_gguf", "places"]
+
+
+class Other(NamedTuple):
+    """Another table for some files of a GGUF name, by what is in them.
+
+    there, lacking: a key behind the architecture's name, or a tensor (`*.weight`). value: that the key has; without one
+    it is not 0.
+    """
+
+    table: str
+    there: str = ""
+    value: Any = None
+    lacking: str = ""
+
+    def fits(self, name: str, metadata: Mapping[str, Any], tensors: Collection[str] | None) -> bool:
+        place = self.there or self.lacking
+        if place.endswith(".weight"):
+            return tensors is not None and (place in tensors) == bool(self.there)
+        found = metadata.get(f"{name}.{place}")
+        if self.lacking:
+            return found is None
+        return bool(found) if self.value is None else found == self.value
+
 
 HUGGING_FACE = {
     "AfmoeForCausalLM": "afmoe.AFMOE",
@@ -70,7 +93,7 @@ HUGGING_FACE = {
     "GraniteForCausalLM": "granite.GRANITE",
     "GraniteMoeForCausalLM": "granite.GRANITE_MOE",
     "GraniteMoeHybridForCausalLM": "granite_hybrid.GRANITE_4",
-    "GraniteMoeSharedForCausalLM": "granite.GRANITE_MOE",
+    "GraniteMoeSharedForCausalLM": "granite.GRANITE_MOE_SHARED",
     "HYV3ForCausalLM": "hunyuan.HY3",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
     "HunYuanMoEV1ForCausalLM": "hunyuan.HUNYUAN_MOE",
@@ -94,7 +117,7 @@ HUGGING_FACE = {
     "MambaForCausalLM": "mamba.MAMBA",
     "MambaLMHeadModel": "mamba.MAMBA",
     "MiniMaxM2ForCausalLM": "minimax.MINIMAX_M2",
-    "Ministral3ForCausalLM": "llama.MISTRAL3",
+    "Ministral3ForCausalLM": "llama.MINISTRAL3",
     "Mistral3ForConditionalGeneration": "llama.MISTRAL3",
     "MistralForCausalLM": "llama.MISTRAL",
     "MistralModel": "llama.MISTRAL",
@@ -186,7 +209,7 @@ MODEL_TYPES = {
     "granite": "granite.GRANITE",
     "granitemoe": "granite.GRANITE_MOE",
     "granitemoehybrid": "granite_hybrid.GRANITE_4",
-    "granitemoeshared": "granite.GRANITE_MOE",
+    "granitemoeshared": "granite.GRANITE_MOE_SHARED",
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan_v1_moe": "hunyuan.HUNYUAN_MOE",
     "hy_v3": "hunyuan.HY3",
@@ -201,7 +224,7 @@ MODEL_TYPES = {
     "mamba": "mamba.MAMBA",
     "mamba2": "mamba.MAMBA2",
     "minimax_m2": "minimax.MINIMAX_M2",
-    "ministral3": "llama.MISTRAL3",
+    "ministral3": "llama.MINISTRAL3",
     "mistral": "llama.MISTRAL",
     "mistral3": "llama.MISTRAL3",
     "mixtral": "llama.MIXTRAL",
@@ -312,11 +335,29 @@ GGUF = {
 }
 """`general.architecture` of a GGUF file; llama is also what Mistral becomes."""
 
-GGUF_WITH_EXPERTS = {"llama": "llama.MIXTRAL"}
-"""The same, for files with experts, where that is another table."""
+GGUF_OTHERS = {
+    "bert": (Other("roberta.DISTILBERT", lacking="token_types.weight"),),
+    "deepseek2": (Other("deepseek.DEEPSEEK3", there="expert_gating_func", value=2),),
+    "granite": (Other("granite_hybrid.GRANITE_4", there="rope.scaling.finetuned", value=False),),
+    "granitehybrid": (Other("granite_hybrid.BAMBA", lacking="embedding_scale"),),
+    "granitemoe": (
+        Other("granite_hybrid.GRANITE_4_MOE", there="rope.scaling.finetuned", value=False),
+        Other("granite.GRANITE_MOE_SHARED", there="expert_shared_feed_forward_length"),
+    ),
+    "llama": (Other("llama.MIXTRAL", there="expert_count"),),
+    "mamba": (Other("mamba.FALCON_MAMBA", there="ssm.dt_b_c_rms"),),
+    "mistral3": (Other("llama.MINISTRAL3", there="attention.temperature_scale"),),
+    "olmo2": (Other("olmo.OLMO3", there="attention.sliding_window"),),
+    "t5": (Other("t5.UMT5", there="enc.blk.1.attn_rel_b.weight"),),
+    "t5encoder": (Other("t5.UMT5_ENCODER", there="enc.blk.1.attn_rel_b.weight"),),
+}
+"""The same, for files that are known by more than the name: the first that fits."""
 
-GGUF_WITH_SIGMOID = {"deepseek2": "deepseek.DEEPSEEK3"}
-"""The same, for files whose router is a sigmoid."""
+
+def places() -> tuple[str, ...]:
+    """Every table of the registry: "family.TABLE"."""
+    others = (other.table for others in GGUF_OTHERS.values() for other in others)
+    return tuple(sorted({*HUGGING_FACE.values(), *GGUF.values(), *others}))
 
 
 def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
@@ -331,25 +372,25 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
         if name is not None:
             if name not in tables:
                 raise _unknown(name, tables)
-            return _table(tables[name])
+            return load(tables[name])
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
-def of_gguf(metadata: Mapping[str, Any]) -> Architecture:
-    """The table for a GGUF file, by its metadata.
+def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None) -> Architecture:
+    """The table for a GGUF file, by its metadata and the names of its tensors.
 
     >>> of_gguf({"general.architecture": "llama", "llama.expert_count": 8}).hf
     ('MixtralForCausalLM',)
     """
     name = str(metadata.get("general.architecture"))
-    if metadata.get(f"{name}.expert_count") and name in GGUF_WITH_EXPERTS:
-        return _table(GGUF_WITH_EXPERTS[name])
-    if metadata.get(f"{name}.expert_gating_func") == 2 and name in GGUF_WITH_SIGMOID:
-        return _table(GGUF_WITH_SIGMOID[name])
+    for other in GGUF_OTHERS.get(name, ()):
+        if other.fits(name, metadata, tensors):
+            return load(other.table)
     return find(gguf=name)
 
 
-def _table(place: str) -> Architecture:
+def load(place: str) -> Architecture:
+    """The table at a place of the registry, such as "qwen.QWEN3"."""
     module, _, name = place.partition(".")
     found: Architecture = getattr(import_module(f"{__name__}.{module}"), name)
     return found

@@ -36,7 +36,7 @@ AFMOE = DECODER.derive(
         Param("normalised", "route_norm", "expert_weights_norm", "BOOL", default=True, allowed=(True,)),
         Param("gating", "score_func", "expert_gating_func", codes=(("sigmoid", 2),), default=2),
         Param("period", "global_attn_every_n_layers", default=4),
-        Param("scaled", "mup_enabled", type="BOOL", default=False),
+        Param("scaled", "mup_enabled", type="BOOL", default=False, implied=(("", "1"),)),
     ),
     rows=(
         Row(_ATTENTION + "q_norm.weight", _BLOCK + "attn_q_norm.weight", ("head_size",)),

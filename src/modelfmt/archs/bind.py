@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from modelfmt.archs import hparams, pooling, rope
-from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
+from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import holds
@@ -141,14 +141,10 @@ class _Binder:
 
     def _spelled(self, name: str) -> str | None:
         """The name under which the checkpoint has the tensor, if it has it."""
-        ends = [name] + [name.removesuffix(ours) + other for ours, other in self.arch.suffixes if name.endswith(ours)]
-        for end in ends:
-            if end in self.tensors:
-                return end
-            for ours, other in self.arch.prefixes:
-                if end.startswith(ours) and (found := other + end.removeprefix(ours)) in self.tensors:
-                    self.bare = self.bare or not other
-                    return found
+        for found, bare in spellings(self.arch, name):
+            if found in self.tensors:
+                self.bare = self.bare or bare
+                return found
         return None
 
     def _made(self, slot: Slot, names: tuple[str, ...]) -> BoundTensor | None:

@@ -30,6 +30,7 @@ DBRX = Architecture(
         Param("n_head", ("n_heads", "num_attention_heads"), "attention.head_count", default=16),
         Param("n_head_kv", "attn_config.kv_n_heads", "attention.head_count_kv", default=1),
         Param("head_size", (), derive="n_embd/n_head"),
+        Param("theta", "attn_config.rope_theta", "rope.freq_base", "FLOAT32", default=10000.0),
         Param("clip", "attn_config.clip_qkv", "attention.clamp_kqv", "FLOAT32", default=None),
         Param("norm_eps", (), "attention.layer_norm_epsilon", "FLOAT32", default=1e-5),
         Param("n_expert", "ffn_config.moe_num_experts", "expert_count", default=4, high=1024),

@@ -12,10 +12,12 @@ from modelfmt.archs.specs import Part, Spec, Stacked
 from modelfmt.archs.table import Architecture, Ignore, Param, Refuses, Rope, Row
 
 __all__ = [
+    "ATTENTION_BIAS",
     "BUFFERS",
     "DECODER",
     "HEAD_SIZE_GIVEN",
     "HEAD_SIZE_WRITTEN",
+    "MLP_BIAS",
     "PROJECTIONS",
     "VISION",
     "biased",
@@ -44,6 +46,10 @@ HEAD_SIZE_GIVEN = (
     Param("key_length", "head_dim", "attention.key_length", default=None),
     Param("value_length", "head_dim", "attention.value_length", default=None),
 )
+
+# Where the configuration says whether projections have biases, which a file tells by their being there.
+ATTENTION_BIAS = Param("attention_bias", "attention_bias", type="BOOL", default=False, tensor="blk.0.attn_q.bias")
+MLP_BIAS = Param("mlp_bias", "mlp_bias", type="BOOL", default=False, tensor="blk.0.ffn_up.bias")
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 

@@ -35,10 +35,11 @@ _LATENT = DECODER.derive(
     without=targets("attn_k", "attn_v"),
     params=(
         Param("n_head_kv", (), "attention.head_count_kv", default=1),
+        Param("n_expanded", "num_key_value_heads", derive="n_head"),  # of no effect, but transformers repeats by it
         Param("vocab_size", "vocab_size", "vocab_size"),
-        Param("head_size", "qk_rope_head_dim", default=64, restored="n_rot"),
+        Param("head_size", "qk_rope_head_dim", default=64, implied=(("", "n_rot"),)),
         Param("n_rot", (), "rope.dimension_count", default=None),
-        Param("nope", "qk_nope_head_dim", default=128, restored="key_mla - n_rot"),
+        Param("nope", "qk_nope_head_dim", default=128, implied=(("", "key_mla - n_rot"),)),
         Param("value_size", "v_head_dim", "attention.value_length_mla", default=128),
         Param("key_mla", (), "attention.key_length_mla", derive="nope + head_size"),
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=1536, nullable=True),
@@ -53,7 +54,14 @@ _LATENT = DECODER.derive(
         Param("routed_scale", "routed_scaling_factor", "expert_weights_scale", "FLOAT32", default=1.0),
         Param("normalised", "norm_topk_prob", type="BOOL", default=False, allowed=(False,)),
         Param("gating", "scoring_func", "expert_gating_func", codes=(("softmax", 1),), default=1),
-        Param("limited", "topk_method", codes=(("greedy", 0), ("group_limited_greedy", 1)), default=0, low=0),
+        Param(
+            "limited",
+            "topk_method",
+            codes=(("greedy", 0), ("group_limited_greedy", 1)),
+            default=0,
+            low=0,
+            implied=(("n_group != 1", "1"), ("", "0")),
+        ),
         Param("n_group", "n_group", "expert_group_count", cases=(("not limited", "1"),), default=1),
         Param("n_group_used", "topk_group", "expert_group_used_count", cases=(("not limited", "1"),), default=1),
         Param("moe_step", "moe_layer_freq", default=1),
@@ -133,7 +141,7 @@ GLM4_MOE_LITE = DEEPSEEK3.derive(
     model_type=("glm4_moe_lite",),
     params=(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
-        Param("nope", "qk_nope_head_dim", default=192, restored="key_mla - n_rot"),
+        Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),
         Param("value_size", "v_head_dim", "attention.value_length_mla", default=256),
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=768, nullable=True),
         Param(

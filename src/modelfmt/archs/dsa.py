@@ -54,7 +54,7 @@ GLM_DSA = DEEPSEEK32.derive(
     without=("full",),
     params=(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
-        Param("nope", "qk_nope_head_dim", default=192, restored="key_mla - n_rot"),
+        Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),
         Param("value_size", "v_head_dim", "attention.value_length_mla", default=256),
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=2048),
         *sigmoid_router(n_group=1, n_group_used=1, scale=2.5, normalised=True),

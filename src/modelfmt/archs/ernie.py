@@ -6,7 +6,9 @@ src/models/{ernie4-5,ernie4-5-moe}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, PROJECTIONS, expert_rows, kv_heads
+from dataclasses import replace
+
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_GIVEN, PROJECTIONS, expert_rows, kv_heads
 from modelfmt.archs.experts import dense_rows, router, shared_rows
 from modelfmt.archs.specs import Squeezed
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
@@ -23,6 +25,7 @@ ERNIE4_5 = DECODER.derive(
     rope=Rope("norm", theta=500000.0),
     params=(
         kv_heads(2),
+        replace(ATTENTION_BIAS, config="use_bias"),
         Param("head_size", "head_dim", "attention.key_length", default=128, derive="n_embd/n_head"),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),

@@ -62,7 +62,7 @@ FALCON_H1 = DECODER.derive(
         Param("n_mamba_head", "mamba_n_heads", "ssm.time_step_rank", default=128),
         *mamba2_sizes(),
         Param("normed", "mamba_rms_norm", type="BOOL", default=False, tensor="blk.0.ssm_norm.weight"),
-        Param("norm_first", "mamba_norm_before_gate", type="BOOL", default=True),
+        Param("norm_first", "mamba_norm_before_gate", type="BOOL", default=True, implied=(("normed", "0"), ("", "1"))),
         Param("conv_bias", "mamba_conv_bias", type="BOOL", default=True),
         Param("mamba_bias", ("mamba_proj_bias", "projectors_bias"), type="BOOL", default=False),
         *(

@@ -52,7 +52,7 @@ GEMMA3N = DECODER.derive(
         Param("head_size", "head_dim", "attention.key_length", default=256),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("vocab_size", "vocab_size", default=262400),
-        Param("vocab_pl", "vocab_size_per_layer_input", default=262144, restored="vocab_size"),
+        Param("vocab_pl", "vocab_size_per_layer_input", default=262144, implied=(("", "vocab_size"),)),
         Param("tied", "tie_word_embeddings", type="BOOL", default=True),
         Param(
             "activation",

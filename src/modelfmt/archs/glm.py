@@ -7,7 +7,17 @@ src/models/{chatglm,glm4,glm4-moe}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, PROJECTIONS, expert_rows, kv_heads, targets
+from dataclasses import replace
+
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_WRITTEN,
+    PROJECTIONS,
+    expert_rows,
+    kv_heads,
+    targets,
+)
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Param, Rope, Row
 
@@ -24,6 +34,7 @@ GLM4 = DECODER.derive(
     without=targets("ffn_gate"),
     params=(
         kv_heads(2),
+        replace(ATTENTION_BIAS, default=True),
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1.5625e-7),
@@ -58,6 +69,7 @@ GLM4_MOE = DECODER.derive(
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1408),
         Param("n_shared", "n_shared_experts", "expert_shared_count", default=1),
         Param("qk_norm", "use_qk_norm", type="BOOL", default=False, tensor="blk.0.attn_q_norm.weight"),
+        ATTENTION_BIAS,
         *sigmoid_router(n_group=1, n_group_used=1, scale=1.0, normalised=True),
     ),
     rows=(

@@ -12,7 +12,7 @@ from modelfmt.archs.llama import LLAMA
 from modelfmt.archs.specs import Part
 from modelfmt.archs.table import Param, Refuses, Row
 
-__all__ = ["GRANITE", "GRANITE_MOE"]
+__all__ = ["GRANITE", "GRANITE_MOE", "GRANITE_MOE_SHARED"]
 
 _MOE, _SHARED, _BLOCK = "model.layers.{i}.block_sparse_moe.", "model.layers.{i}.shared_mlp.", "blk.{i}."
 _FUSED = (_MOE + "input_linear.weight", _MOE + "experts.gate_up_proj")
@@ -41,8 +41,8 @@ GRANITE = LLAMA.derive(
 
 GRANITE_MOE = GRANITE.derive(
     gguf="granitemoe",
-    hf=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
-    model_type=("granitemoe", "granitemoeshared"),
+    hf=("GraniteMoeForCausalLM",),
+    model_type=("granitemoe",),
     without=targets("ffn_gate", "ffn_up", "ffn_down"),
     params=(
         Param("n_expert", "num_local_experts", "expert_count", default=8, high=1024),
@@ -74,3 +74,5 @@ GRANITE_MOE = GRANITE.derive(
     ),
     graph={"mlp": "moe"},
 )
+
+GRANITE_MOE_SHARED = GRANITE_MOE.derive(hf=("GraniteMoeSharedForCausalLM",), model_type=("granitemoeshared",))

@@ -55,7 +55,7 @@ _MAMBA = (
     Param("kernel", "mamba_d_conv", "ssm.conv_kernel", default=4),
     Param("state_size", "mamba_d_state", "ssm.state_size", default=256),
     Param("n_group", "mamba_n_groups", "ssm.group_count", default=1),
-    Param("expand", "mamba_expand", default=2),
+    Param("expand", "mamba_expand", default=2, implied=(("", "n_inner//n_embd"),)),
     Param("n_inner", (), "ssm.inner_size", derive="expand*n_embd"),
     Param("n_mamba_head", "mamba_n_heads", "ssm.time_step_rank", default=128),
     *mamba2_sizes(),
@@ -98,8 +98,8 @@ _EXPERT_ROWS = (
 )
 
 _GRANITE_4 = GRANITE.derive(
-    hf=(),
-    model_type=(),
+    hf=("GraniteMoeHybridForCausalLM",),
+    model_type=("granitemoehybrid",),
     without=("n_ctx", "n_ff", *targets("ffn_gate", "ffn_up", "ffn_down")),
     params=(
         Param("n_expert", "num_local_experts", "expert_count", default=8, low=0, high=1024, omit=0),
@@ -112,8 +112,14 @@ _GRANITE_4 = GRANITE.derive(
             low=0,
             omit=0,
         ),
-        Param("n_ff_expert", "intermediate_size", default=11008),
-        Param("n_ff_shared", "shared_intermediate_size", "expert_shared_feed_forward_length", default=1024),
+        Param("n_ff_expert", "intermediate_size", default=11008, implied=(("", "n_ff"),)),
+        Param(
+            "n_ff_shared",
+            "shared_intermediate_size",
+            "expert_shared_feed_forward_length",
+            default=1024,
+            implied=(("", "n_ff"),),
+        ),
         Param("n_ff", (), "feed_forward_length", cases=(("n_expert", "n_ff_expert"), ("", "n_ff_shared"))),
         Param(
             "roped",
@@ -130,7 +136,14 @@ _GRANITE_4 = GRANITE.derive(
             cases=(("not roped", "1048576"),),  # without positions there is no limit
             default=2048,
         ),
-        Param("attends", "layer_types", codes=_KINDS, per_layer=True, each=(("", "0"),)),
+        Param(
+            "attends",
+            "layer_types",
+            codes=_KINDS,
+            per_layer=True,
+            each=(("", "0"),),
+            implied=(("n_head_kv", "1"), ("", "0")),
+        ),
     ),
     graph={"mlp": "moe+shared"},
 )
@@ -138,7 +151,7 @@ _GRANITE_4 = GRANITE.derive(
 GRANITE_HYBRID = _GRANITE_4.derive(
     gguf="granitehybrid",
     without=("n_head_kv",),
-    params=(Param("kv_heads", "num_key_value_heads", derive="n_head"), *_MAMBA),
+    params=(Param("kv_heads", "num_key_value_heads", derive="n_head", implied=(("", "largest(n_head_kv)"),)), *_MAMBA),
     rows=(*_attention(), *mamba2_rows(_LAYER + "mamba.", _RECURRENT), *_DENSE_ROWS, *_EXPERT_ROWS),
     refuses=_REFUSES,
     graph={"block": "mamba2"},
@@ -147,8 +160,6 @@ GRANITE_HYBRID = _GRANITE_4.derive(
 GRANITE_4_MOE = _GRANITE_4.derive(gguf="granitemoe", rows=_EXPERT_ROWS)
 
 GRANITE_4 = _GRANITE_4.derive(
-    hf=("GraniteMoeHybridForCausalLM",),
-    model_type=("granitemoehybrid",),
     rows=_DENSE_ROWS,
     variants=(("not attends", GRANITE_HYBRID), ("n_expert", GRANITE_4_MOE)),
     graph={"mlp": "gated"},
@@ -169,8 +180,16 @@ BAMBA = GRANITE.derive(
         "logits_scaling",
     ),
     params=(
-        Param("kv_heads", "num_key_value_heads", default=8, derive="n_head"),
-        Param("attends", "attn_layer_indices", codes=_KINDS, per_layer=True, each=(("", "0"),)),
+        Param("kv_heads", "num_key_value_heads", default=8, derive="n_head", implied=(("", "largest(n_head_kv)"),)),
+        Param(
+            "attends",
+            "attn_layer_indices",
+            codes=_KINDS,
+            per_layer=True,
+            each=(("", "0"),),
+            numbers=True,
+            implied=(("n_head_kv", "1"), ("", "0")),
+        ),
         *_MAMBA,
         Param("roped", (), "rope.scaling.finetuned", "BOOL", default=True),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),

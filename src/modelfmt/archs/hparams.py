@@ -7,10 +7,10 @@ from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
 from modelfmt.archs.terms import evaluate, holds
-from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, text
+from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, shortest, text
 from modelfmt.errors import CorruptFile
 
-__all__ = ["metadata", "read", "refuse", "restore", "window"]
+__all__ = ["configuration", "layers", "metadata", "read", "refuse", "restore", "window"]
 
 Metadata = dict[str, tuple[str, Any]]
 
@@ -47,12 +47,16 @@ def restore(
     """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors' shapes tell;
     tensors: the names of those that are there.
 
-    Raises CorruptFile. What GGUF does not hold has the table's default, or None.
+    Raises CorruptFile. What GGUF does not hold is what the table says is implied, else its default, or None. Params of
+    one name in config.json are one value.
     """
     scope: dict[str, Any] = {}
+    held = {path: key for key, param in _held(arch, metadata).items() for path in param.paths[:1]}
     for param in arch.params:
         place = f"{arch.gguf}.{param.key}"
-        if param.key and metadata.get(place) is not None:
+        if not param.key and param.paths and param.paths[0] in held:
+            place = held[param.paths[0]]
+        if metadata.get(place) is not None:
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
@@ -72,16 +76,98 @@ def restore(
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
+    found = _held(arch, metadata).values()
     for param in arch.params:
-        if param.restored:
-            scope[param.name] = _told(param.restored, scope)
+        if param.implied and param not in found:
+            scope[param.name] = _implied(param, scope)
         elif param.each and not param.key and not param.tensors:
             scope[param.name] = _each(param, scope)
     return scope
 
 
-def _told(term: str, scope: Mapping[str, Any]) -> Any:
-    return holds(term, scope) if " < " in term else evaluate(term, scope)
+def configuration(arch: Architecture, scope: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json's part of the params: the inverse of `read`. What it would take an absent key for is left out,
+    unless the file states it.
+
+    Raises CorruptFile for a number that no word of config.json has, UnsupportedError for one that config.json has no
+    key for, where it does not follow from the others.
+    """
+    config: dict[str, Any] = {}
+    held = _held(arch, metadata)
+    _follows(scope, held)
+    stated = held.values()
+    for param in arch.params:
+        value = scope[param.name]
+        inside = param.paths[0].rpartition(".")[2].isdigit() if param.paths else False
+        # a default of 0 stands for a null
+        usual = value == param.default and not (param in stated and value)
+        said_null = value is None and param.nullable and isinstance(param.default, int | float)
+        if not param.paths or (value is None and not said_null) or (usual and not inside):
+            continue
+        *outer, name = param.paths[0].split(".")
+        inner = config
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[name] = _said(param, value, scope["n_layer"], arch)
+    return {name: _entries(value) for name, value in config.items()}
+
+
+def _follows(scope: Mapping[str, Any], held: Mapping[str, Param]) -> None:
+    """Raise UnsupportedError where the file states what config.json has no key for and the others do not imply."""
+    for place, param in held.items():
+        if param.paths or not (param.derive or param.each or param.cases):
+            continue
+        implied = _case(param.cases, scope) if param.cases else _derived(param, scope)
+        if implied != scope[param.name]:
+            detail = "config.json of this architecture has no key for it, and what it has implies another"
+            raise refused(place, scope[param.name], detail, allowed=implied, path="metadata")
+
+
+def _said(param: Param, value: Any, n_layer: int, arch: Architecture) -> Any:
+    """A param as config.json has it."""
+    if value is None:
+        return None
+    if param.leading:
+        return [param.leading[0]] * value + [param.leading[1]] * (n_layer - value)
+    if param.codes and param.per_layer:
+        values = value if isinstance(value, list) else [value] * n_layer
+        if param.numbers:
+            return [layer for layer, entry in enumerate(values) if entry]
+        return [_word(param, entry, arch) for entry in values]
+    if param.codes:
+        return _word(param, value, arch)
+    if param.type == "FLOAT32":
+        value = shortest(value)
+        return int(value) if type(param.default) is int and value.is_integer() else value
+    return value
+
+
+def _word(param: Param, value: Any, arch: Architecture) -> str:
+    words = {number: word for word, number in reversed(param.codes)}
+    if value not in words:
+        raise bad_value(f"{arch.gguf}.{param.key}", value, str(sorted(words)), path="metadata")
+    return words[value]
+
+
+def _entries(value: Any) -> Any:
+    """A list, where the paths into an object were numbers."""
+    if isinstance(value, dict) and value and all(name.isdigit() for name in value):
+        return [value[str(at)] for at in range(len(value))]
+    return value
+
+
+def _held(arch: Architecture, metadata: Mapping[str, Any]) -> dict[str, Param]:
+    """The params that a file states, by their keys."""
+    keys = {f"{arch.gguf}.{param.key}": param for param in arch.params if param.key}
+    return {key: param for key, param in keys.items() if metadata.get(key) is not None}
+
+
+def _implied(param: Param, scope: Mapping[str, Any]) -> Any:
+    """What a file without a key for a param means."""
+    if param.per_layer:
+        return [_case(param.implied, scope, layer) for layer in range(scope["n_layer"])]
+    value = _case(param.implied, scope)
+    return bool(value) if param.type == "BOOL" else value
 
 
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
@@ -134,6 +220,24 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     if slides != _periodic(spec, spec.period, n_layer):
         found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
     return found
+
+
+def layers(spec: Window, arch: Architecture, metadata: Mapping[str, Any], n_layer: int) -> dict[str, Any]:
+    """config.json's part of the sliding window: the inverse of `window`. Raises CorruptFile."""
+    size = metadata.get(f"{arch.gguf}.attention.sliding_window")
+    if size is None:
+        optional = any(param.nullable and param.paths[:1] == (spec.config,) for param in arch.params)
+        return {spec.config: None, "layer_types": ["full_attention"] * n_layer} if optional else {}
+    key = f"{arch.gguf}.attention.sliding_window_pattern"
+    given = metadata.get(key)
+    if given is None or isinstance(given, int):
+        slides = _periodic(spec, integer(given or spec.period, key, path="metadata"), n_layer)
+    else:
+        slides = [bool(entry) for entry in given]
+        if len(slides) != n_layer:
+            raise bad_value(key, len(slides), f"one entry for each of {n_layer} layers", path="metadata")
+    kinds = ["sliding_attention" if slide else "full_attention" for slide in slides]
+    return {spec.config: integer(size, f"{arch.gguf}.attention.sliding_window", path="metadata"), "layer_types": kinds}
 
 
 def _periodic(spec: Window, period: int, n_layer: int) -> list[bool]:

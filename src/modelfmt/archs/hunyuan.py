@@ -7,7 +7,15 @@ llama.cpp src/models/{hunyuan-dense,hunyuan-vl,hunyuan-moe,hy-v3}.cpp (October 2
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, PROJECTIONS, expert_rows, kv_heads, targets
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_WRITTEN,
+    PROJECTIONS,
+    expert_rows,
+    kv_heads,
+    targets,
+)
 from modelfmt.archs.experts import MTP, dense_rows, router, shared_rows
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
@@ -23,6 +31,7 @@ HUNYUAN_DENSE = DECODER.derive(
     rope=Rope("neox", alpha=True),
     params=(
         *HEAD_SIZE_WRITTEN,
+        ATTENTION_BIAS,
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
     ),
     rows=(

@@ -27,9 +27,9 @@ JAMBA = DECODER.derive(
     without=("n_head_kv",),
     params=(
         Param("activation", "hidden_act", type="STRING", default="silu", allowed=("silu",)),
-        Param("kv_heads", "num_key_value_heads", default=8, derive="n_head"),
-        Param("attention_period", "attn_layer_period", default=8),
-        Param("attention_offset", "attn_layer_offset", default=4, low=0),
+        Param("kv_heads", "num_key_value_heads", default=8, derive="n_head", implied=(("", "largest(n_head_kv)"),)),
+        Param("attention_period", "attn_layer_period", default=8, implied=(("", "step(n_head_kv)"),)),
+        Param("attention_offset", "attn_layer_offset", default=4, low=0, implied=(("", "first(n_head_kv)"),)),
         Param(
             "n_head_kv",
             (),
@@ -40,8 +40,8 @@ JAMBA = DECODER.derive(
         ),
         Param("n_expert", ("num_experts", "num_local_experts"), "expert_count", default=16, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=2, high=1024),
-        Param("expert_period", "expert_layer_period", default=2),
-        Param("expert_offset", "expert_layer_offset", default=1, low=0),
+        Param("expert_period", "expert_layer_period", default=2, implied=(("", "step(sparse)"),)),
+        Param("expert_offset", "expert_layer_offset", default=1, low=0, implied=(("", "first(sparse)"),)),
         Param(
             "sparse",
             (),
@@ -50,7 +50,7 @@ JAMBA = DECODER.derive(
         ),
         Param("kernel", "mamba_d_conv", "ssm.conv_kernel", default=4),
         Param("state_size", "mamba_d_state", "ssm.state_size", default=16),
-        Param("expand", "mamba_expand", default=2),
+        Param("expand", "mamba_expand", default=2, implied=(("", "n_inner//n_embd"),)),
         Param("n_inner", (), "ssm.inner_size", derive="expand*n_embd"),
         Param("rank_sixteenths", (), derive="n_embd + 15"),
         Param("dt_rank", "mamba_dt_rank", "ssm.time_step_rank", derive="rank_sixteenths//16"),

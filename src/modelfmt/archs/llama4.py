@@ -43,7 +43,7 @@ LLAMA4 = DECODER.derive(
         Param("n_expert", "num_local_experts", "expert_count", default=16, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=1, high=1024),
         Param("moe_step", "interleave_moe_layer_step", "interleave_moe_layer_step", default=1),
-        Param("qk_norm", "use_qk_norm", type="BOOL", default=True),
+        Param("qk_norm", "use_qk_norm", type="BOOL", default=True, implied=(("n_expert == 128", "0"), ("", "1"))),
         Param("turns", "no_rope_layers", default=2, low=0, high=1, per_layer=True),  # 2: not said
         Param("no_rope_step", "no_rope_layer_interval", default=4),
         Param("chunk", "attention_chunk_size", default=8192, allowed=(8192,)),

@@ -39,19 +39,25 @@ def _experts(name: str, shape: tuple[str, ...]) -> tuple[Row, ...]:
     return (single, Row(f"{_MIXER}experts.{name}_proj", target, shape, when=_FEEDS))
 
 
+def _kind(feeds: int) -> Param:
+    """What each layer is. feeds: the code of those that a file says to have a feed-forward width."""
+    implied = (("n_head_kv", "1"), ("n_ff", str(feeds)), ("", "0"))
+    return Param("kind", _PATTERNS, codes=_KINDS, per_layer=True, implied=implied)
+
+
 _BODY = Architecture(
     gguf="nemotron_h",
-    hf=(),
-    model_type=(),
+    hf=("NemotronHForCausalLM",),
+    model_type=("nemotron_h",),
     params=(
         Param("n_layer", ("num_hidden_layers", *_PATTERNS), "block_count", high=1024, counted=True),
         Param("n_ctx", "max_position_embeddings", "context_length", default=4096),
         Param("n_embd", "hidden_size", "embedding_length", default=4096),
         Param("n_head", "num_attention_heads", "attention.head_count", default=32),
-        Param("kv_heads", "num_key_value_heads", default=8, derive="n_head"),
+        Param("kv_heads", "num_key_value_heads", default=8, derive="n_head", implied=(("", "largest(n_head_kv)"),)),
         Param("head_size", ("head_dim", "attention_head_dim"), "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
-        Param("kind", _PATTERNS, codes=_KINDS, per_layer=True),
+        _kind(feeds=3),
         Param(
             "n_head_kv",
             (),
@@ -67,10 +73,12 @@ _BODY = Architecture(
         Param("state_size", "ssm_state_size", "ssm.state_size", default=128),
         Param("n_group", ("n_groups", "mamba_n_groups"), "ssm.group_count", default=8),
         Param("n_mamba_head", "mamba_num_heads", "ssm.time_step_rank", default=128),
-        Param("mamba_head_size", "mamba_head_dim", default=64),
+        Param("mamba_head_size", "mamba_head_dim", default=64, implied=(("", "n_inner//n_mamba_head"),)),
         Param("n_inner", (), "ssm.inner_size", derive="n_mamba_head*mamba_head_size"),
         *mamba2_sizes(),
-        Param("ff_size", "intermediate_size", default=21504),
+        Param(
+            "ff_size", "intermediate_size", default=21504, implied=(("largest(n_ff)", "largest(n_ff)"), ("", "21504"))
+        ),
         Param(
             "n_ff",
             (),
@@ -120,6 +128,7 @@ NEMOTRON_H_MOE = _BODY.derive(
     gguf="nemotron_h_moe",
     without=("n_ff",),
     params=(
+        _kind(feeds=2),
         Param("n_expert", ("n_routed_experts", "num_local_experts"), "expert_count", default=8, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=2, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=7688),
@@ -184,8 +193,6 @@ NEMOTRON_H_MOE = _BODY.derive(
 )
 
 NEMOTRON_H = _BODY.derive(
-    hf=("NemotronHForCausalLM",),
-    model_type=("nemotron_h",),
     rows=_DENSE,
     variants=(("kind == 2", NEMOTRON_H_MOE),),
 )

@@ -7,6 +7,7 @@ src/models/{qwen2,qwen2moe,qwen3,qwen3moe}.cpp (October 2026).
 from __future__ import annotations
 
 from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
     DECODER,
     HEAD_SIZE_GIVEN,
     HEAD_SIZE_WRITTEN,
@@ -60,6 +61,7 @@ QWEN3 = DECODER.derive(
     pooled=True,
     params=(
         kv_heads(32),
+        ATTENTION_BIAS,
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("slides", "use_sliding_window", type="BOOL", default=False),
@@ -87,7 +89,7 @@ QWEN3_MOE = QWEN3.derive(
         kv_heads(4),
         *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length")),
         Param("sparse_step", "decoder_sparse_step", default=1),
-        Param("normalised", "norm_topk_prob", type="BOOL", default=False),
+        Param("normalised", "norm_topk_prob", type="BOOL", default=False, implied=(("", "1"),)),
         Param("max_window_layers", (), default=0),
     ),
     rows=(

@@ -42,7 +42,7 @@ _HYBRID = DECODER.derive(
         Param("state_size", "linear_key_head_dim", "ssm.state_size", default=128),
         Param("n_key_heads", "linear_num_key_heads", "ssm.group_count", default=16),
         Param("n_value_heads", "linear_num_value_heads", "ssm.time_step_rank", default=32),
-        Param("value_head_size", "linear_value_head_dim", default=128),
+        Param("value_head_size", "linear_value_head_dim", default=128, implied=(("", "n_inner//n_value_heads"),)),
         Param("n_inner", (), "ssm.inner_size", derive="n_value_heads*value_head_size"),
         Param("n_keys", (), derive="n_key_heads*state_size"),
         Param("n_conv", (), derive="2*n_keys + n_inner"),
@@ -110,7 +110,7 @@ QWEN3_NEXT = _HYBRID.derive(
         *_MOE_PARAMS,
         Param("sparse_step", "decoder_sparse_step", default=1),
         Param("normalised", "norm_topk_prob", type="BOOL", default=True),
-        Param("dense", "mlp_only_layers", codes=(("dense", 1),), per_layer=True, each=(("", "0"),)),
+        Param("dense", "mlp_only_layers", codes=(("dense", 1),), per_layer=True, each=(("", "0"),), numbers=True),
     ),
     rows=(
         Row(
@@ -147,6 +147,7 @@ _KEYS_BEFORE = _value_heads(before="2*n_keys")
 QWEN3_5 = _HYBRID.derive(
     gguf="qwen35",
     hf=("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+    writes=("Qwen3_5ForCausalLM", "qwen3_5_text"),
     model_type=("qwen3_5", "qwen3_5_text"),
     rope=Rope("neox", kinds=("default",), dimension=True, partial=0.25, sections=(11, 11, 10, 0)),
     params=(kv_heads(4),),
@@ -201,6 +202,7 @@ QWEN3_5 = _HYBRID.derive(
 QWEN3_5_MOE = QWEN3_5.derive(
     gguf="qwen35moe",
     hf=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
+    writes=("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
     model_type=("qwen3_5_moe", "qwen3_5_moe_text"),
     without=("n_ff", *_DENSE),
     params=(kv_heads(2), *_MOE_PARAMS),

@@ -29,13 +29,13 @@ from modelfmt.archs.values import bad_value, integer, number, numbers, record, r
 from modelfmt.ir.ops import Constant
 from modelfmt.report import Loss
 
-__all__ = ["Encoded", "encode", "llama3_factors"]
+__all__ = ["YARN_EXTRAS", "Encoded", "encode", "implied_longrope", "llama3_factors", "mscale"]
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETAS = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
 _PARTS = ("partial_rotary_factor", "rotary_pct", "rope_pct")
-_YARN_EXTRAS = {
+YARN_EXTRAS = {
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
     "beta_fast": "yarn_beta_fast",
@@ -198,10 +198,10 @@ def _yarn(case: _Case, out: Encoded) -> None:
     out.scaling("type", "STRING", "yarn")
     out.scaling("factor", "FLOAT32", case.factor)
     out.scaling("original_context_length", "UINT32", case.original_context)
-    for name, key in _YARN_EXTRAS.items():
+    for name, key in YARN_EXTRAS.items():
         if case.given(name):
             out.scaling(key, "FLOAT32", case.number(name))
-    implied, attention = _mscale(case.factor), _yarn_attention(case)
+    implied, attention = mscale(case.factor), _yarn_attention(case)
     if case.spec.log_multiplier:
         _log_multiplier(case, out)
     elif not math.isclose(attention, implied, rel_tol=1e-6):
@@ -225,11 +225,12 @@ def _yarn_attention(case: _Case) -> float:
     if case.given("attention_factor"):
         return case.number("attention_factor")
     if case.settings.get("mscale") and case.settings.get("mscale_all_dim"):
-        return _mscale(case.factor, case.number("mscale")) / _mscale(case.factor, case.number("mscale_all_dim"))
-    return _mscale(case.factor)
+        return mscale(case.factor, case.number("mscale")) / mscale(case.factor, case.number("mscale_all_dim"))
+    return mscale(case.factor)
 
 
-def _mscale(factor: float, scale: float = 1.0) -> float:
+def mscale(factor: float, scale: float = 1.0) -> float:
+    """What yarn multiplies attention by."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
@@ -251,11 +252,8 @@ def _longrope(case: _Case, out: Encoded) -> None:
     if case.spec.names_longrope:
         out.scaling("type", "STRING", "longrope")
     out.scaling("original_context_length", "UINT32", original)
-    stretch, attention = case.scope["n_ctx"] / original, 1.0
-    if case.given("attention_factor"):
-        attention = case.number("attention_factor")
-    elif stretch > 1 and original > 1:
-        attention = math.sqrt(1 + math.log(stretch) / math.log(original))
+    implied = implied_longrope(int(case.scope["n_ctx"]), original)
+    attention = case.number("attention_factor") if case.given("attention_factor") else implied
     out.scaling("attn_factor", "FLOAT32", attention)
 
 
@@ -270,6 +268,12 @@ def _proportional(case: _Case, out: Encoded) -> None:
 
 def _half(out: Encoded) -> int:
     return int(out.hparams["n_rot"]) // 2
+
+
+def implied_longrope(n_ctx: int, original: int) -> float:
+    """What longrope multiplies attention by where the configuration does not say it."""
+    stretch = n_ctx / original
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
 
 
 _SCALINGS: dict[str, Callable[[_Case, Encoded], None]] = {

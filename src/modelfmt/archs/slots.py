@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from modelfmt.archs.specs import Add, Reshaped, Shape, Spec, Stacked, before
-from modelfmt.archs.table import Row
+from modelfmt.archs.table import Architecture, Row
 from modelfmt.archs.terms import Scope, evaluate, holds
 from modelfmt.errors import CorruptFile, UnsupportedError
 
-__all__ = ["Slot", "slots_of", "unmatched", "wrong_shape"]
+__all__ = ["Slot", "slots_of", "spellings", "unmatched", "wrong_shape"]
 
 _NAMED = 100  # tensors that an error names; all are in its context
 
@@ -72,6 +72,16 @@ def slots_of(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[Slot]]:
             biased = [row for row in there if row.bias != "none"]
             if biased:
                 yield [Slot(row, layer, bias=True) for row in biased]
+
+
+def spellings(arch: Architecture, name: str) -> Iterator[tuple[str, bool]]:
+    """The names that a checkpoint may have for a tensor of the rows, ours first; True where the body's prefix lacks."""
+    ends = [name] + [name.removesuffix(ours) + other for ours, other in arch.suffixes if name.endswith(ours)]
+    for end in ends:
+        yield end, False
+        for ours, other in arch.prefixes:
+            if end.startswith(ours):
+                yield other + end.removeprefix(ours), not other
 
 
 def wrong_shape(name: str, found: Sequence[int], allowed: Sequence[int]) -> CorruptFile:

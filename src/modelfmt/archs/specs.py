@@ -15,6 +15,7 @@ from modelfmt.ir.ops import (
     AddConstant,
     Concat,
     Constant,
+    Dequantize,
     Expression,
     NegativeExp,
     NegativeLog,
@@ -284,7 +285,7 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
         case Add(value=value):
             return (AddConstant(expr, -value),)
         case Transposed():
-            return (Transpose(expr) if len(expr.shape) > 1 else expr,)
+            return (Transpose(_dense(expr)) if len(expr.shape) > 1 else expr,)
         case Stacked():
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
         case Part() | Grouped():
@@ -321,7 +322,7 @@ def reassembled(parts: Mapping[int, tuple[Fused, Expression]], scope: Scope, lay
         case Grouped() as spec:
             groups, sizes = _sizes(spec, scope, layer)
             rest = exprs[0].shape[1:]
-            whole, at = Concat(exprs), 0
+            whole, at = Concat(_alike(exprs)), 0
             pieces = []
             for size in sizes:
                 part = Slice(whole, 0, at, at + groups * size)
@@ -336,7 +337,11 @@ def number_of(spec: Fused) -> int:
 
 
 def joined(parts: tuple[Expression, ...], axis: int, *, every: bool = False) -> Expression:
-    """Tensors put together along an axis: the inverse of all parts of a fused source. every: two that alternate."""
+    """Tensors put together along an axis: the inverse of all parts of a fused source. every: two that alternate.
+
+    Parts of several types become float32.
+    """
+    parts = _alike(parts)
     if axis > 0 and axis == len(parts[0].shape) - 1:
         whole = joined(tuple(_column(part) for part in parts), axis, every=every)
         return Reshape(whole, whole.shape[:-1])
@@ -365,7 +370,18 @@ def _part(spec: Part, expr: Expression, scope: Scope, layer: int) -> Expression:
 
 def _column(expr: Expression) -> Expression:
     """The values of each row under one another."""
-    return Reshape(expr, (*expr.shape, 1))
+    return Reshape(_dense(expr), (*expr.shape, 1))
+
+
+def _alike(parts: tuple[Expression, ...]) -> tuple[Expression, ...]:
+    """Parts of one type, float32 if they are of several."""
+    if len({part.stored.name for part in parts}) == 1:
+        return parts
+    return tuple(part if part.stored.name == "F32" else Dequantize(part) for part in parts)
+
+
+def _dense(expr: Expression) -> Expression:
+    return expr if expr.stored.dense else Dequantize(expr)
 
 
 def _entry(expr: Expression, index: int) -> Expression:
@@ -413,7 +429,9 @@ def _tiled(expr: Expression, spec: Tiled, scope: Scope, layer: int, *, inverse: 
     matrix, skip = _rows(expr), evaluate(spec.before, scope, layer)
     n_rows, n_columns = matrix.shape
     if spec.axis == 1:
-        heads = Reshape(matrix, (n_rows, groups, each, n_columns // (groups * each)))
+        size = n_columns // (groups * each)
+        whole = matrix if size % matrix.stored.block_elements == 0 else _dense(matrix)
+        heads = Reshape(whole, (n_rows, groups, each, size))
         return Reshape(Swap(heads, 1), expr.shape)
     tail = Slice(matrix, 0, skip, n_rows)
     heads = Reshape(tail, (groups, each, (n_rows - skip) // (groups * each), n_columns))

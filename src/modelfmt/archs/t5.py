@@ -110,6 +110,7 @@ T5_ENCODER = Architecture(
     gguf="t5encoder",
     hf=("T5EncoderModel",),
     model_type=(),
+    writes=("T5EncoderModel", "t5"),
     params=_ENCODER_PARAMS,
     rows=(*_ENCODER_ROWS, *_stack("encoder", "enc", own=False)),
     ignores=(
@@ -131,6 +132,7 @@ T5_ENCODER = Architecture(
 T5 = T5_ENCODER.derive(
     gguf="t5",
     hf=("T5ForConditionalGeneration", "T5WithLMHeadModel"),
+    writes=None,
     model_type=("t5",),
     params=_DECODER_PARAMS,
     rows=(*_DECODER_ROWS, *_stack("decoder", "dec", own=False)),
@@ -146,7 +148,7 @@ _LATER = (
 )
 """What the configurations of mT5 and UMT5 say otherwise where a key is absent."""
 
-MT5_ENCODER = T5_ENCODER.derive(hf=("MT5EncoderModel",), params=_LATER)
+MT5_ENCODER = T5_ENCODER.derive(hf=("MT5EncoderModel",), writes=("MT5EncoderModel", "mt5"), params=_LATER)
 MT5 = T5.derive(
     hf=("MT5ForConditionalGeneration",),
     model_type=("mt5",),
@@ -155,7 +157,7 @@ MT5 = T5.derive(
 
 _OWN = _positions("encoder", "enc", "n_layer", own=True)
 
-UMT5_ENCODER = MT5_ENCODER.derive(hf=("UMT5EncoderModel",), rows=_OWN)
+UMT5_ENCODER = MT5_ENCODER.derive(hf=("UMT5EncoderModel",), writes=("UMT5EncoderModel", "umt5"), rows=_OWN)
 UMT5 = T5.derive(
     hf=("UMT5ForConditionalGeneration",),
     model_type=("umt5",),

@@ -64,8 +64,9 @@ class Param:
     list with one integer per layer; with codes a list of words, a string of letters, or the numbers of the layers whose
     code is 1. counted: of a list or a string the number of its entries. tensor may have {i}: the number of layers that
     have it. uniform: may be a list with one integer per layer, which must all be the same. leading: may be a list of
-    these two values, all of the first before those of the second; then it is their number. restored: a term or
-    condition over the other params, by which a file without a key for this one tells it.
+    these two values, all of the first before those of the second; then it is their number. numbers: written as the
+    numbers of the layers whose code is 1. implied: (condition, term) pairs over all params, of each layer where
+    per_layer: what a GGUF file without the key means, where that is not what an absent key of config.json means.
     """
 
     name: str
@@ -89,7 +90,8 @@ class Param:
     counted: bool = False
     uniform: bool = False
     leading: tuple[Any, ...] = ()
-    restored: str = ""
+    numbers: bool = False
+    implied: tuple[tuple[str, str], ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -177,7 +179,8 @@ class Architecture:
     gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
     some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
     of sentence-transformers. variants: (condition, table) pairs: where the condition holds in a layer, that is the
-    table of the checkpoint.
+    table of the checkpoint. writes: the class and the model type of a config.json that is made from a file, where they
+    are not the first ones.
     """
 
     gguf: str
@@ -195,6 +198,7 @@ class Architecture:
     suffixes: tuple[tuple[str, str], ...] = ()
     graph: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[tuple[str, Architecture], ...] = ()
+    writes: tuple[str, str] | None = None
 
     def derive(
         self,

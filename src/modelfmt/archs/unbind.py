@@ -1,20 +1,21 @@
 """Applies a table to a GGUF file: the tensors of the checkpoint that it came from, by the inverse operations.
 
-The first layout and spelling of each row is written. Metadata is used for shapes and operations only; config.json, and
-what the constants of the file (rope factors) mean for it, is not made here.
+The first layout and spelling of each row is written, unless the names of the original are known: then its own. Metadata
+is used for shapes and operations only; `configuration` makes config.json of it, and of the constants (rope factors).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from modelfmt.archs import hparams
-from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
+from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
-from modelfmt.archs.terms import Scope
+from modelfmt.archs.terms import Scope, holds
+from modelfmt.archs.values import flat
 from modelfmt.ir.ops import Expression
 
 __all__ = ["Unbound", "UnboundTensor", "to_huggingface"]
@@ -42,42 +43,88 @@ class Unbound:
     hparams: dict[str, Any]
 
 
-def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], metadata: Mapping[str, Any]) -> Unbound:
+def to_huggingface(
+    arch: Architecture,
+    *,
+    tensors: Mapping[str, Expression],
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    names: Collection[str] = (),
+) -> Unbound:
     """The tensors of a checkpoint from those of a GGUF file. Quantized rows stay as they are where rows only move.
 
-    tensors: GGUF name -> expression. metadata: the keys of the file. Raises UnsupportedError (unmatched-tensors),
-    CorruptFile (metadata-missing, config-value, tensor-shape).
+    tensors: GGUF name -> expression. metadata: the keys of the file. config, names: the original's configuration and
+    the names of its tensors, where they are known. Raises UnsupportedError (unmatched-tensors), CorruptFile
+    (metadata-missing, config-value, tensor-shape).
     """
-    sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
-    told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
-    scope = hparams.restore(arch, metadata, sizes | told, tensors)
-    scope["tied"] = "output.weight" not in tensors
-    made: list[UnboundTensor] = []
+    arch, scope = _scope(arch, tensors, metadata, config)
+    made: dict[str, UnboundTensor] = {}
     fused: dict[str, list[_Piece]] = {}
     used: set[str] = set()
     missing: list[tuple[str, Shape]] = []
+    twins: list[tuple[str, str]] = []
     for slots in slots_of(arch.rows, scope):
-        slot = slots[0]
+        slot, wanted = _chosen(arch, slots, scope, names)
         if slot.target not in tensors:
-            if slot.required and not slot.row.tied_to and not slot.row.unused:
+            if slot.row.tied_to and names:
+                twin = _spelled(arch, slot.name(slot.row.tied_to), names)
+                twins += [(name, twin) for name in wanted if name in names and twin]
+            elif slot.required and not slot.row.tied_to and not slot.row.unused:
                 missing.append((slot.target, slot.shape(scope)))
             continue
         used.add(slot.target)
         if slot.row.unused:
             continue
-        piece = _Piece(slot, _checked(slot, tensors[slot.target], scope))
+        piece = _Piece(slot, wanted, _checked(slot, tensors[slot.target], scope))
         if piece.part is None:
-            made += _restored([piece], scope)
+            made |= {tensor.name: tensor for tensor in _restored([piece], scope)}
         else:
-            fused.setdefault(slot.name(slot.row.sources[0]), []).append(piece)
+            fused.setdefault(wanted[0], []).append(piece)
     left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in _CONSTANTS]
     if left or missing:
         raise unmatched(left, missing)
     for pieces in fused.values():
-        made += _restored(sorted(pieces, key=lambda piece: number_of(piece.part) if piece.part else 0), scope)
+        ordered = sorted(pieces, key=lambda piece: number_of(piece.part) if piece.part else 0)
+        made |= {tensor.name: tensor for tensor in _restored(ordered, scope)}
+    made |= {name: UnboundTensor(name, made[twin].expr, made[twin].source_names) for name, twin in twins}
     place = {name: index for index, name in enumerate(tensors)}
-    ordered = sorted(made, key=lambda tensor: min(place[name] for name in tensor.source_names))
-    return Unbound(arch, ordered, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+    found = sorted(made.values(), key=lambda tensor: min(place[name] for name in tensor.source_names))
+    return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+
+
+def _scope(
+    arch: Architecture,
+    tensors: Mapping[str, Expression],
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+) -> tuple[Architecture, dict[str, Any]]:
+    """The table of the file, and its params."""
+    if config is None:
+        sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
+        told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
+        scope = hparams.restore(arch, metadata, sizes | told, tensors)
+    else:
+        scope = {"n_expert": 0} | hparams.read(arch, flat(config))
+        for condition, other in arch.variants:
+            if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+                return _scope(other, tensors, metadata, config)
+    scope["tied"] = "output.weight" not in tensors
+    return arch, scope
+
+
+def _chosen(arch: Architecture, slots: list[Slot], scope: Scope, names: Collection[str]) -> tuple[Slot, list[str]]:
+    """The layout of a tensor, and what its sources are called: as in the original where it is known."""
+    for slot in slots if names else ():
+        for template in slot.row.sources:
+            found = [_spelled(arch, name, names) for name in slot.names(template, scope)]
+            there = [name for name in found if name is not None]
+            if there and len(there) == len(found):
+                return slot, there
+    return slots[0], slots[0].names(slots[0].row.sources[0], scope)
+
+
+def _spelled(arch: Architecture, name: str, names: Collection[str]) -> str | None:
+    return next((found for found, _ in spellings(arch, name) if found in names), None)
 
 
 def _there(name: str, tensors: Mapping[str, Expression]) -> int:
@@ -90,9 +137,10 @@ def _there(name: str, tensors: Mapping[str, Expression]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A tensor of the file: the whole of a source, or a part of a fused one."""
+    """A tensor of the file: the whole of its sources, or a part of a fused one. names: of the sources."""
 
     slot: Slot
+    names: list[str]
     expr: Expression
 
     @property
@@ -125,8 +173,7 @@ def _restored(pieces: list[_Piece], scope: Scope) -> list[UnboundTensor]:
     for spec in reversed(before):
         parts = backward(spec, parts[0], scope, slot.layer)
     sources = tuple(piece.slot.target for piece in pieces)
-    names = slot.names(slot.row.sources[0], scope)
-    return [UnboundTensor(name, expr, sources) for name, expr in zip(names, parts, strict=True)]
+    return [UnboundTensor(name, expr, sources) for name, expr in zip(pieces[0].names, parts, strict=True)]
 
 
 def _undone(piece: _Piece, specs: tuple[Spec, ...], scope: Scope) -> Expression:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
 
 __all__ = [
+    "ROUNDED",
     "AddConstant",
     "Concat",
     "Constant",
+    "Dequantize",
     "Expression",
     "Leaf",
     "NegativeExp",
@@ -40,6 +42,7 @@ __all__ = [
     "Swap",
     "Transpose",
     "geometry",
+    "nodes",
     "row_bytes",
 ]
 
@@ -386,6 +389,17 @@ class NegativeLog(_Computed, frozen=True):
         return log.astype(np.float32).view(np.uint8)
 
 
+class Dequantize(_Computed, frozen=True):
+    """The values as float32, for operations that cannot move codes."""
+
+    input: Expression
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        return reader.values(self.input, start, stop).view(np.uint8)
+
+
 class Pad(_Op, frozen=True):
     """Zero rows appended until the first axis has `rows` entries (vocabulary padding)."""
 
@@ -418,8 +432,18 @@ Expression = (
     | Scale
     | NegativeExp
     | NegativeLog
+    | Dequantize
     | Pad
 )
+
+
+ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
+"""Operations after whose inverse the last bits of a value may be others."""
+
+
+def nodes(expr: Expression) -> list[Expression]:
+    """An expression and all that it is made from."""
+    return [expr, *(node for part in expr.inputs for node in nodes(part))]
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:

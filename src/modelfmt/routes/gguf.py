@@ -222,7 +222,7 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
 
 def _from_checkpoint(model: Model, options: Options) -> _Content:
     from modelfmt import tokenizers
-    from modelfmt.checkpoints import general, model_card
+    from modelfmt.checkpoints import carried, general, model_card
 
     arch, bound = _bound(model)
     shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
@@ -250,6 +250,10 @@ def _from_checkpoint(model: Model, options: Options) -> _Content:
     )
     words = [] if tokenizer is None else tokenizers.gguf_metadata(tokenizer)
     metadata = [("general.architecture", "STRING", arch.gguf), *facts, *bound.metadata, *words]
+    if options.carry:
+        further, more = carried.entries(model, bound, metadata)
+        metadata += further
+        notes += more
     return _Content(
         tensors={tensor.name: tensor.expr for tensor in bound.tensors},
         metadata=metadata,

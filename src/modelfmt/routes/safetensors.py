@@ -47,7 +47,6 @@ def _draft(model: Model, recipe: Recipe, options: Options) -> Draft:
         losses += narrowing(tensor.name, source.name, target)
     entries = [Entry(name, draft.encoding, draft.expr.shape) for name, draft in chosen.items()]
     metadata = {"format": "pt"} | {key: str(value) for key, value in options.metadata.items()}
-    side: dict[str, bytes] = {}
 
     def build(stem: str) -> list[FileLayout]:
         layouts, index = safetensors.layout(entries, metadata=metadata, shard_size=options.split_size, stem=stem)
@@ -56,4 +55,4 @@ def _draft(model: Model, recipe: Recipe, options: Options) -> Draft:
         return layouts
 
     notes = [Note(model.path, "names are those of the source container")] if model.format == "gguf" else []
-    return Draft(quant, chosen, build, losses, notes, side)
+    return Draft(quant, chosen, build, losses, notes)
