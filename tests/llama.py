@@ -90,6 +90,17 @@ class Network:
         with Session(self, embeddings=True) as session:
             return session.run(tokens)
 
+    def answers(self, question: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [tokens, vocabulary]: the logits of a decoder after each token, where the encoder read `question`."""
+        with Session(self) as session:
+            session.encode(question)
+            return session.run(tokens)
+
+    def encodings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [tokens, width]: what the encoder of an encoder-decoder makes of each token."""
+        with Session(self, embeddings=True) as session:
+            return session.encode(tokens)
+
     def close(self) -> None:
         _library().llama_model_free(self._model)
 
@@ -123,6 +134,7 @@ class Session:
         params.type_k = params.type_v = _F32_TYPE
         params.pooling_type, params.flash_attn_type = _POOLING_NONE, _FLASH_OFF
         params.embeddings = embeddings
+        self._embeddings = embeddings
         self._products = products  # ctypes keeps no reference to a callback
         params.cb_eval = None if products is None else ctypes.cast(products.callback, _POINTER)
         self._context = self._library.llama_init_from_model(network._model, params)
@@ -132,19 +144,29 @@ class Session:
 
     def run(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
         """float32 [tokens - first, width]: logits of the next token (or hidden states) from token `first` on."""
-        library, count = self._library, len(tokens)
-        library.llama_memory_clear(library.llama_get_memory(self._context), True)
+        return self._outputs(self._library.llama_decode, tokens, first)
+
+    def encode(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [tokens, width]: what the encoder makes of each token; the decoder of the next run looks at it.
+
+        Logits are not the encoder's: for those of a session without embeddings the answer is empty.
+        """
+        return self._outputs(self._library.llama_encode, tokens, 0 if self._embeddings else len(tokens))
+
+    def _outputs(self, compute: Any, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
+        count = len(tokens)
+        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
         batch = _Batch(
             n_tokens=count,
             token=(_I32 * count)(*tokens),
             logits=(ctypes.c_int8 * count)(*[i >= first for i in range(count)]),
         )
-        failed = library.llama_decode(self._context, batch)
+        failed = compute(self._context, batch)
         if self._products is not None and self._products.error is not None:
             raise self._products.error
         assert failed == 0, "".join(llama_vocab._LOG)
         rows = [np.ctypeslib.as_array(self._get(self._context, i), (self._width,)) for i in range(first, count)]
-        return np.stack(rows)
+        return np.array(rows, np.float32).reshape(count - first, self._width)
 
     def __enter__(self) -> Session:
         return self
@@ -161,6 +183,7 @@ def _library() -> Any:
         ("llama_model_n_embd", _I32, [_POINTER]),
         ("llama_context_default_params", _Context, []),
         ("llama_init_from_model", _POINTER, [_POINTER, _Context]),
+        ("llama_encode", _I32, [_POINTER, _Batch]),
         ("llama_decode", _I32, [_POINTER, _Batch]),
         ("llama_get_memory", _POINTER, [_POINTER]),
         ("llama_memory_clear", None, [_POINTER, ctypes.c_bool]),

@@ -19,21 +19,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from made_up import headers
 from modelfmt import archs
 from modelfmt.archs.bind import Bound, to_gguf
 from modelfmt.archs.rope import llama3_factors
 from modelfmt.archs.specs import (
-    Add,
-    Behind,
-    Part,
-    Permute,
     Stacked,
-    Transposed,
-    Ungrouped,
-    backward,
-    before,
-    forward,
-    joined,
 )
 from modelfmt.archs.table import Architecture, Param, Row
 from modelfmt.archs.unbind import to_huggingface
@@ -47,12 +38,15 @@ from modelfmt.tiles import Evaluator
 CHECKPOINTS = {
     "bert": "bert.BERT",
     "cohere": "cohere.COHERE",
+    "deepseek-v3": "deepseek.DEEPSEEK3",
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
+    "gpt-oss": "gpt_oss.GPT_OSS",
     "gpt2": "gpt2.GPT2",
     "llama-spm": "llama.LLAMA",
     "llama3-big": "llama.LLAMA",
     "llama3-rope-scaled-tied": "llama.LLAMA",
+    "mamba": "mamba.MAMBA",
     "mistral": "llama.MISTRAL",
     "mixtral": "llama.MIXTRAL",
     "modernbert": "modernbert.MODERNBERT",
@@ -61,9 +55,20 @@ CHECKPOINTS = {
     "qwen3": "qwen.QWEN3",
     "qwen3-moe": "qwen.QWEN3_MOE",
     "starcoder2": "starcoder.STARCODER2",
+    "t5": "t5.T5",
 }
-UNREADABLE = {"modernbert": {"modern-bert.attention.layer_norm_epsilon": ("FLOAT32", float(np.float32(1e-5)))}}
-"""Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for."""
+UNREADABLE = {
+    "modernbert": {"modern-bert.attention.layer_norm_epsilon": ("FLOAT32", float(np.float32(1e-5)))},
+    "deepseek-v3": {"deepseek2.expert_gating_func": ("UINT32", 2)},
+}
+"""Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
+without which it computes something else."""
+
+NEWER = {"deepseek32", "hy_v3"}
+"""Architectures that llama.cpp has, and that the gguf package does not know yet."""
+
+LATER = {"lfm2moe": {"output"}}
+"""Tensors that llama.cpp loads, and that the names of the package gguf do not have yet."""
 
 TABLES = sorted({*archs.HUGGING_FACE.values()})
 NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -111,37 +116,6 @@ def metadata(bound: Bound) -> dict[str, tuple[str, Any]]:
     }
 
 
-def headers(arch: Architecture, config: dict[str, Any]) -> dict[str, Expression]:
-    """Tensors of the shapes that a table asks for, each elsewhere in a file that does not exist."""
-    from modelfmt.archs import hparams
-    from modelfmt.archs.values import flat
-
-    scope = hparams.read(arch, flat(config))
-    found: dict[str, Expression] = {}
-
-    def shape(row: Row, layer: int) -> tuple[int, ...]:
-        from modelfmt.archs.terms import evaluate
-
-        made = tuple(evaluate(term, scope, layer) for term in row.shape)
-        for spec in reversed(row.ops):
-            made = before(spec, made, scope, layer)
-        return made
-
-    for row in {row.target: row for row in reversed(arch.rows)}.values():
-        if row.tied_to and scope["tied"]:
-            continue
-        for layer in range(scope["n_layer"]) if "{i}" in row.target else (0,):
-            for expert in range(scope["n_expert"]) if "{e}" in row.sources[0] else (0,):
-                name = row.sources[0].replace("{i}", str(layer)).replace("{e}", str(expert))
-                size = shape(row, layer)
-                found[name] = Leaf("weights", len(found) << 32, size, "BF16")
-                if row.bias == "required":
-                    bias = name.removesuffix(".weight") + ".bias"
-                    rows = size[-1] if Transposed() in row.ops else size[0]
-                    found[bias] = Leaf("weights", len(found) << 32, (rows,), "BF16")
-    return found
-
-
 # --- against llama.cpp's converter ---------------------------------------------------------------------------------
 
 
@@ -157,7 +131,8 @@ def test_tensors_are_those_of_llama_cpps_converter(checkpoint: Checkpoint) -> No
         assert list(tensor.expr.shape) == row["shape"], tensor.name
         assert (tensor.keep == "F32") == (row["type"] == "F32"), tensor.name
         data = checkpoint.values(tensor.expr).astype(NUMPY[row["type"]]).tobytes()
-        assert hashlib.sha256(data).hexdigest() == row["sha256"], tensor.name
+        computed = tensor.name.endswith("ssm_a")  # see test_decays_are_rounded_correctly
+        assert (hashlib.sha256(data).hexdigest() == row["sha256"]) != computed, tensor.name
 
 
 def test_a_real_sentence_transformer(golden: Path) -> None:
@@ -206,14 +181,29 @@ def test_old_and_new_spellings_say_the_same(checkpoint: Checkpoint) -> None:
     assert bound.hparams["dtype"] == checkpoint.config["dtype"]
 
 
-@pytest.mark.parametrize("model_type", sorted(set(archs.MODEL_TYPES) - {"gemma3"}))
+NO_DEFAULT: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 6},
+    "glm4_moe": {"num_attention_heads": 64},
+    "dots1": {"num_experts_per_tok": 6, "n_routed_experts": 8, "n_shared_experts": 2},
+}
+"""Keys that a model cannot do without, and that the configuration class has no value for."""
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    sorted(
+        set(archs.MODEL_TYPES)
+        - {"gemma3", "gemma3n", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}
+    ),
+)
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
     from transformers import AutoConfig
 
     from modelfmt.archs import hparams
 
     arch = archs.find(model_type=model_type)
-    whole = AutoConfig.for_model(model_type, tie_word_embeddings=arch.gguf.startswith("gemma")).to_dict()
+    told = {"tie_word_embeddings": arch.gguf.startswith(("gemma", "t5"))} | NO_DEFAULT.get(model_type, {})
+    whole = AutoConfig.for_model(model_type, **told).to_dict()
     expected = hparams.read(arch, whole)
     checked = 0
     for param in arch.params:
@@ -506,8 +496,11 @@ def test_the_way_back_gives_the_checkpoint(checkpoint: Checkpoint) -> None:
         original = originals[tensor.name]
         kind = NUMPY[original.stored.name]
         assert tensor.expr.shape == original.shape
-        there, here = (checkpoint.values(expr).astype(kind).tobytes() for expr in (tensor.expr, original))
-        assert there == here, tensor.name
+        there, here = (checkpoint.values(expr).astype(kind) for expr in (tensor.expr, original))
+        if "A_log" in tensor.name:
+            np.testing.assert_allclose(there, here, rtol=3e-7, atol=3e-7)
+        else:
+            assert there.tobytes() == here.tobytes(), tensor.name
 
 
 def test_quantized_rows_go_back_as_they_are(golden: Path) -> None:
@@ -555,21 +548,6 @@ def test_a_gguf_file_that_does_not_fit_is_refused(golden: Path) -> None:
 
 
 # --- real configurations ----------------------------------------------------------------------------------------------
-
-
-def test_real_configurations(shared_data: Path) -> None:
-    seen = set()
-    for path in sorted((shared_data / "configs").rglob("*_config.json")):
-        config = json.loads(path.read_text())
-        for name in config.get("architectures") or ():
-            if name in archs.HUGGING_FACE:
-                arch = archs.find(name)
-                tensors = headers(arch, config)
-                bound = to_gguf(arch, tensors=tensors, config=config, assets={})
-                assert {name for tensor in bound.tensors for name in tensor.source_names} == set(tensors)
-                assert bound.hparams["n_layer"] == config["num_hidden_layers"]
-                seen.add(name)
-    assert {"LlamaForCausalLM", "MixtralForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"} <= seen
 
 
 @pytest.mark.parametrize("file", ["gemma-2b-it", "Mistral-7B-Instruct-v0.2", "Meta-Llama-3-8B-Instruct"])
@@ -710,6 +688,7 @@ def test_what_the_file_could_not_say_is_refused(golden: Path, name: str, key: st
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
         ("starcoder2", {"sliding_window": 16}, "sliding_window"),
         ("llama-spm", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_parameters.rope_type"),
+        ("gpt-oss", {}, "rope_parameters.truncate"),
     ],
 )
 def test_what_the_graph_does_otherwise_is_a_loss(golden: Path, name: str, changes: dict, subject: str) -> None:
@@ -764,15 +743,16 @@ def test_the_registry_says_what_the_tables_say() -> None:
 
 
 def test_tables_are_sound() -> None:
-    from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
+    from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 
     numbers = {name: number for number, name in MODEL_ARCH_NAMES.items()}
-    for name, arch in tables():
-        assert isinstance(numbers[arch.gguf], MODEL_ARCH)
-        known = {
-            TENSOR_NAMES[tensor].replace("{bid}", "{i}") + ".weight" for tensor in MODEL_TENSORS[numbers[arch.gguf]]
-        }
-        assert {row.target for row in arch.rows} <= known, name
+    every = dict(tables()) | {place: archs.find(gguf=word) for word, place in archs.GGUF.items()}
+    for name, arch in every.items():
+        assert arch.gguf in numbers or arch.gguf in NEWER, name
+        tensors = MODEL_TENSORS[numbers[arch.gguf]] if arch.gguf not in NEWER else TENSOR_NAMES
+        known = {TENSOR_NAMES[tensor].replace("{bid}", "{i}") for tensor in tensors}
+        known |= LATER.get(arch.gguf, set())
+        assert {re.sub(r"\.(weight|bias|scale)$", "", row.target) for row in arch.rows} <= known, name
         keys = [param.key for param in arch.params if param.key]
         assert len(keys) == len(set(keys)), name
         assert len({param.name for param in arch.params}) == len(arch.params), name
@@ -815,86 +795,44 @@ def test_rows_may_differ_between_layers() -> None:
         to_gguf(arch, tensors=tensors, config=config | {"wide": True}, assets={})
 
 
+def layered(value: object, **changes: Any) -> list[Any] | str:
+    """What a param with a kind for each of four layers is, by its value in config.json."""
+    from modelfmt.archs import hparams
+
+    kind = Param("kind", "kinds", codes=(("a", 0), ("b", 1), ("c", 2)), per_layer=True, **changes)
+    arch = Architecture("made-up", (), (), (), (Param("n_layer", "n"), kind))
+    try:
+        found: list[Any] = hparams.read(arch, {"n": 4} | ({} if value is None else {"kinds": value}))["kind"]
+    except (CorruptFile, UnsupportedError) as error:
+        return error.code
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (["a", "b", "c", "a"], [0, 1, 2, 0]),
+        ("abca", [0, 1, 2, 0]),
+        ([1, 3], [0, 1, 0, 1]),
+        ([], [0, 1, 0, 1]),
+        (None, [0, 1, 0, 1]),
+        ("abc", "config-value"),
+        (["a", "b", "c"], "config-value"),
+        (["a", "b", "c", "d"], "config-unsupported"),
+        (["a", 1, "c", "d"], "config-value"),
+        ([4], "config-value"),
+        ([True], "config-value"),
+        ({"a": 1}, "config-value"),
+        (3, "config-value"),
+    ],
+)
+def test_kinds_of_layers(value: object, result: object) -> None:
+    assert layered(value, each=(("layer % 2 == 1", "1"), ("", "0"))) == result
+
+
 def test_derived_tables_replace_by_name_and_target() -> None:
     base = archs.find("LlamaForCausalLM")
     row = Row("x.weight", "output_norm.weight", ("n_embd",))
     made = base.derive(rows=(row,), params=(replace(base.params[0], high=7),), without=("output.weight",))
     assert [r.target for r in made.rows] == [r.target for r in base.rows if r.target != "output.weight"]
     assert row in made.rows and made.params[0].high == 7 and made.params[1:] == base.params[1:]
-
-
-# --- operations -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("spec", "shape"),
-    [
-        (Permute("heads"), (16, 3)),
-        (Permute("heads"), (16,)),
-        (Add(1.0), (5,)),
-        (Transposed(), (4, 6)),
-        (Transposed(), (6,)),
-        (Stacked("heads"), (3, 5)),
-        (Ungrouped("heads"), (18, 5)),
-        (Ungrouped("heads", "heads"), (24, 5)),
-        (Ungrouped("heads", "heads"), (24,)),
-    ],
-)
-def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> None:
-    files = Files()
-    reader = Evaluator(files)
-    count = 2 if isinstance(spec, Stacked) else 1
-    values = [np.linspace(0, 1, prod(shape), dtype=np.float32).round(3) + index for index in range(count)]
-    files.register("w", b"".join(part.tobytes() for part in values))
-    parts = tuple(Leaf("w", index * 4 * prod(shape), shape, "F32") for index in range(count))
-    scope = {"heads": 2}
-    there = forward(spec, parts, scope, 0)
-    if len(shape) > 1:
-        assert before(spec, there.shape) == shape
-    back = backward(spec, there, scope, 0)
-    assert [part.shape for part in back] == [shape] * count
-    for part, value in zip(back, values, strict=True):
-        read = reader.values(part, 0, prod(shape[:-1]))
-        np.testing.assert_allclose(read.reshape(-1), value, atol=1e-7 if isinstance(spec, Add) else 0)
-
-
-def test_queries_keys_and_values_of_groups_are_sorted() -> None:
-    files = Files()
-    files.register("w", np.arange(16, dtype=np.float32).tobytes())
-    there = forward(Ungrouped("groups", "2"), (Leaf("w", 0, (8, 2), "F32"),), {"groups": 2}, 0)
-    rows = Evaluator(files).values(there, 0, 8)[:, 0] / 2
-    assert rows.tolist() == [0, 1, 4, 5, 2, 6, 3, 7]
-
-
-def test_rows_that_no_position_uses_come_back_as_zeros() -> None:
-    files = Files()
-    reader = Evaluator(files)
-    files.register("w", np.arange(10, dtype=np.float32).tobytes())
-    whole, scope = Leaf("w", 0, (5, 2), "F32"), {"pad": 1}
-    there = forward(Behind("pad + 1"), (whole,), scope, 0)
-    assert there.shape == (3, 2) and before(Behind("pad + 1"), there.shape, scope) == (5, 2)
-    assert reader.values(there, 0, 3).tolist() == [[4, 5], [6, 7], [8, 9]]
-    (back,) = backward(Behind("pad + 1"), there, scope, 0)
-    assert reader.values(back, 0, 5).tolist() == [[0, 0], [0, 0], [4, 5], [6, 7], [8, 9]]
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_parts_are_put_together_again(axis: int) -> None:
-    files = Files()
-    values = np.arange(4 * 6 * 5, dtype=np.float32).reshape(4, 6, 5)
-    files.register("w", values.tobytes())
-    whole = Leaf("w", 0, values.shape, "F32")
-    parts = tuple(forward(Part(index, of=2, axis=axis), (whole,), {}, 0) for index in range(2))
-    assert {before(Part(0, of=2, axis=axis), part.shape) for part in parts} == {values.shape}
-    again = joined(parts, axis)
-    np.testing.assert_array_equal(Evaluator(files).values(again, 0, 24).reshape(4, 6, 5), values)
-
-
-def test_the_documented_table_is_that_of_the_registry() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text()
-    for name, arch in tables():
-        kinds = ", ".join(arch.rope.kinds) if arch.rope else "none"
-        row = f"| {arch.gguf} | {', '.join(arch.hf)} | {kinds} | `archs/{name.partition('.')[0]}.py` |\n"
-        assert row in page
-    rows = re.findall(r"^\| .*archs/\w+\.py` \|$", page, re.MULTILINE)
-    assert len(rows) == len(TABLES)

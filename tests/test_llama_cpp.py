@@ -19,8 +19,17 @@ import modelfmt
 from llama import Network
 from test_convert_golden import CHECKPOINTS
 
+GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 4096,
+}
 LOADED_WITH: dict[str, dict[str, Any]] = {
     "qwen3-moe": {"norm_topk_prob": True},  # llama.cpp knows no other way, and GGUF has no key for it
+    "gpt-oss": {"rope_parameters": {**GPT_OSS_ROPE, "truncate": True}},  # the same: bounds of whole frequencies
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     # llama.cpp takes a name with "phi3" for the real vocabulary, and fails where that vocabulary's tokens are not there

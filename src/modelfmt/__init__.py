@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from modelfmt.errors import *  # noqa: F403  the whole tree is public
     from modelfmt.executor import finalize as finalize
     from modelfmt.executor import run as run
+    from modelfmt.inspection import ArchitectureInfo as ArchitectureInfo
     from modelfmt.inspection import ModelInfo as ModelInfo
+    from modelfmt.inspection import architectures as architectures
     from modelfmt.inspection import formats as formats
     from modelfmt.inspection import inspect as inspect
     from modelfmt.ir.model import Model as Model
@@ -60,7 +62,7 @@ _PLACES = {
         "UnsupportedError",
         "UsageError",
     ),
-    "inspection": ("ModelInfo", "formats", "inspect"),
+    "inspection": ("ArchitectureInfo", "ModelInfo", "architectures", "formats", "inspect"),
     "ir.model": ("Model",),
     "ir.tensor": ("Tensor",),
     "plans": ("Plan",),

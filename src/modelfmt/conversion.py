@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelfmt import sources
-from modelfmt.errors import LossyError, UnsupportedError, UsageError
+from modelfmt.errors import DestinationExists, LossyError, UnsupportedError, UsageError
 from modelfmt.executor import run
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "safetensors", "pytorch")}
+ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
 """Destination format -> the module that drafts it."""
+
+DENSE = ("F32", "F16", "BF16")
 
 
 def plan(
@@ -51,33 +53,35 @@ def plan(
     allow_requantize: bool = False,
     intermediate: str = "auto",
     rounding: str = "ggml",
+    carry: bool = True,
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
     """Lay a conversion out without reading a weight (save for a target of bits per weight, which is met by measuring).
 
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
-    in it. to: "gguf", "safetensors" or "pytorch" (default: from dest's name). quant: a file type such as "Q4_K_M", or
-    several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own, one or several
-    beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps
-    their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is
-    measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
-    tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
-    text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
-    quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
-    rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
+    in it. to: one of ROUTES; "huggingface" is a folder (default: from dest's name). quant: a file type
+    such as "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users'
+    own, one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md;
+    the plan keeps their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each
+    tensor is measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat
+    or GGUF. tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size:
+    bytes, or text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they
+    are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
+    none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
+    carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     check_rounding(rounding)
     model = sources.open(_absolute(source))
     try:
-        target = _format_of(dest) if to is None else to
+        target = _format_of(dest, model) if to is None else to
         if target not in ROUTES:
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest)
+        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target == "huggingface")
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
@@ -95,6 +99,7 @@ def plan(
             allow_requantize=allow_requantize,
             intermediate=intermediate,
             rounding=rounding,
+            carry=carry,
         )
         from importlib import import_module
 
@@ -175,18 +180,22 @@ def parse_size(text: int | str | None) -> int | None:
     return size
 
 
-def _format_of(dest: str | os.PathLike[str]) -> str:
+def _format_of(dest: str | os.PathLike[str], model: Model) -> str:
     from modelfmt.formats import FORMATS
 
     suffix = Path(dest).suffix.lower()
+    named_folder = not suffix or os.fspath(dest).endswith(os.sep) or Path(dest).is_dir()
+    if named_folder and model.format == "gguf":
+        return "huggingface"
     found = next((row.name for row in FORMATS.values() if suffix in row.suffixes and row.writes), None)
     if found is None:
         raise UsageError(
             "cannot tell the destination's format from its name",
             code="unknown-destination",
             found=os.fspath(dest),
-            allowed=f"a name that ends in {', '.join(row.suffixes[0] for row in FORMATS.values() if row.writes)}",
-            hint="say --to gguf or --to safetensors",
+            allowed=f"a name that ends in {', '.join(row.suffixes[0] for row in FORMATS.values() if row.writes)}; "
+            "from GGUF also a folder",
+            hint="say --to gguf, --to safetensors or --to huggingface",
         )
     return found
 
@@ -196,8 +205,13 @@ def _wanted(
     own: RecipeSource | Sequence[RecipeSource] | None,
     target_bpw: float | None,
     dest: str | os.PathLike[str],
+    *,
+    dense: bool,
 ) -> tuple[Recipe, ...]:
-    """What is to be made: the file types first, then the users' recipes, then a target by itself."""
+    """What is to be made: the file types first, then the users' recipes, then a target by itself.
+
+    dense: the destination holds dense types only, so that its name may well be that of a quantized source.
+    """
     from modelfmt.quant.recipes import AUTO, FILE_TYPES, aim, as_recipe
 
     found = [_recipe(one) for one in _several(own)]
@@ -205,7 +219,8 @@ def _wanted(
         found = [aim(target_bpw, recipe) for recipe in found] or [aim(target_bpw)]
     if quant is None and not found:
         words = re.split(r"[-.]", Path(dest).name.upper())
-        quant = next((word for word in reversed(words) if word in FILE_TYPES), AUTO)
+        known = DENSE if dense else FILE_TYPES
+        quant = next((word for word in reversed(words) if word in known), AUTO)
     names = () if quant is None else (quant,) if isinstance(quant, str) else tuple(quant)
     wanted = (*map(as_recipe, names), *found)
     labels = [recipe.label for recipe in wanted]
@@ -241,11 +256,14 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
     from modelfmt.formats import FORMATS
 
     text = os.fspath(dest)
-    suffixes = FORMATS[target].suffixes
     source = Path(model.path)
     base = (source.stem if source.suffix in _suffixes() else source.name).strip("<>")
     if "{type}" in text:
         return [Path(text.replace("{type}", draft.quant)).absolute() for draft in drafts]
+    if drafts[0].folder:
+        folders = [Path(text)] if len(drafts) == 1 else [Path(text, f"{base}-{draft.quant}") for draft in drafts]
+        return [_free_folder(folder.absolute(), draft) for folder, draft in zip(folders, drafts, strict=True)]
+    suffixes = FORMATS[target].suffixes
     if text.endswith(suffixes) and not Path(text).is_dir():
         if len(drafts) > 1:
             raise UsageError(
@@ -262,6 +280,26 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
     return [Path(text, f"{base}-{draft.quant}{suffixes[0]}").absolute() for draft in drafts]
 
 
+def _free_folder(folder: Path, draft: Draft) -> Path:
+    """The folder, if no weights or tokenizer files lie in it that readers would take for the new ones'."""
+    from modelfmt.checkpoints.huggingface import ASSETS
+
+    if folder.suffix in _suffixes() and not folder.is_dir():
+        raise UsageError("the name is that of a file", code="name-format", found=folder.name, allowed="a folder")
+    ours = {layout.name for layout in draft.build("model")}
+    patterns = ("*.safetensors", *(pattern for pattern in ASSETS if pattern.startswith(("*", "merges"))))
+    held = {path.name for pattern in patterns for path in folder.glob(pattern)} - ours
+    others = sorted(name for name in held if not name.endswith(".md"))
+    if others:
+        raise DestinationExists(
+            "the folder holds files of another model",
+            path=folder,
+            found=", ".join(others[:5]),
+            hint="name another folder",
+        )
+    return folder
+
+
 def _suffixes() -> set[str]:
     from modelfmt.formats import FORMATS
 
@@ -274,7 +312,7 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
     exprs: dict[int, Expression] = {}
     for draft, path in zip(drafts, paths, strict=True):
         for layout in draft.build(path.stem):
-            folder = path if draft.side_files and not path.suffix else path.parent
+            folder = path if draft.folder else path.parent
             place = folder / layout.name if layout.name else path
             for tensor in layout.tensors:
                 wanted = draft.tensors[tensor.name]
@@ -294,7 +332,6 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
             outputs.append(
                 Output(_utf8(str(place)), layout.size, layout.header, layout.tensors, layout.patches, layout.checksums)
             )
-        outputs += [Output(str(path.parent / name), len(data), data, ()) for name, data in draft.side_files.items()]
     streams = [Stream(exprs[key], tuple(found)) for key, found in sinks.items()]
     streams.sort(key=lambda stream: _first_place(stream.expr))
     used = sorted({_utf8(leaf.file) for stream in streams for leaf in _leaves(stream.expr)})

@@ -1,4 +1,4 @@
-"""What is in a model file, from its headers alone: `modelfmt.inspect`, `modelfmt.formats`."""
+"""What is in a model file, from its headers alone, and what there is: `inspect`, `formats`, `architectures`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from modelfmt.formats import FORMATS, FormatInfo
 if TYPE_CHECKING:
     from modelfmt.sources import Source
 
-__all__ = ["ModelInfo", "TensorInfo", "formats", "inspect"]
+__all__ = ["ArchitectureInfo", "ModelInfo", "TensorInfo", "architectures", "formats", "inspect"]
 
 _SHOWN_ELEMENTS = 8
+_SHOWN_TEXT, _SHOWN_BEGINNING = 1 << 16, 80
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -29,7 +30,8 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model's headers. metadata: long arrays are shortened to their first elements and a count."""
+    """A model's headers. metadata: long arrays and texts (beyond 64 Ki) are shortened to their beginning and
+    a count."""
 
     path: str
     format: str
@@ -76,12 +78,55 @@ def inspect(source: Source, *, tensors: bool = True) -> ModelInfo:
 def formats() -> tuple[FormatInfo, ...]:
     """Every container and folder convention that modelfmt knows."""
     folder = FormatInfo(
-        "huggingface", (), b"", False, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
+        "huggingface", (), b"", True, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
     )
     return (folder, *FORMATS.values())
 
 
+class ArchitectureInfo(msgspec.Struct, frozen=True):
+    """One architecture. gguf: its name there. classes, model_types: of config.json. rope: kinds of scaling. file: of
+    its table. checked: how it was (`modelfmt.archs.checked`). back: the class that a file without carried keys becomes.
+    """
+
+    gguf: str
+    classes: tuple[str, ...]
+    model_types: tuple[str, ...]
+    rope: tuple[str, ...]
+    file: str
+    checked: tuple[str, ...]
+    back: str
+
+
+def architectures() -> tuple[ArchitectureInfo, ...]:
+    """Every architecture that becomes GGUF, and comes back, by its GGUF name.
+
+    >>> [row.classes for row in architectures() if row.gguf == "qwen3"]
+    [('Qwen3ForCausalLM', 'Qwen3Model')]
+    """
+    from modelfmt import archs
+    from modelfmt.archs.checked import CHECKED
+
+    own = {*archs.GGUF.values(), *(other.table for others in archs.GGUF_OTHERS.values() for other in others)}
+    found = []
+    for place in archs.places():
+        arch = archs.load(place)
+        found.append(
+            ArchitectureInfo(
+                arch.gguf,
+                arch.hf,
+                arch.model_type,
+                arch.rope.kinds if arch.rope else (),
+                f"{place.partition('.')[0]}.py",
+                CHECKED.get(place, ()),
+                (arch if place in own else archs.find(gguf=arch.gguf)).hf[0],
+            )
+        )
+    return tuple(sorted(found, key=lambda row: (row.gguf, row.classes)))
+
+
 def _shown(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _SHOWN_TEXT:
+        return {"length": len(value), "first": value[:_SHOWN_BEGINNING]}
     if isinstance(value, str | bytes) or not hasattr(value, "__len__") or isinstance(value, Mapping):
         return value
     first = list(value[:_SHOWN_ELEMENTS])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator"]
 
+_MADE_AT_ONCE = 1 << 20  # bytes
+
 
 class Evaluator:
     """The `Reader` of `modelfmt.ir.ops` over a pool of files. Safe to share between threads."""
@@ -46,9 +48,16 @@ class Evaluator:
         import numpy as np
 
         item, size = expr.stored.block_bytes, row_bytes(expr)
-        if not isinstance(expr, Leaf) or size <= 4096 or (last - first) * 4 >= size // item:
+        wide = (last - first) * 4 >= size // item
+        if wide or (isinstance(expr, Leaf) and size <= 4096):
             return self.rows(expr, *rows)[:, first * item : last * item]
         out = np.empty((rows[1] - rows[0], (last - first) * item), np.uint8)
+        if not isinstance(expr, Leaf):  # made a few rows at a time, since all of them may not fit
+            step = max(1, _MADE_AT_ONCE // size)
+            for row in range(rows[0], rows[1], step):
+                made = self.rows(expr, row, min(row + step, rows[1]))
+                out[row - rows[0] : row - rows[0] + len(made)] = made[:, first * item : last * item]
+            return out
         for row in range(rows[0], rows[1]):
             self.files.read_into(expr.file, expr.offset + row * size + first * item, out[row - rows[0]].data)
         if expr.big:

@@ -5,48 +5,120 @@ Tables are imported when they are asked for. A new family is one file and its li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelfmt.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "GGUF_WITH_EXPERTS", "HUGGING_FACE", "MODEL_TYPES", "find", "of_gguf"]
+__all__ = ["GGUF", "GGUF_OTHERS", "HUGGING_FACE", "MODEL_TYPES", "Other", "find", "load", "of_gguf", "places"]
+
+
+class Other(NamedTuple):
+    """Another table for some files of a GGUF name, by what is in them.
+
+    there, lacking: a key behind the architecture's name, or a tensor (`*.weight`). value: that the key has; without one
+    it is not 0.
+    """
+
+    table: str
+    there: str = ""
+    value: Any = None
+    lacking: str = ""
+
+    def fits(self, name: str, metadata: Mapping[str, Any], tensors: Collection[str] | None) -> bool:
+        place = self.there or self.lacking
+        if place.endswith(".weight"):
+            return tensors is not None and (place in tensors) == bool(self.there)
+        found = metadata.get(f"{name}.{place}")
+        if self.lacking:
+            return found is None
+        return bool(found) if self.value is None else found == self.value
+
 
 HUGGING_FACE = {
+    "AfmoeForCausalLM": "afmoe.AFMOE",
     "ArceeForCausalLM": "arcee.ARCEE",
+    "BambaForCausalLM": "granite_hybrid.BAMBA",
     "BertForMaskedLM": "bert.BERT",
     "BertForPreTraining": "bert.BERT",
     "BertModel": "bert.BERT",
     "BloomForCausalLM": "bloom.BLOOM",
     "BloomModel": "bloom.BLOOM",
+    "CamembertForMaskedLM": "roberta.CAMEMBERT",
+    "CamembertModel": "roberta.CAMEMBERT",
     "Cohere2ForCausalLM": "cohere.COHERE2",
     "CohereForCausalLM": "cohere.COHERE",
+    "DbrxForCausalLM": "dbrx.DBRX",
+    "DeepseekV2ForCausalLM": "deepseek.DEEPSEEK2",
+    "DeepseekV32ForCausalLM": "dsa.DEEPSEEK32",
+    "DeepseekV3ForCausalLM": "deepseek.DEEPSEEK3",
     "DistilBertForMaskedLM": "roberta.DISTILBERT",
     "DistilBertModel": "roberta.DISTILBERT",
+    "Dots1ForCausalLM": "dots.DOTS1",
     "Ernie4_5ForCausalLM": "ernie.ERNIE4_5",
     "Ernie4_5_ForCausalLM": "ernie.ERNIE4_5",
+    "Ernie4_5_MoeForCausalLM": "ernie.ERNIE4_5_MOE",
+    "EuroBertForMaskedLM": "eurobert.EUROBERT",
+    "EuroBertModel": "eurobert.EUROBERT",
     "Exaone4ForCausalLM": "exaone.EXAONE4",
+    "ExaoneMoEForCausalLM": "exaone.EXAONE_MOE",
+    "ExaoneMoeForCausalLM": "exaone.EXAONE_MOE",
     "FalconForCausalLM": "falcon.FALCON",
+    "FalconH1ForCausalLM": "falcon_h1.FALCON_H1",
+    "FalconMambaForCausalLM": "mamba.FALCON_MAMBA",
     "FalconModel": "falcon.FALCON",
     "GPT2LMHeadModel": "gpt2.GPT2",
     "GPT2Model": "gpt2.GPT2",
+    "GPTBigCodeForCausalLM": "starcoder.STARCODER",
     "GPTNeoXForCausalLM": "gptneox.GPTNEOX",
     "GPTNeoXModel": "gptneox.GPTNEOX",
     "Gemma2ForCausalLM": "gemma.GEMMA2",
     "Gemma3ForCausalLM": "gemma.GEMMA3",
     "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
+    "Gemma3nForCausalLM": "gemma3n.GEMMA3N",
+    "Gemma3nForConditionalGeneration": "gemma3n.GEMMA3N",
+    "Gemma4ForCausalLM": "gemma4.GEMMA4",
+    "Gemma4ForConditionalGeneration": "gemma4.GEMMA4",
     "GemmaForCausalLM": "gemma.GEMMA",
     "Glm4ForCausalLM": "glm.GLM4",
+    "Glm4MoeForCausalLM": "glm.GLM4_MOE",
+    "Glm4MoeLiteForCausalLM": "deepseek.GLM4_MOE_LITE",
+    "GlmForCausalLM": "glm.GLM",
+    "GlmMoeDsaForCausalLM": "dsa.GLM_DSA",
+    "GptOssForCausalLM": "gpt_oss.GPT_OSS",
     "GraniteForCausalLM": "granite.GRANITE",
+    "GraniteMoeForCausalLM": "granite.GRANITE_MOE",
+    "GraniteMoeHybridForCausalLM": "granite_hybrid.GRANITE_4",
+    "GraniteMoeSharedForCausalLM": "granite.GRANITE_MOE_SHARED",
+    "HYV3ForCausalLM": "hunyuan.HY3",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
+    "HunYuanMoEV1ForCausalLM": "hunyuan.HUNYUAN_MOE",
+    "JambaForCausalLM": "jamba.JAMBA",
+    "JinaEmbeddingsV3ForMaskedLM": "nomic_bert.JINA_BERT_V3",
+    "JinaEmbeddingsV3Model": "nomic_bert.JINA_BERT_V3",
+    "KimiK25ForConditionalGeneration": "deepseek.DEEPSEEK3",
+    "LFM2ForCausalLM": "lfm2.LFM2",
     "LLaMAForCausalLM": "llama.LLAMA",
+    "Lfm2ForCausalLM": "lfm2.LFM2",
+    "Lfm2MoeForCausalLM": "lfm2.LFM2_MOE",
+    "Lfm2VlForConditionalGeneration": "lfm2.LFM2",
+    "Llama4ForCausalLM": "llama4.LLAMA4",
+    "Llama4ForConditionalGeneration": "llama4.LLAMA4",
     "LlamaForCausalLM": "llama.LLAMA",
     "LlamaModel": "llama.LLAMA",
     "MPTForCausalLM": "mpt.MPT",
+    "MT5EncoderModel": "t5.MT5_ENCODER",
+    "MT5ForConditionalGeneration": "t5.MT5",
+    "Mamba2ForCausalLM": "mamba.MAMBA2",
+    "MambaForCausalLM": "mamba.MAMBA",
+    "MambaLMHeadModel": "mamba.MAMBA",
+    "MiniMaxM2ForCausalLM": "minimax.MINIMAX_M2",
+    "Ministral3ForCausalLM": "llama.MINISTRAL3",
+    "Mistral3ForConditionalGeneration": "llama.MISTRAL3",
     "MistralForCausalLM": "llama.MISTRAL",
     "MistralModel": "llama.MISTRAL",
     "MixtralForCausalLM": "llama.MIXTRAL",
@@ -55,105 +127,237 @@ HUGGING_FACE = {
     "MptForCausalLM": "mpt.MPT",
     "MptModel": "mpt.MPT",
     "NemotronForCausalLM": "nemotron.NEMOTRON",
+    "NemotronHForCausalLM": "nemotron_h.NEMOTRON_H",
+    "NomicBertForMaskedLM": "nomic_bert.NOMIC_BERT",
+    "NomicBertModel": "nomic_bert.NOMIC_BERT",
     "Olmo2ForCausalLM": "olmo.OLMO2",
     "Olmo3ForCausalLM": "olmo.OLMO3",
+    "OlmoForCausalLM": "olmo.OLMO",
+    "OlmoeForCausalLM": "olmo.OLMOE",
     "Phi3ForCausalLM": "phi.PHI3",
     "PhiForCausalLM": "phi.PHI2",
     "Qwen2ForCausalLM": "qwen.QWEN2",
     "Qwen2Model": "qwen.QWEN2",
+    "Qwen2MoeForCausalLM": "qwen.QWEN2_MOE",
     "Qwen3ForCausalLM": "qwen.QWEN3",
     "Qwen3Model": "qwen.QWEN3",
     "Qwen3MoeForCausalLM": "qwen.QWEN3_MOE",
+    "Qwen3NextForCausalLM": "qwen_next.QWEN3_NEXT",
+    "Qwen3_5ForCausalLM": "qwen_next.QWEN3_5",
+    "Qwen3_5ForConditionalGeneration": "qwen_next.QWEN3_5",
+    "Qwen3_5MoeForCausalLM": "qwen_next.QWEN3_5_MOE",
+    "Qwen3_5MoeForConditionalGeneration": "qwen_next.QWEN3_5_MOE",
     "RWForCausalLM": "falcon.FALCON",
     "RobertaForMaskedLM": "roberta.ROBERTA",
     "RobertaModel": "roberta.ROBERTA",
     "SeedOssForCausalLM": "seed_oss.SEED_OSS",
     "SmolLM3ForCausalLM": "smollm3.SMOLLM3",
+    "SolarOpenForCausalLM": "glm.SOLAR_OPEN",
     "StableLMEpochForCausalLM": "stablelm.STABLELM",
     "StableLmForCausalLM": "stablelm.STABLELM",
     "Starcoder2ForCausalLM": "starcoder.STARCODER2",
+    "T5EncoderModel": "t5.T5_ENCODER",
+    "T5ForConditionalGeneration": "t5.T5",
+    "T5WithLMHeadModel": "t5.T5",
+    "UMT5EncoderModel": "t5.UMT5_ENCODER",
+    "UMT5ForConditionalGeneration": "t5.UMT5",
     "XLMRobertaForMaskedLM": "roberta.XLM_ROBERTA",
     "XLMRobertaModel": "roberta.XLM_ROBERTA",
 }
 """Class names, as `architectures` in config.json has them."""
 
 MODEL_TYPES = {
+    "afmoe": "afmoe.AFMOE",
     "arcee": "arcee.ARCEE",
+    "bamba": "granite_hybrid.BAMBA",
     "bert": "bert.BERT",
     "bloom": "bloom.BLOOM",
+    "camembert": "roberta.CAMEMBERT",
     "cohere": "cohere.COHERE",
     "cohere2": "cohere.COHERE2",
+    "dbrx": "dbrx.DBRX",
+    "deepseek_v2": "deepseek.DEEPSEEK2",
+    "deepseek_v3": "deepseek.DEEPSEEK3",
+    "deepseek_v32": "dsa.DEEPSEEK32",
     "distilbert": "roberta.DISTILBERT",
+    "dots1": "dots.DOTS1",
     "ernie4_5": "ernie.ERNIE4_5",
+    "ernie4_5_moe": "ernie.ERNIE4_5_MOE",
+    "eurobert": "eurobert.EUROBERT",
     "exaone4": "exaone.EXAONE4",
+    "exaone_moe": "exaone.EXAONE_MOE",
     "falcon": "falcon.FALCON",
+    "falcon_h1": "falcon_h1.FALCON_H1",
+    "falcon_mamba": "mamba.FALCON_MAMBA",
     "gemma": "gemma.GEMMA",
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
     "gemma3_text": "gemma.GEMMA3",
+    "gemma3n": "gemma3n.GEMMA3N",
+    "gemma3n_text": "gemma3n.GEMMA3N",
+    "gemma4": "gemma4.GEMMA4",
+    "gemma4_text": "gemma4.GEMMA4",
+    "glm": "glm.GLM",
     "glm4": "glm.GLM4",
+    "glm4_moe": "glm.GLM4_MOE",
+    "glm4_moe_lite": "deepseek.GLM4_MOE_LITE",
+    "glm_moe_dsa": "dsa.GLM_DSA",
     "gpt2": "gpt2.GPT2",
+    "gpt_bigcode": "starcoder.STARCODER",
     "gpt_neox": "gptneox.GPTNEOX",
+    "gpt_oss": "gpt_oss.GPT_OSS",
     "granite": "granite.GRANITE",
+    "granitemoe": "granite.GRANITE_MOE",
+    "granitemoehybrid": "granite_hybrid.GRANITE_4",
+    "granitemoeshared": "granite.GRANITE_MOE_SHARED",
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
+    "hunyuan_v1_moe": "hunyuan.HUNYUAN_MOE",
+    "hy_v3": "hunyuan.HY3",
+    "jamba": "jamba.JAMBA",
+    "jina_embeddings_v3": "nomic_bert.JINA_BERT_V3",
+    "lfm2": "lfm2.LFM2",
+    "lfm2_moe": "lfm2.LFM2_MOE",
+    "lfm2_vl": "lfm2.LFM2",
     "llama": "llama.LLAMA",
+    "llama4": "llama4.LLAMA4",
+    "llama4_text": "llama4.LLAMA4",
+    "mamba": "mamba.MAMBA",
+    "mamba2": "mamba.MAMBA2",
+    "minimax_m2": "minimax.MINIMAX_M2",
+    "ministral3": "llama.MINISTRAL3",
     "mistral": "llama.MISTRAL",
+    "mistral3": "llama.MISTRAL3",
     "mixtral": "llama.MIXTRAL",
     "modernbert": "modernbert.MODERNBERT",
     "mpt": "mpt.MPT",
+    "mt5": "t5.MT5",
     "nemotron": "nemotron.NEMOTRON",
+    "nemotron_h": "nemotron_h.NEMOTRON_H",
+    "nomic_bert": "nomic_bert.NOMIC_BERT",
+    "olmo": "olmo.OLMO",
     "olmo2": "olmo.OLMO2",
     "olmo3": "olmo.OLMO3",
+    "olmoe": "olmo.OLMOE",
     "phi": "phi.PHI2",
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
+    "qwen2_moe": "qwen.QWEN2_MOE",
     "qwen3": "qwen.QWEN3",
+    "qwen3_5": "qwen_next.QWEN3_5",
+    "qwen3_5_moe": "qwen_next.QWEN3_5_MOE",
+    "qwen3_5_moe_text": "qwen_next.QWEN3_5_MOE",
+    "qwen3_5_text": "qwen_next.QWEN3_5",
     "qwen3_moe": "qwen.QWEN3_MOE",
+    "qwen3_next": "qwen_next.QWEN3_NEXT",
     "roberta": "roberta.ROBERTA",
     "seed_oss": "seed_oss.SEED_OSS",
     "smollm3": "smollm3.SMOLLM3",
+    "solar_open": "glm.SOLAR_OPEN",
     "stablelm": "stablelm.STABLELM",
     "starcoder2": "starcoder.STARCODER2",
+    "t5": "t5.T5",
+    "umt5": "t5.UMT5",
     "xlm-roberta": "roberta.XLM_ROBERTA",
 }
 """`model_type` of config.json."""
 
 GGUF = {
+    "afmoe": "afmoe.AFMOE",
     "arcee": "arcee.ARCEE",
     "bert": "bert.BERT",
     "bloom": "bloom.BLOOM",
+    "chatglm": "glm.GLM",
     "cohere2": "cohere.COHERE2",
     "command-r": "cohere.COHERE",
+    "dbrx": "dbrx.DBRX",
+    "deepseek2": "deepseek.DEEPSEEK2",
+    "deepseek32": "dsa.DEEPSEEK32",
+    "dots1": "dots.DOTS1",
     "ernie4_5": "ernie.ERNIE4_5",
+    "ernie4_5-moe": "ernie.ERNIE4_5_MOE",
+    "eurobert": "eurobert.EUROBERT",
+    "exaone-moe": "exaone.EXAONE_MOE",
     "exaone4": "exaone.EXAONE4",
     "falcon": "falcon.FALCON",
+    "falcon-h1": "falcon_h1.FALCON_H1",
     "gemma": "gemma.GEMMA",
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
+    "gemma3n": "gemma3n.GEMMA3N",
+    "gemma4": "gemma4.GEMMA4",
+    "glm-dsa": "dsa.GLM_DSA",
     "glm4": "glm.GLM4",
+    "glm4moe": "glm.GLM4_MOE",
+    "gpt-oss": "gpt_oss.GPT_OSS",
     "gpt2": "gpt2.GPT2",
     "gptneox": "gptneox.GPTNEOX",
     "granite": "granite.GRANITE",
+    "granitehybrid": "granite_hybrid.GRANITE_HYBRID",
+    "granitemoe": "granite.GRANITE_MOE",
     "hunyuan-dense": "hunyuan.HUNYUAN_DENSE",
+    "hunyuan-moe": "hunyuan.HUNYUAN_MOE",
+    "hy_v3": "hunyuan.HY3",
+    "jamba": "jamba.JAMBA",
+    "jina-bert-v3": "nomic_bert.JINA_BERT_V3",
+    "lfm2": "lfm2.LFM2",
+    "lfm2moe": "lfm2.LFM2_MOE",
     "llama": "llama.LLAMA",
+    "llama4": "llama4.LLAMA4",
+    "mamba": "mamba.MAMBA",
+    "mamba2": "mamba.MAMBA2",
+    "minimax-m2": "minimax.MINIMAX_M2",
+    "mistral3": "llama.MISTRAL3",
     "modern-bert": "modernbert.MODERNBERT",
     "mpt": "mpt.MPT",
     "nemotron": "nemotron.NEMOTRON",
+    "nemotron_h": "nemotron_h.NEMOTRON_H",
+    "nemotron_h_moe": "nemotron_h.NEMOTRON_H_MOE",
+    "nomic-bert": "nomic_bert.NOMIC_BERT",
+    "olmo": "olmo.OLMO",
     "olmo2": "olmo.OLMO2",
+    "olmoe": "olmo.OLMOE",
     "phi2": "phi.PHI2",
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
+    "qwen2moe": "qwen.QWEN2_MOE",
     "qwen3": "qwen.QWEN3",
+    "qwen35": "qwen_next.QWEN3_5",
+    "qwen35moe": "qwen_next.QWEN3_5_MOE",
     "qwen3moe": "qwen.QWEN3_MOE",
+    "qwen3next": "qwen_next.QWEN3_NEXT",
     "seed_oss": "seed_oss.SEED_OSS",
     "smollm3": "smollm3.SMOLLM3",
     "stablelm": "stablelm.STABLELM",
+    "starcoder": "starcoder.STARCODER",
     "starcoder2": "starcoder.STARCODER2",
+    "t5": "t5.T5",
+    "t5encoder": "t5.T5_ENCODER",
 }
 """`general.architecture` of a GGUF file; llama is also what Mistral becomes."""
 
-GGUF_WITH_EXPERTS = {"llama": "llama.MIXTRAL"}
-"""The same, for files with experts, where that is another table."""
+GGUF_OTHERS = {
+    "bert": (Other("roberta.DISTILBERT", lacking="token_types.weight"),),
+    "deepseek2": (Other("deepseek.DEEPSEEK3", there="expert_gating_func", value=2),),
+    "granite": (Other("granite_hybrid.GRANITE_4", there="rope.scaling.finetuned", value=False),),
+    "granitehybrid": (Other("granite_hybrid.BAMBA", lacking="embedding_scale"),),
+    "granitemoe": (
+        Other("granite_hybrid.GRANITE_4_MOE", there="rope.scaling.finetuned", value=False),
+        Other("granite.GRANITE_MOE_SHARED", there="expert_shared_feed_forward_length"),
+    ),
+    "llama": (Other("llama.MIXTRAL", there="expert_count"),),
+    "mamba": (Other("mamba.FALCON_MAMBA", there="ssm.dt_b_c_rms"),),
+    "mistral3": (Other("llama.MINISTRAL3", there="attention.temperature_scale"),),
+    "olmo2": (Other("olmo.OLMO3", there="attention.sliding_window"),),
+    "t5": (Other("t5.UMT5", there="enc.blk.1.attn_rel_b.weight"),),
+    "t5encoder": (Other("t5.UMT5_ENCODER", there="enc.blk.1.attn_rel_b.weight"),),
+}
+"""The same, for files that are known by more than the name: the first that fits."""
+
+
+def places() -> tuple[str, ...]:
+    """Every table of the registry: "family.TABLE"."""
+    others = (other.table for others in GGUF_OTHERS.values() for other in others)
+    return tuple(sorted({*HUGGING_FACE.values(), *GGUF.values(), *others}))
 
 
 def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
@@ -168,23 +372,25 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
         if name is not None:
             if name not in tables:
                 raise _unknown(name, tables)
-            return _table(tables[name])
+            return load(tables[name])
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
-def of_gguf(metadata: Mapping[str, Any]) -> Architecture:
-    """The table for a GGUF file, by its metadata.
+def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None) -> Architecture:
+    """The table for a GGUF file, by its metadata and the names of its tensors.
 
     >>> of_gguf({"general.architecture": "llama", "llama.expert_count": 8}).hf
     ('MixtralForCausalLM',)
     """
     name = str(metadata.get("general.architecture"))
-    if metadata.get(f"{name}.expert_count") and name in GGUF_WITH_EXPERTS:
-        return _table(GGUF_WITH_EXPERTS[name])
+    for other in GGUF_OTHERS.get(name, ()):
+        if other.fits(name, metadata, tensors):
+            return load(other.table)
     return find(gguf=name)
 
 
-def _table(place: str) -> Architecture:
+def load(place: str) -> Architecture:
+    """The table at a place of the registry, such as "qwen.QWEN3"."""
     module, _, name = place.partition(".")
     found: Architecture = getattr(import_module(f"{__name__}.{module}"), name)
     return found

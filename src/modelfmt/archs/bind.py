@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from modelfmt.archs import hparams, pooling, rope
-from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
+from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import holds
@@ -65,6 +65,9 @@ def to_gguf(
     """
     config = flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
+    for condition, other in arch.variants:
+        if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+            return to_gguf(other, tensors=tensors, config=config, assets=assets)
     bound = Bound(arch, hparams=scope)
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:
@@ -138,14 +141,10 @@ class _Binder:
 
     def _spelled(self, name: str) -> str | None:
         """The name under which the checkpoint has the tensor, if it has it."""
-        ends = [name] + [name.removesuffix(ours) + other for ours, other in self.arch.suffixes if name.endswith(ours)]
-        for end in ends:
-            if end in self.tensors:
-                return end
-            for ours, other in self.arch.prefixes:
-                if end.startswith(ours) and (found := other + end.removeprefix(ours)) in self.tensors:
-                    self.bare = self.bare or not other
-                    return found
+        for found, bare in spellings(self.arch, name):
+            if found in self.tensors:
+                self.bare = self.bare or bare
+                return found
         return None
 
     def _made(self, slot: Slot, names: tuple[str, ...]) -> BoundTensor | None:
@@ -180,7 +179,8 @@ class _Binder:
         """Name every tensor that no row used; raise where one of them, or a missing one, is not accounted for."""
         left = [name for name in self.tensors if name not in self.used]
         for rule in self.arch.ignores:
-            names = [name for name in left if fnmatchcase(name, rule.pattern)]
+            pattern = rule.pattern.replace("{n_layer}", str(self.scope["n_layer"]))
+            names = [name for name in left if fnmatchcase(name, pattern)]
             if names and holds(rule.when, self.scope):
                 left = [name for name in left if name not in set(names)]
                 self._leave_out(names, rule.reason, loss=rule.loss)

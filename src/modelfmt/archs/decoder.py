@@ -12,10 +12,14 @@ from modelfmt.archs.specs import Part, Spec, Stacked
 from modelfmt.archs.table import Architecture, Ignore, Param, Refuses, Rope, Row
 
 __all__ = [
+    "ATTENTION_BIAS",
     "BUFFERS",
     "DECODER",
     "HEAD_SIZE_GIVEN",
     "HEAD_SIZE_WRITTEN",
+    "MLP_BIAS",
+    "PROJECTIONS",
+    "VISION",
     "biased",
     "expert_params",
     "expert_rows",
@@ -23,6 +27,8 @@ __all__ = [
     "targets",
     "unbiased",
 ]
+
+VISION = "the vision part belongs into a projector file of its own"
 
 BUFFERS = (
     Ignore("*.rotary_emb.inv_freq", "a buffer, computed from rope_theta"),
@@ -40,6 +46,10 @@ HEAD_SIZE_GIVEN = (
     Param("key_length", "head_dim", "attention.key_length", default=None),
     Param("value_length", "head_dim", "attention.value_length", default=None),
 )
+
+# Where the configuration says whether projections have biases, which a file tells by their being there.
+ATTENTION_BIAS = Param("attention_bias", "attention_bias", type="BOOL", default=False, tensor="blk.0.attn_q.bias")
+MLP_BIAS = Param("mlp_bias", "mlp_bias", type="BOOL", default=False, tensor="blk.0.ffn_up.bias")
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 
@@ -60,28 +70,35 @@ def expert_params(n_ff: Param | None = None) -> tuple[Param, ...]:
     )
 
 
-def expert_rows(module: str, names: dict[str, str], n_ff: str) -> tuple[Row, ...]:
+PROJECTIONS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+
+
+def expert_rows(
+    module: str, names: dict[str, str], n_ff: str, when: str = "", *, together: str = "mlp.experts"
+) -> tuple[Row, ...]:
     """Experts as one tensor each (`module`.{e}.NAME.weight) or as transformers 5 has them, all in one and gate with up.
 
-    names: gate, up and down -> the name in the checkpoint. n_ff: the width of an expert, a term.
+    names: gate, up and down -> the name in the checkpoint. n_ff: the width of an expert, a term. when: in which layers.
+    together: the module that has all in one.
     """
     up, down = ("n_expert", n_ff, "n_embd"), ("n_expert", "n_embd", n_ff)
     shapes = {"gate": up, "up": up, "down": down}
-    fused = "model.layers.{i}.mlp.experts."
+    fused = f"{_LAYER}{together}."
     single = [
         Row(
             f"{_LAYER}{module}.{{e}}.{names[kind]}.weight",
             f"{_BLOCK}ffn_{kind}_exps.weight",
             shape,
             (Stacked("n_expert"),),
+            when=when,
         )
         for kind, shape in shapes.items()
     ]
     return (
         *single,
-        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_gate_exps.weight", up, (Part(0, of=2, axis=1),)),
-        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_up_exps.weight", up, (Part(1, of=2, axis=1),)),
-        Row(f"{fused}down_proj", f"{_BLOCK}ffn_down_exps.weight", down),
+        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_gate_exps.weight", up, (Part(0, of=2, axis=1),), when=when),
+        Row(f"{fused}gate_up_proj", f"{_BLOCK}ffn_up_exps.weight", up, (Part(1, of=2, axis=1),), when=when),
+        Row(f"{fused}down_proj", f"{_BLOCK}ffn_down_exps.weight", down, when=when),
     )
 
 
@@ -135,7 +152,7 @@ DECODER = Architecture(
     ),
     rope=Rope("neox"),
     ignores=BUFFERS,
-    refuses=(Refuses("n_head % n_head_kv", "query heads must divide among the key-value heads"),),
+    refuses=(Refuses("n_head_kv and n_head % n_head_kv", "query heads must divide among the key-value heads"),),
     prefixes=(
         ("model.", "language_model.model."),
         ("model.", "model.language_model."),

@@ -1,15 +1,19 @@
-"""ERNIE 4.5 (dense): a Llama-like decoder whose rope turns pairs in the checkpoint already.
+"""ERNIE 4.5: a Llama-like decoder whose rope turns pairs in the checkpoint already; with experts behind dense layers.
 
-Checked against transformers 5.23 models/ernie4_5/{configuration,modeling}_ernie4_5.py and llama.cpp
-src/models/ernie4-5.cpp (October 2026).
+Checked against transformers 5.24 models/{ernie4_5,ernie4_5_moe}/{configuration,modeling}_*.py and llama.cpp
+src/models/{ernie4-5,ernie4-5-moe}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads
-from modelfmt.archs.table import Param, Rope, Row
+from dataclasses import replace
 
-__all__ = ["ERNIE4_5"]
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_GIVEN, PROJECTIONS, expert_rows, kv_heads
+from modelfmt.archs.experts import dense_rows, router, shared_rows
+from modelfmt.archs.specs import Squeezed
+from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
+
+__all__ = ["ERNIE4_5", "ERNIE4_5_MOE"]
 
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
@@ -21,6 +25,7 @@ ERNIE4_5 = DECODER.derive(
     rope=Rope("norm", theta=500000.0),
     params=(
         kv_heads(2),
+        replace(ATTENTION_BIAS, config="use_bias"),
         Param("head_size", "head_dim", "attention.key_length", default=128, derive="n_embd/n_head"),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
@@ -33,4 +38,44 @@ ERNIE4_5 = DECODER.derive(
         Row(_ATTENTION + "o_proj.weight", _BLOCK + "attn_output.weight", ("n_embd", _Q), (), "maybe"),
     ),
     prefixes=(("model.", "ernie."), *DECODER.prefixes),
+)
+
+_DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
+
+ERNIE4_5_MOE = ERNIE4_5.derive(
+    gguf="ernie4_5-moe",
+    hf=("Ernie4_5_MoeForCausalLM",),
+    model_type=("ernie4_5_moe",),
+    without=("value_size",),
+    params=(
+        *HEAD_SIZE_GIVEN,
+        kv_heads(4),
+        Param("n_expert", ("moe_num_experts", "num_experts"), "expert_count", default=64, high=1024),
+        Param("n_expert_used", ("moe_k", "num_experts_per_tok"), "expert_used_count", default=6, high=1024),
+        Param("moe_step", "moe_layer_interval", "interleave_moe_layer_step", default=1),
+        Param("n_dense", "moe_layer_start_index", "leading_dense_block_count", default=1, low=0),
+        Param("last", "moe_layer_end_index", derive="n_layer - 1", low=-1),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1536),
+        Param("n_shared", "moe_num_shared_experts", "expert_shared_count", default=2, low=0),
+        Param("n_ff_shared", (), "expert_shared_feed_forward_length", derive="n_shared*n_ff_expert", low=0, omit=0),
+    ),
+    rows=(
+        *dense_rows(_DENSE),
+        router("mlp.gate.weight", when=_ROUTED),
+        Row(
+            "model.layers.{i}.mlp.moe_statics.e_score_correction_bias",
+            _BLOCK + "exp_probs_b.bias",
+            ("n_expert",),
+            (Squeezed(),),
+            when=_ROUTED,
+        ),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
+        *shared_rows("mlp.shared_experts", "n_ff_shared", f"{_ROUTED} and n_shared"),
+    ),
+    ignores=(Ignore("*.mtp_*", "the layers that predict further tokens take no part in llama.cpp's graph", loss=True),),
+    refuses=(
+        Refuses("moe_step != 1", "llama.cpp's ernie4_5-moe graph has experts in every layer behind the dense ones"),
+        Refuses("last + 1 and last != n_layer - 1", "llama.cpp's ernie4_5-moe graph has experts up to the last layer"),
+    ),
+    graph={"mlp": "moe"},
 )

@@ -1,15 +1,25 @@
-"""EXAONE 4: norms behind attention and MLP; the 32B model has sliding windows, and rope in those layers only.
+"""EXAONE 4: norms behind attention and MLP; the 32B model has sliding windows, and rope in those layers only. K-EXAONE:
+norms before them, and DeepSeek 3's experts behind dense layers.
 
-Checked against transformers 5.23 models/exaone4/{configuration,modeling}_exaone4.py and llama.cpp
-src/models/exaone4.cpp (October 2026).
+Checked against transformers 5.24 models/{exaone4,exaone_moe}/{configuration,modeling}_*.py and llama.cpp
+src/models/{exaone4,exaone-moe}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, kv_heads, targets
-from modelfmt.archs.table import Param, Refuses, Rope, Row, Window
+from modelfmt.archs.decoder import (
+    DECODER,
+    HEAD_SIZE_GIVEN,
+    HEAD_SIZE_WRITTEN,
+    PROJECTIONS,
+    expert_rows,
+    kv_heads,
+    targets,
+)
+from modelfmt.archs.experts import dense_rows, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
-__all__ = ["EXAONE4"]
+__all__ = ["EXAONE4", "EXAONE_MOE"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _SLIDES = "llama.cpp's exaone4 graph has sliding windows in models of 64 layers, and in no other"
@@ -40,4 +50,47 @@ EXAONE4 = DECODER.derive(
         Refuses("not sliding_window and n_layer == 64", _SLIDES),
     ),
     graph={"norm_place": "post", "qk_norm": "head", "no_rope": "full"},
+)
+
+_DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
+
+EXAONE_MOE = DECODER.derive(
+    gguf="exaone-moe",
+    hf=("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
+    model_type=("exaone_moe",),
+    rope=Rope("neox", kinds=("default", "linear", "yarn", "llama3")),
+    window=Window(period=4, size=4096, required=True),
+    params=(
+        kv_heads(32),
+        *HEAD_SIZE_WRITTEN,
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+        Param("vocab_size", "vocab_size", "vocab_size"),
+        Param(
+            "n_dense",
+            ("mlp_layer_types", "first_k_dense_replace"),
+            "leading_dense_block_count",
+            default=1,
+            low=0,
+            leading=("dense", "sparse"),
+        ),
+        Param("n_expert", "num_experts", "expert_count", default=64, high=1024),
+        Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=8, high=1024),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1024),
+        Param("n_shared", "num_shared_experts", "expert_shared_count", default=1),
+        Param("n_ff_shared", (), "expert_shared_feed_forward_length", derive="n_shared*n_ff_expert"),
+        *sigmoid_router(n_group=1, n_group_used=1, scale=2.5, normalised=True),
+        Param("sliding_window", "sliding_window", default=4096, nullable=True),
+    ),
+    rows=(
+        Row(_LAYER + "self_attn.q_norm.weight", _BLOCK + "attn_q_norm.weight", ("head_size",)),
+        Row(_LAYER + "self_attn.k_norm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",)),
+        *dense_rows(_DENSE),
+        router("mlp.gate.weight", when=_ROUTED),
+        score_bias("mlp.e_score_correction_bias", when=_ROUTED),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
+        *shared_rows("mlp.shared_experts", "n_ff_shared", _ROUTED),
+    ),
+    ignores=(Ignore("mtp.*", "the layers that predict further tokens take no part in llama.cpp's graph", loss=True),),
+    refuses=(Refuses("not sliding_window", "llama.cpp's exaone-moe graph always has a sliding window"),),
+    graph={"mlp": "moe", "qk_norm": "head", "no_rope": "full"},
 )

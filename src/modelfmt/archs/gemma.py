@@ -6,7 +6,7 @@ and llama.cpp src/models/{gemma,gemma2,gemma3}.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from modelfmt.archs.decoder import DECODER, VISION, kv_heads
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
@@ -60,6 +60,12 @@ GEMMA = DECODER.derive(
 
 _QUERY_SCALE = "llama.cpp's graph scales queries by the head size, in the 27B model by n_embd / n_head"
 
+
+def _query_scale(n_layer: int) -> tuple[tuple[str, str], ...]:
+    """What the graph scales queries by; the largest model is known by its number of layers."""
+    return (f"n_layer == {n_layer}", "n_embd/n_head"), ("", "head_size")
+
+
 GEMMA2 = GEMMA.derive(
     gguf="gemma2",
     hf=("Gemma2ForCausalLM",),
@@ -67,7 +73,7 @@ GEMMA2 = GEMMA.derive(
     window=Window(period=2, size=4096),
     params=(
         kv_heads(4),
-        Param("query_scale", "query_pre_attn_scalar", default=256),
+        Param("query_scale", "query_pre_attn_scalar", default=256, implied=_query_scale(46)),
         _cap("attention_cap", "attn_logit_softcapping", default=50.0),
         _cap("output_cap", "final_logit_softcapping", default=30.0),
     ),
@@ -86,7 +92,6 @@ GEMMA2 = GEMMA.derive(
 )
 
 _OWN = ("head_size", "value_size", "tied", "activation", "bidirectional")
-_VISION = "the vision part belongs into a projector file of its own"
 
 GEMMA3 = DECODER.derive(
     gguf="gemma3",
@@ -103,7 +108,7 @@ GEMMA3 = DECODER.derive(
         kv_heads(4),
         Param("vocab_size", "vocab_size", default=262208),
         *(param for param in GEMMA.params if param.name in _OWN),
-        Param("query_scale", "query_pre_attn_scalar", default=256),
+        Param("query_scale", "query_pre_attn_scalar", default=256, implied=_query_scale(62)),
         Param("attention_cap", "attn_logit_softcapping", type="FLOAT32", default=None),
         Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),
     ),
@@ -113,8 +118,8 @@ GEMMA3 = DECODER.derive(
         _norm(_LAYER + "self_attn.k_norm.weight", _BLOCK + "attn_k_norm.weight", "head_size"),
     ),
     ignores=(
-        Ignore("*vision_tower.*", _VISION, loss=True),
-        Ignore("*multi_modal_projector.*", _VISION, loss=True),
+        Ignore("*vision_tower.*", VISION, loss=True),
+        Ignore("*multi_modal_projector.*", VISION, loss=True),
     ),
     refuses=(
         _BIDIRECTIONAL,

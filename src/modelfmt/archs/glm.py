@@ -1,15 +1,27 @@
-"""GLM 4 (0414, dense): norms before and behind attention and MLP, gate and up fused on both sides, partial rope.
+"""GLM 4 (0414): norms before and behind attention and MLP, gate and up fused on both sides, partial rope; GLM 4.5 to
+4.7 and Solar Open: experts with DeepSeek 3's router behind dense layers. The GLM of 2024 has no norms behind.
 
-Checked against transformers 5.23 models/glm4/{configuration,modeling}_glm4.py and llama.cpp src/models/glm4.cpp
-(October 2026).
+Checked against transformers 5.24 models/{glm,glm4,glm4_moe,solar_open}/{configuration,modeling}_*.py and llama.cpp
+src/models/{chatglm,glm4,glm4-moe}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads, targets
+from dataclasses import replace
+
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_WRITTEN,
+    PROJECTIONS,
+    expert_rows,
+    kv_heads,
+    targets,
+)
+from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Param, Rope, Row
 
-__all__ = ["GLM4"]
+__all__ = ["GLM", "GLM4", "GLM4_MOE", "SOLAR_OPEN"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
@@ -22,6 +34,7 @@ GLM4 = DECODER.derive(
     without=targets("ffn_gate"),
     params=(
         kv_heads(2),
+        replace(ATTENTION_BIAS, default=True),
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1.5625e-7),
@@ -35,4 +48,63 @@ GLM4 = DECODER.derive(
         Row(_LAYER + "mlp.gate_up_proj.weight", _BLOCK + "ffn_up.weight", ("2*n_ff", "n_embd")),
     ),
     graph={"norm_place": "pre+post", "fused": ("gate_up",)},
+)
+
+_DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
+_ATTENTION = _LAYER + "self_attn."
+
+GLM4_MOE = DECODER.derive(
+    gguf="glm4moe",
+    hf=("Glm4MoeForCausalLM",),
+    model_type=("glm4_moe",),
+    rope=Rope("neox", kinds=("default", "linear", "yarn"), partial=0.5, dimension=True),
+    without=targets("ffn_norm"),
+    params=(
+        kv_heads(8),
+        *HEAD_SIZE_WRITTEN,
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+        Param("n_dense", "first_k_dense_replace", "leading_dense_block_count", default=1, low=0),
+        Param("n_expert", "n_routed_experts", "expert_count", default=128, high=1024),
+        Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=8, high=1024),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1408),
+        Param("n_shared", "n_shared_experts", "expert_shared_count", default=1),
+        Param("qk_norm", "use_qk_norm", type="BOOL", default=False, tensor="blk.0.attn_q_norm.weight"),
+        ATTENTION_BIAS,
+        *sigmoid_router(n_group=1, n_group_used=1, scale=1.0, normalised=True),
+    ),
+    rows=(
+        Row(_ATTENTION + "q_proj.weight", _BLOCK + "attn_q.weight", (_Q, "n_embd"), (), "maybe"),
+        Row(_ATTENTION + "k_proj.weight", _BLOCK + "attn_k.weight", (_KV, "n_embd"), (), "maybe"),
+        Row(_ATTENTION + "v_proj.weight", _BLOCK + "attn_v.weight", (_KV, "n_embd"), (), "maybe"),
+        Row(_ATTENTION + "q_norm.weight", _BLOCK + "attn_q_norm.weight", ("head_size",), when="qk_norm"),
+        Row(_ATTENTION + "k_norm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",), when="qk_norm"),
+        Row(_LAYER + "post_attention_layernorm.weight", _BLOCK + "post_attention_norm.weight", ("n_embd",)),
+        *dense_rows(_DENSE),
+        router("mlp.gate.weight", when=_ROUTED),
+        score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
+        *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", _ROUTED),
+    ),
+    ignores=(MTP,),
+    graph={"mlp": "moe"},
+)
+
+SOLAR_OPEN = GLM4_MOE.derive(
+    hf=("SolarOpenForCausalLM",),
+    model_type=("solar_open",),
+    rope=Rope("neox", kinds=("default", "linear", "yarn"), partial=1.0, dimension=True),
+    params=(
+        Param("n_ff", "intermediate_size", "feed_forward_length", default=None),
+        Param("head_size", "head_dim", "attention.key_length", default=128),
+        Param("n_dense", (), "leading_dense_block_count", default=0, low=0),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1280),
+    ),
+)
+
+GLM = GLM4.derive(
+    gguf="chatglm",
+    hf=("GlmForCausalLM",),
+    model_type=("glm",),
+    without=targets("post_attention_norm", "post_ffw_norm"),
+    graph={"norm_place": "pre"},
 )

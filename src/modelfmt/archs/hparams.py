@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
 from modelfmt.archs.terms import evaluate, holds
-from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, text
+from modelfmt.archs.values import CONFIG, bad_value, boolean, integer, number, record, refused, shortest, text
 from modelfmt.errors import CorruptFile
 
-__all__ = ["metadata", "read", "refuse", "restore", "window"]
+__all__ = ["configuration", "layers", "metadata", "read", "refuse", "restore", "window"]
 
 Metadata = dict[str, tuple[str, Any]]
 
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+_ARRAYS = {"UINT32": "ARRAY:INT32", "BOOL": "ARRAY:BOOL"}
 _READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
@@ -25,12 +26,12 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     scope: dict[str, Any] = {}
     for param in arch.params:
-        case = next((term for condition, term in param.cases if holds(condition, scope)), None)
+        case = _case(param.cases, scope)
         if case is not None:
-            scope[param.name] = evaluate(case, scope)
+            scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        place = next((path for path, value in found.items() if value is not None), None)
+        place = next((path for path, value in found.items() if value not in (None, "auto", [])), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
             continue
@@ -40,25 +41,133 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     return scope
 
 
-def restore(arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors tell.
+def restore(
+    arch: Architecture, metadata: Mapping[str, Any], sizes: Mapping[str, int], tensors: Container[str] = ()
+) -> dict[str, Any]:
+    """Every param of the table by name, from the metadata of a GGUF file. sizes: params that tensors' shapes tell;
+    tensors: the names of those that are there.
 
-    Raises CorruptFile. What GGUF does not hold has the table's default, or None.
+    Raises CorruptFile. What GGUF does not hold is what the table says is implied, else its default, or None. Params of
+    one name in config.json are one value.
     """
     scope: dict[str, Any] = {}
+    held = {path: key for key, param in _held(arch, metadata).items() for path in param.paths[:1]}
     for param in arch.params:
         place = f"{arch.gguf}.{param.key}"
-        if param.key and metadata.get(place) is not None:
+        if not param.key and param.paths and param.paths[0] in held:
+            place = held[param.paths[0]]
+        if metadata.get(place) is not None:
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
             scope[param.name] = sizes[param.name]
-        elif param.derive:
-            scope[param.name] = evaluate(param.derive, scope)
+        elif param.tensors:
+            scope[param.name] = [int(param.tensors.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
+        elif param.tensor:
+            scope[param.name] = param.tensor in tensors
+        elif param.key and param.nullable:
+            scope[param.name] = None
+        elif param.cases and not param.paths:
+            scope[param.name] = _case(param.cases, scope)
+        elif param.derive or param.each or param.usual:
+            scope[param.name] = _derived(param, scope)
+        elif param.key and param.omit is not None:
+            scope[param.name] = param.omit
         elif param.key and param.default is ...:
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
             scope[param.name] = None if param.default is ... else param.default
+    found = _held(arch, metadata).values()
+    for param in arch.params:
+        if param.implied and param not in found:
+            scope[param.name] = _implied(param, scope)
+        elif param.each and not param.key and not param.tensors:
+            scope[param.name] = _each(param, scope)
     return scope
+
+
+def configuration(arch: Architecture, scope: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json's part of the params: the inverse of `read`. What it would take an absent key for is left out,
+    unless the file states it.
+
+    Raises CorruptFile for a number that no word of config.json has, UnsupportedError for one that config.json has no
+    key for, where it does not follow from the others.
+    """
+    config: dict[str, Any] = {}
+    held = _held(arch, metadata)
+    _follows(scope, held)
+    stated = held.values()
+    for param in arch.params:
+        value = scope[param.name]
+        inside = param.paths[0].rpartition(".")[2].isdigit() if param.paths else False
+        # a default of 0 stands for a null
+        usual = value == param.default and not (param in stated and value)
+        said_null = value is None and param.nullable and isinstance(param.default, int | float)
+        if not param.paths or (value is None and not said_null) or (usual and not inside):
+            continue
+        *outer, name = param.paths[0].split(".")
+        inner = config
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[name] = _said(param, value, scope["n_layer"], arch)
+    return {name: _entries(value) for name, value in config.items()}
+
+
+def _follows(scope: Mapping[str, Any], held: Mapping[str, Param]) -> None:
+    """Raise UnsupportedError where the file states what config.json has no key for and the others do not imply."""
+    for place, param in held.items():
+        if param.paths or not (param.derive or param.each or param.cases):
+            continue
+        implied = _case(param.cases, scope) if param.cases else _derived(param, scope)
+        if implied != scope[param.name]:
+            detail = "config.json of this architecture has no key for it, and what it has implies another"
+            raise refused(place, scope[param.name], detail, allowed=implied, path="metadata")
+
+
+def _said(param: Param, value: Any, n_layer: int, arch: Architecture) -> Any:
+    """A param as config.json has it."""
+    if value is None:
+        return None
+    if param.leading:
+        return [param.leading[0]] * value + [param.leading[1]] * (n_layer - value)
+    if param.codes and param.per_layer:
+        values = value if isinstance(value, list) else [value] * n_layer
+        if param.numbers:
+            return [layer for layer, entry in enumerate(values) if entry]
+        return [_word(param, entry, arch) for entry in values]
+    if param.codes:
+        return _word(param, value, arch)
+    if param.type == "FLOAT32":
+        value = shortest(value)
+        return int(value) if type(param.default) is int and value.is_integer() else value
+    return value
+
+
+def _word(param: Param, value: Any, arch: Architecture) -> str:
+    words = {number: word for word, number in reversed(param.codes)}
+    if value not in words:
+        raise bad_value(f"{arch.gguf}.{param.key}", value, str(sorted(words)), path="metadata")
+    return words[value]
+
+
+def _entries(value: Any) -> Any:
+    """A list, where the paths into an object were numbers."""
+    if isinstance(value, dict) and value and all(name.isdigit() for name in value):
+        return [value[str(at)] for at in range(len(value))]
+    return value
+
+
+def _held(arch: Architecture, metadata: Mapping[str, Any]) -> dict[str, Param]:
+    """The params that a file states, by their keys."""
+    keys = {f"{arch.gguf}.{param.key}": param for param in arch.params if param.key}
+    return {key: param for key, param in keys.items() if metadata.get(key) is not None}
+
+
+def _implied(param: Param, scope: Mapping[str, Any]) -> Any:
+    """What a file without a key for a param means."""
+    if param.per_layer:
+        return [_case(param.implied, scope, layer) for layer in range(scope["n_layer"])]
+    value = _case(param.implied, scope)
+    return bool(value) if param.type == "BOOL" else value
 
 
 def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
@@ -76,8 +185,16 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
     found: Metadata = {}
     for param in arch.params:
         value = scope[param.name]
-        if param.key and value is not None and value != param.omit:
-            found[param.key] = ("ARRAY:INT32" if isinstance(value, list) else param.type, value)
+        usual = scope[param.usual] if param.usual else param.omit
+        if not param.key or value is None or value == usual:
+            continue
+        if not isinstance(value, list):
+            found[param.key] = (param.type, value)
+        else:
+            found[param.key] = (
+                _ARRAYS[param.type],
+                [bool(entry) for entry in value] if param.type == "BOOL" else value,
+            )
     return found
 
 
@@ -105,6 +222,24 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     return found
 
 
+def layers(spec: Window, arch: Architecture, metadata: Mapping[str, Any], n_layer: int) -> dict[str, Any]:
+    """config.json's part of the sliding window: the inverse of `window`. Raises CorruptFile."""
+    size = metadata.get(f"{arch.gguf}.attention.sliding_window")
+    if size is None:
+        optional = any(param.nullable and param.paths[:1] == (spec.config,) for param in arch.params)
+        return {spec.config: None, "layer_types": ["full_attention"] * n_layer} if optional else {}
+    key = f"{arch.gguf}.attention.sliding_window_pattern"
+    given = metadata.get(key)
+    if given is None or isinstance(given, int):
+        slides = _periodic(spec, integer(given or spec.period, key, path="metadata"), n_layer)
+    else:
+        slides = [bool(entry) for entry in given]
+        if len(slides) != n_layer:
+            raise bad_value(key, len(slides), f"one entry for each of {n_layer} layers", path="metadata")
+    kinds = ["sliding_attention" if slide else "full_attention" for slide in slides]
+    return {spec.config: integer(size, f"{arch.gguf}.attention.sliding_window", path="metadata"), "layer_types": kinds}
+
+
 def _periodic(spec: Window, period: int, n_layer: int) -> list[bool]:
     return [(layer + (not spec.full_first)) % period != 0 for layer in range(n_layer)]
 
@@ -123,31 +258,94 @@ def _pattern(config: Mapping[str, Any], spec: Window, n_layer: int) -> list[bool
 def _given(config: Mapping[str, Any], path: str) -> list[Any]:
     """What config.json has at a path, if it is there."""
     outer, _, inner = path.rpartition(".")
+    if outer.endswith(".*"):
+        entries = record(config.get(outer.removesuffix(".*")) or {}, outer)
+        values = [record(entry, outer).get(inner) for entry in entries.values()]
+        if any(value != values[0] for value in values):
+            raise refused(path, values, "layers of the same kind have the same sizes in llama.cpp")
+        return values[:1]
     if outer:
-        config = record(config.get(outer) or {}, outer)
+        held = config.get(outer) or {}
+        if isinstance(held, list) and inner.isdigit():
+            return held[int(inner) :][:1]
+        config = record(held, outer)
     return [config[inner]] if inner in config else []
+
+
+def _each(param: Param, scope: Mapping[str, Any]) -> Any:
+    """The values of a param in all layers: one, where they are the same and the file may have it so."""
+    values = []
+    for layer in range(scope["n_layer"]):
+        term = next(term for condition, term in param.each if holds(condition, scope, layer))
+        values.append(evaluate(term, scope, layer))
+    if param.type == "BOOL":
+        return [bool(value) for value in values]
+    return values if any(value != values[0] for value in values) else values[0]
 
 
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
     if null and param.nullable:
         return None
-    if param.derive and (null or param.default is ...):
-        return evaluate(param.derive, scope)
+    if (param.derive or param.each or param.usual) and (null or param.default is ...):
+        return _derived(param, scope)
     if param.default is ...:
         raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))
     return param.default
 
 
+def _derived(param: Param, scope: Mapping[str, Any]) -> Any:
+    """What a param follows from, where nothing says it."""
+    if param.usual:
+        return scope[param.usual]
+    if param.each:
+        return _each(param, scope)
+    return evaluate(param.derive, scope)
+
+
+def _case(cases: tuple[tuple[str, str], ...], scope: Mapping[str, Any], layer: int = 0) -> Any:
+    """The term of the first condition that holds, or None."""
+    return next((evaluate(term, scope, layer) for condition, term in cases if holds(condition, scope, layer)), None)
+
+
 def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], path: str = CONFIG) -> Any:
+    if isinstance(value, list) and param.leading:
+        return integer(_leading(param, value, place, scope["n_layer"]), place, param.low, param.high, path=path)
+    if isinstance(value, list) and param.uniform:
+        if any(entry != value[0] for entry in value):
+            raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
+        value = value[0]
+    if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
+        return _layers(param, value, place, scope["n_layer"], path)
+    if param.counted and isinstance(value, list | str):
+        return integer(len(value), place, param.low, param.high, path=path)
+    return _one(param, value, place, path)
+
+
+def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> list[Any]:
+    """The entries of a list with one for each layer."""
+    if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
+        chosen = {integer(one, f"{place}[{at}]", 0, n_layer - 1) for at, one in enumerate(value)}
+        return [int(layer in chosen) for layer in range(n_layer)]
+    if not isinstance(value, list | str) or len(value) != n_layer:
+        found = len(value) if isinstance(value, list | str) else value
+        raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
+    return [_one(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
+
+
+def _leading(param: Param, value: list[Any], place: str, n_layer: int) -> int:
+    first, second = param.leading
+    count = next((at for at, entry in enumerate(value) if entry != first), len(value))
+    if value != [first] * count + [second] * (n_layer - count):
+        raise refused(place, value, f"layers that are {first} come before all others, which are {second}")
+    return count
+
+
+def _one(param: Param, value: Any, place: str, path: str) -> Any:
     if param.codes and path == CONFIG:
         codes, word = dict(param.codes), text(value, place, path)
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
-        return codes[word]
+        return bool(codes[word]) if param.type == "BOOL" else codes[word]
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
-    if param.per_layer and isinstance(value, list):
-        if len(value) != scope["n_layer"]:
-            raise bad_value(place, len(value), f"a list of {scope['n_layer']} integers, one per layer", path=path)
-        return [integer(entry, f"{place}[{at}]", param.low, param.high, path=path) for at, entry in enumerate(value)]
     return integer(value, place, param.low, param.high, path=path)

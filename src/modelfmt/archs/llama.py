@@ -1,16 +1,26 @@
-"""Llama, Mistral and Mixtral: all three are `llama` in GGUF.
+"""Llama, Mistral and Mixtral: all three are `llama` in GGUF. Mistral Small 3 with its vision part is `mistral3`, and so
+is Ministral 3, whose queries grow with the position.
 
-Checked against transformers 5.23 models/{llama,mistral,mixtral}/{configuration,modeling}_*.py and llama.cpp
-src/models/llama.cpp (October 2026).
+Checked against transformers 5.24 models/{llama,mistral,mixtral,mistral3,ministral3}/{configuration,modeling}_*.py and
+llama.cpp src/models/{llama,mistral3}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_GIVEN,
+    HEAD_SIZE_WRITTEN,
+    MLP_BIAS,
+    expert_params,
+    expert_rows,
+    kv_heads,
+)
 from modelfmt.archs.specs import Permute
-from modelfmt.archs.table import Loses, Param, Rope, Row
+from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
-__all__ = ["LLAMA", "MISTRAL", "MIXTRAL"]
+__all__ = ["LLAMA", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
@@ -21,7 +31,7 @@ LLAMA = DECODER.derive(
     hf=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"),
     model_type=("llama",),
     rope=Rope("norm", kinds=_KINDS, dimension=True),
-    params=(*HEAD_SIZE_WRITTEN, Param("vocab_size", "vocab_size", "vocab_size")),
+    params=(*HEAD_SIZE_WRITTEN, Param("vocab_size", "vocab_size", "vocab_size"), ATTENTION_BIAS, MLP_BIAS),
     rows=(
         Row(_ATTENTION + "q_proj.weight", _BLOCK + "attn_q.weight", (_Q, "n_embd"), (Permute("n_head"),), "maybe"),
         Row(_ATTENTION + "k_proj.weight", _BLOCK + "attn_k.weight", (_KV, "n_embd"), (Permute("n_head_kv"),), "maybe"),
@@ -36,6 +46,7 @@ LLAMA = DECODER.derive(
 MISTRAL = LLAMA.derive(
     hf=("MistralForCausalLM", "MistralModel"),
     model_type=("mistral",),
+    without=("attention_bias", "mlp_bias"),
     params=(kv_heads(8), Param("sliding_window", "sliding_window", default=4096, nullable=True)),
     loses=(
         Loses(
@@ -74,3 +85,33 @@ MIXTRAL = MISTRAL.derive(
     ),
     graph={"mlp": "moe"},
 )
+
+_VISION = "the vision part belongs into a projector file of its own"
+
+MISTRAL3 = MISTRAL.derive(
+    gguf="mistral3",
+    hf=("Mistral3ForConditionalGeneration",),
+    model_type=("mistral3",),
+    writes=("MistralForCausalLM", "mistral"),
+    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=1.0),
+    params=(
+        Param("head_size", "head_dim", "attention.key_length", derive="n_embd/n_head"),
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32"),  # the defaults of both differ
+        Param("sliding_window", "sliding_window", default=None),
+        Param(
+            "grows",
+            "model_type",
+            codes=(("ministral3", 1), ("mistral", 0), ("mistral3", 0)),
+            low=0,
+            implied=(("growth", "1"), ("", "0")),
+        ),
+        Param("growth", "rope_parameters.llama_4_scaling_beta", "attention.temperature_scale", "FLOAT32", default=None),
+    ),
+    ignores=(
+        Ignore("*vision_tower.*", _VISION, loss=True),
+        Ignore("*multi_modal_projector.*", _VISION, loss=True),
+    ),
+    refuses=(Refuses("grows and not growth", "Ministral 3 needs its rope_parameters, with llama_4_scaling_beta"),),
+)
+
+MINISTRAL3 = MISTRAL3.derive(hf=("Ministral3ForCausalLM",), model_type=("ministral3",), writes=None)

@@ -29,7 +29,7 @@ MPT = DECODER.derive(
         Param("head_size", (), derive="n_embd/n_head"),
         Param("norm_eps", "layer_norm_epsilon", "attention.layer_norm_epsilon", "FLOAT32", default=1e-5),
         Param("clip", "attn_config.clip_qkv", "attention.clamp_kqv", "FLOAT32", default=None),
-        Param("alibi_max", "attn_config.alibi_bias_max", "attention.max_alibi_bias", "FLOAT32", default=8.0),
+        Param("alibi_max", "attn_config.alibi_bias_max", "attention.max_alibi_bias", "FLOAT32", default=8),
         Param("alibi", "attn_config.alibi", type="BOOL", default=True),
         Param("softmax_scale", "attn_config.softmax_scale", type="FLOAT32", default=None),
         Param("qk_norm", "attn_config.qk_ln", type="BOOL", default=False),

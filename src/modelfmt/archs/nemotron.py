@@ -6,7 +6,7 @@ src/models/nemotron.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, biased
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_WRITTEN, MLP_BIAS, biased
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
@@ -28,6 +28,8 @@ NEMOTRON = DECODER.derive(
     without=("rms_eps", _BLOCK + "ffn_gate.weight"),
     params=(
         *HEAD_SIZE_WRITTEN,
+        ATTENTION_BIAS,
+        MLP_BIAS,
         Param("norm_eps", ("norm_eps", "layer_norm_eps"), "attention.layer_norm_epsilon", "FLOAT32", default=1e-5),
         Param("vocab_size", "vocab_size", "vocab_size"),
         Param("rope_scaling", (), "rope.scaling.type", "STRING", default="none"),

@@ -1,4 +1,4 @@
-"""The pooling of sentence-transformers: modules.json and the Pooling module's config.json -> `pooling_type`.
+"""The pooling of sentence-transformers: modules.json and the Pooling module's config.json <-> `pooling_type`.
 
 Checked against sentence-transformers 5 (models/Pooling.py) and llama.cpp's enum llama_pooling_type.
 """
@@ -13,7 +13,7 @@ from modelfmt.errors import CorruptFile
 from modelfmt.report import Loss
 from modelfmt.storage import strict_json
 
-__all__ = ["encode"]
+__all__ = ["decode", "encode"]
 
 _MODULES = "modules.json"
 _TYPES = {"mean": 1, "cls": 2, "lasttoken": 3}
@@ -67,3 +67,21 @@ def _json(assets: Mapping[str, bytes], path: str) -> Any:
     if path not in assets:
         raise CorruptFile(f"{_MODULES} names a file that is not there", code="asset-missing", path=path)
     return strict_json.parse(assets[path], path=path)
+
+
+def decode(pooling: int, n_embd: int) -> dict[str, Any] | None:
+    """The files of a sentence-transformers folder, as JSON values by name: the inverse of `encode`; None where the
+    number is none of its kinds.
+
+    >>> decode(1, 384)["modules.json"][1]["path"]
+    '1_Pooling'
+    """
+    mode = next((name for name, number in _TYPES.items() if number == pooling), None)
+    if mode is None:
+        return None
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling")))
+    ]
+    settings = {"word_embedding_dimension": n_embd} | {flag: name == mode for flag, name in _FLAGS.items()}
+    return {_MODULES: modules, "1_Pooling/config.json": settings}

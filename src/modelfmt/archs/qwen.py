@@ -1,15 +1,26 @@
-"""Qwen 2 (and 2.5), Qwen 3 and Qwen 3 MoE.
+"""Qwen 2 (and 2.5), Qwen 3, and their mixtures of experts (Qwen 1.5 MoE is of the second).
 
-Checked against transformers 5.23 models/{qwen2,qwen3,qwen3_moe}/{configuration,modeling}_*.py and llama.cpp
-src/models/{qwen2,qwen3,qwen3moe}.cpp (October 2026).
+Checked against transformers 5.24 models/{qwen2,qwen2_moe,qwen3,qwen3_moe}/{configuration,modeling}_*.py and llama.cpp
+src/models/{qwen2,qwen2moe,qwen3,qwen3moe}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_GIVEN, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads
+from modelfmt.archs.decoder import (
+    ATTENTION_BIAS,
+    DECODER,
+    HEAD_SIZE_GIVEN,
+    HEAD_SIZE_WRITTEN,
+    PROJECTIONS,
+    expert_params,
+    expert_rows,
+    kv_heads,
+    targets,
+)
+from modelfmt.archs.experts import NOT_NORMALISED, router, shared_rows
 from modelfmt.archs.table import Loses, Param, Refuses, Row
 
-__all__ = ["QWEN2", "QWEN3", "QWEN3_MOE"]
+__all__ = ["QWEN2", "QWEN2_MOE", "QWEN3", "QWEN3_MOE"]
 
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
@@ -50,6 +61,7 @@ QWEN3 = DECODER.derive(
     pooled=True,
     params=(
         kv_heads(32),
+        ATTENTION_BIAS,
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("slides", "use_sliding_window", type="BOOL", default=False),
@@ -77,12 +89,12 @@ QWEN3_MOE = QWEN3.derive(
         kv_heads(4),
         *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length")),
         Param("sparse_step", "decoder_sparse_step", default=1),
-        Param("normalised", "norm_topk_prob", type="BOOL", default=False),
+        Param("normalised", "norm_topk_prob", type="BOOL", default=False, implied=(("", "1"),)),
         Param("max_window_layers", (), default=0),
     ),
     rows=(
-        Row("model.layers.{i}.mlp.gate.weight", _BLOCK + "ffn_gate_inp.weight", ("n_expert", "n_embd"), keep="F32"),
-        *expert_rows("mlp.experts", {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}, "n_ff_expert"),
+        router("mlp.gate.weight"),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert"),
     ),
     refuses=(Refuses("sparse_step != 1", "llama.cpp's qwen3moe graph has experts in every layer"),),
     loses=(
@@ -93,5 +105,39 @@ QWEN3_MOE = QWEN3.derive(
             "llama.cpp's qwen3moe graph always normalises the weights of the chosen experts",
         ),
     ),
+    graph={"mlp": "moe"},
+)
+
+QWEN2_MOE = QWEN2.derive(
+    gguf="qwen2moe",
+    hf=("Qwen2MoeForCausalLM",),
+    model_type=("qwen2_moe",),
+    pooled=False,
+    without=targets("ffn_gate", "ffn_up", "ffn_down"),
+    params=(
+        kv_heads(16),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1408),
+        Param("n_expert", "num_experts", "expert_count", default=60, high=1024),
+        Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
+        Param("n_ff_shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length", default=5632),
+        Param("sparse_step", "decoder_sparse_step", default=1),
+        Param("normalised", "norm_topk_prob", type="BOOL", default=False),
+    ),
+    rows=(
+        router("mlp.gate.weight"),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert"),
+        *shared_rows("mlp.shared_expert", "n_ff_shared"),
+        Row(
+            "model.layers.{i}.mlp.shared_expert_gate.weight",
+            _BLOCK + "ffn_gate_inp_shexp.weight",
+            ("1", "n_embd"),
+            keep="F32",
+        ),
+    ),
+    refuses=(
+        Refuses("sparse_step != 1", "llama.cpp's qwen2moe graph has experts in every layer"),
+        Refuses("tied", "llama.cpp's qwen2moe graph wants an output matrix besides the embedding"),
+    ),
+    loses=(NOT_NORMALISED,),
     graph={"mlp": "moe"},
 )

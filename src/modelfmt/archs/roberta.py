@@ -1,8 +1,8 @@
-"""RoBERTa, XLM-RoBERTa and DistilBERT: BERT with other names and positions; all are `bert` in GGUF.
+"""RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT: BERT with other names and positions; all are `bert` in GGUF.
 
 RoBERTa counts positions from pad_token_id + 1 on: the rows before are not in the file, and the way back takes the id to
-be 1. Checked against transformers 5.23 models/{roberta,xlm_roberta,distilbert}/{configuration,modeling}_*.py and
-llama.cpp src/models/bert.cpp (October 2026).
+be 1. Checked against transformers 5.23 models/{roberta,xlm_roberta,camembert,distilbert}/{configuration,modeling}_*.py
+and llama.cpp src/models/bert.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from modelfmt.archs.decoder import biased
 from modelfmt.archs.specs import Behind
 from modelfmt.archs.table import Ignore, Param, Row
 
-__all__ = ["DISTILBERT", "ROBERTA", "XLM_ROBERTA"]
+__all__ = ["CAMEMBERT", "DISTILBERT", "ROBERTA", "XLM_ROBERTA"]
 
 _POSITIONS = "embeddings.position_embeddings.weight"
 
@@ -33,6 +33,11 @@ ROBERTA = BERT.derive(
 XLM_ROBERTA = ROBERTA.derive(
     hf=("XLMRobertaModel", "XLMRobertaForMaskedLM"),
     model_type=("xlm-roberta",),
+)
+
+CAMEMBERT = ROBERTA.derive(
+    hf=("CamembertModel", "CamembertForMaskedLM"),
+    model_type=("camembert",),
 )
 
 _LAYER, _BLOCK = "transformer.layer.{i}.", "blk.{i}."

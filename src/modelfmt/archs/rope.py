@@ -11,6 +11,7 @@ modeling_rope_utils.py and llama.cpp's llama-context.cpp (October 2026).
 | yarn     | rope.scaling.type, .factor, .original_context_length, .yarn_*; .attn_factor where not implied |
 | llama3   | tensor rope_freqs: what each frequency is divided by                                         |
 | longrope | tensors rope_factors_long, rope_factors_short; rope.scaling.attn_factor                      |
+| proportional | tensor rope_freqs: 1, and so much that the other frequencies vanish                      |
 | dynamic  | nothing: a named loss; Hunyuan's, which has a fixed alpha, is another rope.freq_base          |
 """
 
@@ -28,13 +29,13 @@ from modelfmt.archs.values import bad_value, integer, number, numbers, record, r
 from modelfmt.ir.ops import Constant
 from modelfmt.report import Loss
 
-__all__ = ["Encoded", "encode", "llama3_factors"]
+__all__ = ["YARN_EXTRAS", "Encoded", "encode", "implied_longrope", "llama3_factors", "mscale"]
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETAS = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
 _PARTS = ("partial_rotary_factor", "rotary_pct", "rope_pct")
-_YARN_EXTRAS = {
+YARN_EXTRAS = {
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
     "beta_fast": "yarn_beta_fast",
@@ -104,7 +105,8 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
         )
     out = Encoded()
     theta = _theta(settings, config, _THETAS, spec.theta)
-    out.hparams = {"rope_theta": theta, "rope_kind": case.kind, "n_rot": int(scope["head_size"] * _partial(case))}
+    partial = 1.0 if case.kind == "proportional" else _partial(case)
+    out.hparams = {"rope_theta": theta, "rope_kind": case.kind, "n_rot": int(scope["head_size"] * partial)}
     if theta != spec.implied:
         out.metadata["rope.freq_base"] = ("FLOAT32", theta)
     if spec.local_theta is not None:
@@ -113,6 +115,8 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
         out.metadata["rope.freq_base_swa"] = ("FLOAT32", out.hparams["rope_theta_local"])
     if spec.dimension:
         out.metadata["rope.dimension_count"] = ("UINT32", out.hparams["n_rot"])
+    if spec.sections:
+        out.metadata["rope.dimension_sections"] = ("ARRAY:INT32", _sections(spec, settings))
     if case.kind in _SCALINGS:
         _SCALINGS[case.kind](case, out)
     return out
@@ -121,14 +125,14 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
 def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of full and of sliding-window layers."""
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
-    found = record(config.get(key) or {}, key)
+    found = record(config.get(key) or spec.settings, key)
     full, local = found, record({}, key)
     if _FULL in found or _SLIDING in found:
         full = record(found.get(_FULL) or {}, f"{key}.{_FULL}")
         local = record(found.get(_SLIDING) or {}, f"{key}.{_SLIDING}")
         if local and (spec.local_theta is None or _kind(spec, local) != "default"):
             raise refused(f"{key}.{_SLIDING}", dict(local), "layers with a rope of their own cannot be expressed")
-    if full.get("mrope_section") is not None:
+    if full.get("mrope_section") is not None and not spec.sections:
         raise refused(f"{key}.mrope_section", full["mrope_section"], "this architecture has one position per token")
     return full, local
 
@@ -142,7 +146,9 @@ def _kind(spec: Rope, settings: Mapping[str, Any]) -> str:
 def _theta(settings: Mapping[str, Any], config: Mapping[str, Any], names: tuple[str, ...], default: float) -> float:
     if settings.get("rope_theta") is not None:
         return number(settings["rope_theta"], "rope_parameters.rope_theta")
-    return next((number(config[name], name) for name in names if config.get(name) is not None), default)
+    places = (config, record(config.get("attn_config") or {}, "attn_config"))
+    found = (number(place[name], name) for name in names for place in places if place.get(name) is not None)
+    return next(found, default)
 
 
 def _partial(case: _Case) -> float:
@@ -153,7 +159,21 @@ def _partial(case: _Case) -> float:
                 if factor > 1 or (factor < 1 and case.spec.partial is None):
                     raise refused(name, factor, "whole heads turn in this architecture", allowed=1)
                 return factor
+    if case.spec.partial is not None and case.config.get("rotary_dim") is not None:
+        size = case.scope["head_size"]
+        return integer(case.config["rotary_dim"], "rotary_dim", high=size) / float(size)
     return 1.0 if case.spec.partial is None else case.spec.partial
+
+
+def _sections(spec: Rope, settings: Mapping[str, Any]) -> list[int]:
+    """The four sections: time, height, width, and one that is not used."""
+    given, key = settings.get("mrope_section"), "rope_parameters.mrope_section"
+    if given is None:
+        return list(spec.sections)
+    if not isinstance(given, list) or not 0 < len(given) <= 4:
+        raise bad_value(key, given, "a list of at most four integers")
+    sections = [integer(size, f"{key}[{at}]", low=0) for at, size in enumerate(given)]
+    return sections + [0] * (4 - len(sections))
 
 
 def _linear(case: _Case, out: Encoded) -> None:
@@ -178,11 +198,13 @@ def _yarn(case: _Case, out: Encoded) -> None:
     out.scaling("type", "STRING", "yarn")
     out.scaling("factor", "FLOAT32", case.factor)
     out.scaling("original_context_length", "UINT32", case.original_context)
-    for name, key in _YARN_EXTRAS.items():
+    for name, key in YARN_EXTRAS.items():
         if case.given(name):
             out.scaling(key, "FLOAT32", case.number(name))
-    implied, attention = _mscale(case.factor), _yarn_attention(case)
-    if not math.isclose(attention, implied, rel_tol=1e-6):
+    implied, attention = mscale(case.factor), _yarn_attention(case)
+    if case.spec.log_multiplier:
+        _log_multiplier(case, out)
+    elif not math.isclose(attention, implied, rel_tol=1e-6):
         # the runtime computes `implied` itself and multiplies it by this key; it passes over yarn_attn_factor
         out.scaling("attn_factor", "FLOAT32", attention / implied)
     if case.settings.get("truncate") is False:
@@ -190,22 +212,32 @@ def _yarn(case: _Case, out: Encoded) -> None:
         out.losses.append(Loss("approximated", "rope_parameters.truncate", detail))
 
 
+def _log_multiplier(case: _Case, out: Encoded) -> None:
+    """All values of a head are scaled, or none: llama.cpp's graphs that have this key cannot scale the rotated values
+    alone."""
+    both = tuple(case.settings.get(name) for name in ("mscale", "mscale_all_dim"))
+    if not both[0] or both[0] != both[1]:
+        raise refused("rope_parameters.mscale", both, "mscale and mscale_all_dim must be there, and equal")
+    out.scaling("yarn_log_multiplier", "FLOAT32", case.spec.log_multiplier * case.number("mscale_all_dim"))
+
+
 def _yarn_attention(case: _Case) -> float:
     if case.given("attention_factor"):
         return case.number("attention_factor")
     if case.settings.get("mscale") and case.settings.get("mscale_all_dim"):
-        return _mscale(case.factor, case.number("mscale")) / _mscale(case.factor, case.number("mscale_all_dim"))
-    return _mscale(case.factor)
+        return mscale(case.factor, case.number("mscale")) / mscale(case.factor, case.number("mscale_all_dim"))
+    return mscale(case.factor)
 
 
-def _mscale(factor: float, scale: float = 1.0) -> float:
+def mscale(factor: float, scale: float = 1.0) -> float:
+    """What yarn multiplies attention by."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def _llama3(case: _Case, out: Encoded) -> None:
     bounds = low, high = case.number("low_freq_factor"), case.number("high_freq_factor")
-    if low >= high:
-        raise bad_value("rope_parameters.low_freq_factor", low, f"less than high_freq_factor, which is {high}")
+    if low > high:  # Llama 4 has them equal: then nothing lies between
+        raise bad_value("rope_parameters.low_freq_factor", low, f"at most high_freq_factor, which is {high}")
     n_rot, theta = out.hparams["n_rot"], out.hparams["rope_theta"]
     factors = llama3_factors(n_rot, theta, case.number("factor"), bounds, case.original_context)
     out.factors("rope_freqs.weight", factors)
@@ -220,12 +252,28 @@ def _longrope(case: _Case, out: Encoded) -> None:
     if case.spec.names_longrope:
         out.scaling("type", "STRING", "longrope")
     out.scaling("original_context_length", "UINT32", original)
-    stretch, attention = case.scope["n_ctx"] / original, 1.0
-    if case.given("attention_factor"):
-        attention = case.number("attention_factor")
-    elif stretch > 1 and original > 1:
-        attention = math.sqrt(1 + math.log(stretch) / math.log(original))
+    implied = implied_longrope(int(case.scope["n_ctx"]), original)
+    attention = case.number("attention_factor") if case.given("attention_factor") else implied
     out.scaling("attn_factor", "FLOAT32", attention)
+
+
+def _proportional(case: _Case, out: Encoded) -> None:
+    """Gemma 4: the first frequencies of a head as if all of it turned, the others are divided to nothing."""
+    turning = int((case.number("partial_rotary_factor") if case.given("partial_rotary_factor") else 1.0) * _half(out))
+    factor = case.number("factor") if case.given("factor") else 1.0
+    if turning > _half(out):
+        raise bad_value("rope_parameters.partial_rotary_factor", case.number("partial_rotary_factor"), "at most 1")
+    out.factors("rope_freqs.weight", [factor] * turning + [1e30] * (_half(out) - turning))
+
+
+def _half(out: Encoded) -> int:
+    return int(out.hparams["n_rot"]) // 2
+
+
+def implied_longrope(n_ctx: int, original: int) -> float:
+    """What longrope multiplies attention by where the configuration does not say it."""
+    stretch = n_ctx / original
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
 
 
 _SCALINGS: dict[str, Callable[[_Case, Encoded], None]] = {
@@ -234,6 +282,7 @@ _SCALINGS: dict[str, Callable[[_Case, Encoded], None]] = {
     "yarn": _yarn,
     "llama3": _llama3,
     "longrope": _longrope,
+    "proportional": _proportional,
 }
 
 
@@ -250,7 +299,7 @@ def llama3_factors(n_rot: int, theta: float, factor: float, bounds: tuple[float,
         wavelength = _f32(_f32(2 * math.pi) / frequency)
         if wavelength < _f32(context / high):
             factors.append(1.0)
-        elif wavelength > _f32(context / low):
+        elif wavelength > _f32(context / low) or low == high:
             factors.append(factor)
         else:
             smooth = _f32(_f32(_f32(context / wavelength) - low) / _f32(high - low))

@@ -6,7 +6,9 @@ src/models/seed-oss.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from dataclasses import replace
+
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, kv_heads
 from modelfmt.archs.table import Param, Row
 
 __all__ = ["SEED_OSS"]
@@ -21,6 +23,7 @@ SEED_OSS = DECODER.derive(
     without=(_BLOCK + "ffn_norm.weight",),
     params=(
         kv_heads(8),
+        replace(ATTENTION_BIAS, default=True),
         Param("head_size", "head_dim", "attention.key_length", default=128, derive="n_embd/n_head"),
         Param("value_size", (), "attention.value_length", derive="head_size"),
     ),

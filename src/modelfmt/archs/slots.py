@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelfmt.archs.specs import Add, Shape, Spec, Stacked, before
-from modelfmt.archs.table import Row
+from modelfmt.archs.specs import Add, Reshaped, Shape, Spec, Stacked, before
+from modelfmt.archs.table import Architecture, Row
 from modelfmt.archs.terms import Scope, evaluate, holds
 from modelfmt.errors import CorruptFile, UnsupportedError
 
-__all__ = ["Slot", "slots_of", "unmatched", "wrong_shape"]
+__all__ = ["Slot", "slots_of", "spellings", "unmatched", "wrong_shape"]
+
+_NAMED = 100  # tensors that an error names; all are in its context
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class Slot:
 
     @property
     def ops(self) -> tuple[Spec, ...]:
-        """The operations: a number is added to weights only."""
-        return tuple(spec for spec in self.row.ops if not (self.bias and isinstance(spec, Add)))
+        """The operations: numbers are added to weights only, and biases have no axes to lose."""
+        return tuple(spec for spec in self.row.ops if not (self.bias and isinstance(spec, Add | Reshaped)))
 
     @property
     def required(self) -> bool:
@@ -63,13 +65,23 @@ def slots_of(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[Slot]]:
     for row in rows:
         targets.setdefault(row.target, []).append(row)
     for target, layouts in targets.items():
-        for layer in range(scope["n_layer"]) if "{i}" in target else (0,):
+        for layer in range(scope[layouts[0].layers]) if "{i}" in target else (0,):
             there = [row for row in layouts if holds(row.when, scope, layer)]
             if there:
                 yield [Slot(row, layer, bias=False) for row in there]
             biased = [row for row in there if row.bias != "none"]
             if biased:
                 yield [Slot(row, layer, bias=True) for row in biased]
+
+
+def spellings(arch: Architecture, name: str) -> Iterator[tuple[str, bool]]:
+    """The names that a checkpoint may have for a tensor of the rows, ours first; True where the body's prefix lacks."""
+    ends = [name] + [name.removesuffix(ours) + other for ours, other in arch.suffixes if name.endswith(ours)]
+    for end in ends:
+        yield end, False
+        for ours, other in arch.prefixes:
+            if end.startswith(ours):
+                yield other + end.removeprefix(ours), not other
 
 
 def wrong_shape(name: str, found: Sequence[int], allowed: Sequence[int]) -> CorruptFile:
@@ -87,9 +99,7 @@ def wrong_shape(name: str, found: Sequence[int], allowed: Sequence[int]) -> Corr
 def unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -> UnsupportedError:
     """The error that lists tensors without a row, and rows without a tensor."""
     parts = [
-        f"{word}: {', '.join(f'{name} {list(shape)}' for name, shape in entries)}"
-        for word, entries in (("not known", left), ("not there", missing))
-        if entries
+        f"{word}: {_listed(entries)}" for word, entries in (("not known", left), ("not there", missing)) if entries
     ]
     return UnsupportedError(
         "the tensors of this checkpoint are not those of its architecture",
@@ -99,3 +109,9 @@ def unmatched(left: list[tuple[str, Shape]], missing: list[tuple[str, Shape]]) -
         missing=missing,
         unmatched=left,
     )
+
+
+def _listed(entries: list[tuple[str, Shape]]) -> str:
+    """The first of them, and how many more there are: a model of experts may lack tens of thousands."""
+    words = [f"{name} {list(shape)}" for name, shape in entries[:_NAMED]]
+    return ", ".join(words + [f"and {len(entries) - _NAMED:,} more"] * (len(entries) > _NAMED))

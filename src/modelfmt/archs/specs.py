@@ -6,18 +6,26 @@ result has `shape`. On a bias (one axis) an operation does what belongs to the r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from modelfmt.archs.terms import Scope, evaluate
 from modelfmt.ir.ops import (
     AddConstant,
     Concat,
     Constant,
+    Dequantize,
     Expression,
+    NegativeExp,
+    NegativeLog,
+    Pad,
     Reshape,
     RopePermute,
+    Scale,
     Slice,
     Stack,
+    Swap,
     Transpose,
     row_bytes,
 )
@@ -25,17 +33,28 @@ from modelfmt.ir.ops import (
 __all__ = [
     "Add",
     "Behind",
+    "Fused",
+    "Grouped",
+    "Heads",
+    "NegExp",
+    "Padded",
     "Part",
     "Permute",
+    "Reshaped",
+    "Scaled",
     "Shape",
     "Spec",
+    "Squeezed",
     "Stacked",
+    "Tiled",
     "Transposed",
     "Ungrouped",
     "backward",
     "before",
     "forward",
     "joined",
+    "number_of",
+    "reassembled",
 ]
 
 Shape = tuple[int, ...]
@@ -43,9 +62,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Permute:
-    """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term."""
+    """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term; rotated: how many rows
+    of each head turn, a term, the others stay behind them; all of them where there is none."""
 
     heads: str
+    rotated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +90,35 @@ class Stacked:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Part `index` of `of` equal parts along an axis of a fused source. The rows of a source have all of its parts."""
+    """Part `index` of a fused source along an axis. The rows of a source have all of its parts.
+
+    of: how many equal parts, or the sizes of the parts, terms. every: they alternate (of two: the even, the odd ones).
+    """
 
     index: int
-    of: int
+    of: int | tuple[str, ...]
     axis: int
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The first axis cut into `count` (a term) heads of equal size: two axes."""
+
+    count: str
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Rows of zeros appended: from `rows` to `to`, both terms. They are cut off on the way back."""
+
+    rows: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Squeezed:
+    """The first axis, of one entry, left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +140,73 @@ class Behind:
     skip: str
 
 
-Spec = Permute | Add | Transposed | Stacked | Part | Ungrouped | Behind
+@dataclass(frozen=True, slots=True)
+class NegExp:
+    """-exp of each value, in float32: the decay of a state-space layer from its logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Each value times the value of a term, to a power, in float32: a multiplier that the graph does not have.
+
+    sections: the rows that each of several factors is for, instead of one factor for all.
+    """
+
+    factor: str
+    power: float = 1.0
+    sections: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """The same values from the shape `source` in the shape `result` (terms): axes of one, norms of groups. Not done to
+    biases."""
+
+    source: tuple[str, ...]
+    result: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """Heads along an axis from `groups` of `each` to `each` of `groups`: (0 0 1 1) to (0 1 0 1). before: how many
+    entries of the axis come before the heads and stay."""
+
+    groups: str
+    each: str
+    axis: int = 0
+    before: str = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Parts start..stop of a fused source whose rows are `groups` groups, each with parts of the given `sizes`: all
+    groups of the one part, then all of the next. The rows of a source have all of its parts."""
+
+    groups: str
+    sizes: tuple[str, ...]
+    start: int
+    stop: int
+
+
+Spec = (
+    Permute
+    | Add
+    | Transposed
+    | Stacked
+    | Part
+    | Heads
+    | Padded
+    | Squeezed
+    | Ungrouped
+    | Behind
+    | NegExp
+    | Scaled
+    | Reshaped
+    | Tiled
+    | Grouped
+)
+Fused = Part | Grouped
+"""What takes a part of a source: the rows with the other parts make it whole again (`reassembled`)."""
 
 
 def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0) -> Shape:
@@ -110,9 +221,21 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
         case Stacked():
             return shape[1:]
         case Part(of=of, axis=axis):
-            return (*shape[:axis], shape[axis] * of, *shape[axis + 1 :])
+            whole = shape[axis] * of if isinstance(of, int) else sum(evaluate(size, scope or {}, layer) for size in of)
+            return (*shape[:axis], whole, *shape[axis + 1 :])
+        case Heads():
+            return (shape[0] * shape[1], *shape[2:])
+        case Padded(rows=rows):
+            return (evaluate(rows, scope or {}, layer), *shape[1:])
+        case Squeezed():
+            return (1, *shape)
         case Behind(skip=skip):
             return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
+        case Reshaped(source=source):
+            return tuple(evaluate(term, scope or {}, layer) for term in source)
+        case Grouped():
+            groups, sizes = _sizes(spec, scope or {}, layer)
+            return (groups * sum(sizes), *shape[1:])
         case _:
             return shape
 
@@ -121,36 +244,66 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
     """An operation over its source: one expression, for `Stacked` one for each expert."""
     expr = parts[0]
     match spec:
-        case Permute(heads=heads):
-            return _permuted(expr, evaluate(heads, scope, layer), inverse=False)
+        case Permute():
+            return _permuted(expr, spec, scope, layer, inverse=False)
         case Add(value=value):
             return AddConstant(expr, value)
         case Transposed():
             return Transpose(expr) if len(expr.shape) > 1 else expr
         case Stacked():
             return Stack(parts)
-        case Part(index=index, of=of, axis=axis):
-            size = expr.shape[axis] // of
-            return Slice(expr, axis, index * size, (index + 1) * size)
+        case Part():
+            return _part(spec, expr, scope, layer)
+        case Heads(count=count):
+            n_heads = evaluate(count, scope, layer)
+            return Reshape(expr, (n_heads, expr.shape[0] // n_heads, *expr.shape[1:]))
+        case Padded(to=to):
+            return Pad(expr, evaluate(to, scope, layer))
+        case Squeezed():
+            return Reshape(expr, expr.shape[1:])
         case Ungrouped():
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
         case Behind(skip=skip):
             return Slice(expr, 0, evaluate(skip, scope, layer), expr.shape[0])
+        case NegExp():
+            return NegativeExp(expr)
+        case Scaled():
+            return _scaled(expr, spec, scope, layer, inverse=False)
+        case Reshaped(result=result):
+            return Reshape(expr, tuple(evaluate(term, scope, layer) for term in result))
+        case Tiled():
+            return _tiled(expr, spec, scope, layer, inverse=False)
+        case Grouped(start=start, stop=stop):
+            return _grouped(expr, *_sizes(spec, scope, layer), start, stop)
 
 
 def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:
-    """The sources of an operation from its result. What `Part` cut is put together by `joined`, here it stays."""
+    """The sources of an operation from its result. A part of a fused source stays: `reassembled` has them all."""
     match spec:
-        case Permute(heads=heads):
-            return (_permuted(expr, evaluate(heads, scope, layer), inverse=True),)
+        case Permute():
+            return (_permuted(expr, spec, scope, layer, inverse=True),)
         case Add(value=value):
             return (AddConstant(expr, -value),)
         case Transposed():
-            return (Transpose(expr) if len(expr.shape) > 1 else expr,)
+            return (Transpose(_dense(expr)) if len(expr.shape) > 1 else expr,)
         case Stacked():
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
-        case Part():
+        case Part() | Grouped():
             return (expr,)
+        case NegExp():
+            return (NegativeLog(expr),)
+        case Scaled():
+            return (_scaled(expr, spec, scope, layer, inverse=True),)
+        case Reshaped(source=source):
+            return (Reshape(expr, tuple(evaluate(term, scope, layer) for term in source)),)
+        case Tiled():
+            return (_tiled(expr, spec, scope, layer, inverse=True),)
+        case Heads():
+            return (Reshape(expr, (expr.shape[0] * expr.shape[1], *expr.shape[2:])),)
+        case Padded(rows=rows):
+            return (Slice(expr, 0, 0, evaluate(rows, scope, layer)),)
+        case Squeezed():
+            return (Reshape(expr, (1, *expr.shape)),)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
         case Behind(skip=skip):
@@ -159,12 +312,76 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (Concat((zeros, expr)),)
 
 
-def joined(parts: tuple[Expression, ...], axis: int) -> Expression:
-    """Tensors put together along an axis: the inverse of all parts of a fused source."""
+def reassembled(parts: Mapping[int, tuple[Fused, Expression]], scope: Scope, layer: int) -> Expression:
+    """A fused source from its parts, by the number of each."""
+    ordered = [parts[index] for index in sorted(parts)]
+    exprs = tuple(expr for _, expr in ordered)
+    match ordered[0][0]:
+        case Part(axis=axis, every=every):
+            return joined(exprs, axis, every=every)
+        case Grouped() as spec:
+            groups, sizes = _sizes(spec, scope, layer)
+            rest = exprs[0].shape[1:]
+            whole, at = Concat(_alike(exprs)), 0
+            pieces = []
+            for size in sizes:
+                part = Slice(whole, 0, at, at + groups * size)
+                pieces.append(Reshape(part, (groups, size, *rest)))
+                at += groups * size
+            return Reshape(joined(tuple(pieces), 1), (groups * sum(sizes), *rest))
+
+
+def number_of(spec: Fused) -> int:
+    """Where a part comes among those of its source."""
+    return spec.index if isinstance(spec, Part) else spec.start
+
+
+def joined(parts: tuple[Expression, ...], axis: int, *, every: bool = False) -> Expression:
+    """Tensors put together along an axis: the inverse of all parts of a fused source. every: two that alternate.
+
+    Parts of several types become float32.
+    """
+    parts = _alike(parts)
+    if axis > 0 and axis == len(parts[0].shape) - 1:
+        whole = joined(tuple(_column(part) for part in parts), axis, every=every)
+        return Reshape(whole, whole.shape[:-1])
+    if every:
+        whole = joined(parts, axis)
+        matrix = Reshape(whole, (prod(whole.shape[: axis + 1]), prod(whole.shape[axis + 1 :])))
+        return Reshape(RopePermute(matrix, prod(whole.shape[:axis])), whole.shape)
     if axis == 0:
         return Concat(parts)
     rows = (tuple(_entry(part, index) for part in parts) for index in range(parts[0].shape[0]))
     return Stack(tuple(joined(row, axis - 1) for row in rows))
+
+
+def _part(spec: Part, expr: Expression, scope: Scope, layer: int) -> Expression:
+    if spec.axis == len(expr.shape) - 1:
+        part = _part(spec, _column(expr), scope, layer)
+        return Reshape(part, part.shape[:-1])
+    size = expr.shape[spec.axis]
+    if not isinstance(spec.of, int):
+        start = sum(evaluate(term, scope, layer) for term in spec.of[: spec.index])
+        return Slice(expr, spec.axis, start, start + evaluate(spec.of[spec.index], scope, layer))
+    if spec.every:
+        return Slice(expr, spec.axis, spec.index, size, spec.of)
+    return Slice(expr, spec.axis, spec.index * (size // spec.of), (spec.index + 1) * (size // spec.of))
+
+
+def _column(expr: Expression) -> Expression:
+    """The values of each row under one another."""
+    return Reshape(_dense(expr), (*expr.shape, 1))
+
+
+def _alike(parts: tuple[Expression, ...]) -> tuple[Expression, ...]:
+    """Parts of one type, float32 if they are of several."""
+    if len({part.stored.name for part in parts}) == 1:
+        return parts
+    return tuple(part if part.stored.name == "F32" else Dequantize(part) for part in parts)
+
+
+def _dense(expr: Expression) -> Expression:
+    return expr if expr.stored.dense else Dequantize(expr)
 
 
 def _entry(expr: Expression, index: int) -> Expression:
@@ -176,9 +393,15 @@ def _rows(expr: Expression) -> Expression:
     return expr if len(expr.shape) > 1 else Reshape(expr, (expr.shape[0], 1))
 
 
-def _permuted(expr: Expression, heads: int, *, inverse: bool) -> Expression:
-    permuted = RopePermute(_rows(expr), heads, inverse)
-    return permuted if permuted.shape == expr.shape else Reshape(permuted, expr.shape)
+def _permuted(expr: Expression, spec: Permute, scope: Scope, layer: int, *, inverse: bool) -> Expression:
+    matrix, heads = _rows(expr), evaluate(spec.heads, scope, layer)
+    if not spec.rotated:
+        return Reshape(RopePermute(matrix, heads, inverse), expr.shape)
+    n_columns, n_turned = matrix.shape[1], evaluate(spec.rotated, scope, layer)
+    cut = Reshape(matrix, (heads, matrix.shape[0] // heads, n_columns))
+    turned = Reshape(Slice(cut, 1, 0, n_turned), (heads * n_turned, n_columns))
+    turned = Reshape(RopePermute(turned, heads, inverse), (heads, n_turned, n_columns))
+    return Reshape(joined((turned, Slice(cut, 1, n_turned, cut.shape[1])), 1), expr.shape)
 
 
 def _groups(spec: Ungrouped, scope: Scope, layer: int) -> tuple[int, int]:
@@ -197,3 +420,50 @@ def _ungrouped(expr: Expression, groups: int, queries: int, *, inverse: bool) ->
     grouped = Reshape(matrix, (groups, queries + 2, head, n_columns))
     heads = [Reshape(Slice(grouped, 1, a, b), (groups * (b - a) * head, n_columns)) for a, b in bounds]
     return Reshape(Concat(tuple(heads)), expr.shape)
+
+
+def _tiled(expr: Expression, spec: Tiled, scope: Scope, layer: int, *, inverse: bool) -> Expression:
+    groups, each = evaluate(spec.groups, scope, layer), evaluate(spec.each, scope, layer)
+    if inverse:
+        groups, each = each, groups
+    matrix, skip = _rows(expr), evaluate(spec.before, scope, layer)
+    n_rows, n_columns = matrix.shape
+    if spec.axis == 1:
+        size = n_columns // (groups * each)
+        whole = matrix if size % matrix.stored.block_elements == 0 else _dense(matrix)
+        heads = Reshape(whole, (n_rows, groups, each, size))
+        return Reshape(Swap(heads, 1), expr.shape)
+    tail = Slice(matrix, 0, skip, n_rows)
+    heads = Reshape(tail, (groups, each, (n_rows - skip) // (groups * each), n_columns))
+    tiles = Reshape(Swap(heads, 0), (n_rows - skip, n_columns))
+    return Reshape(Concat((Slice(matrix, 0, 0, skip), tiles)) if skip else tiles, expr.shape)
+
+
+def _sizes(spec: Grouped, scope: Scope, layer: int) -> tuple[int, tuple[int, ...]]:
+    return evaluate(spec.groups, scope, layer), tuple(evaluate(term, scope, layer) for term in spec.sizes)
+
+
+def _grouped(expr: Expression, groups: int, sizes: tuple[int, ...], start: int, stop: int) -> Expression:
+    grouped = Reshape(expr, (groups, sum(sizes), *expr.shape[1:]))
+    parts = []
+    for index in range(start, stop):
+        at = sum(sizes[:index])
+        part = Slice(grouped, 1, at, at + sizes[index])
+        parts.append(Reshape(part, (groups * sizes[index], *expr.shape[1:])))
+    return Concat(tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+def _scaled(expr: Expression, spec: Scaled, scope: Scope, layer: int, *, inverse: bool) -> Expression:
+    power = -spec.power if inverse else spec.power
+    common = float(evaluate(spec.factor, scope, layer)) ** power
+    factors = [common * float(evaluate(factor, scope, layer)) ** power for _, factor in spec.sections] or [common]
+    if all(factor == 1 for factor in factors):
+        return expr
+    if not spec.sections:
+        return Scale(expr, common)
+    parts, at = [], 0
+    for (rows, _), factor in zip(spec.sections, factors, strict=True):
+        n_rows = evaluate(rows, scope, layer)
+        parts.append(Scale(Slice(expr, 0, at, at + n_rows), factor))
+        at += n_rows
+    return Concat(tuple(parts))

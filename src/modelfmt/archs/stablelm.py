@@ -6,7 +6,9 @@ src/models/stablelm.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, biased, kv_heads
+from dataclasses import replace
+
+from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, biased, kv_heads
 from modelfmt.archs.specs import Stacked
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
@@ -30,6 +32,7 @@ STABLELM = DECODER.derive(
     without=("rms_eps",),
     params=(
         kv_heads(32),
+        replace(ATTENTION_BIAS, config="use_qkv_bias"),
         Param("head_size", (), derive="n_embd/n_head"),
         Param("norm_eps", ("layer_norm_eps", "norm_eps"), "attention.layer_norm_epsilon", "FLOAT32", default=1e-5),
         Param("parallel", "use_parallel_residual", "use_parallel_residual", "BOOL", default=False),

@@ -1,15 +1,19 @@
-"""StarCoder 2: a Llama-like decoder with layer norms, biases everywhere and a plain MLP.
+"""StarCoder 2: a Llama-like decoder with layer norms, biases everywhere and a plain MLP. StarCoder: GPT-2 with one
+key-value head, and matrices stored as [out, in].
 
-Checked against transformers 5.23 models/starcoder2/{configuration,modeling}_starcoder2.py and llama.cpp
-src/models/starcoder2.cpp (October 2026).
+Checked against transformers 5.24 models/{gpt_bigcode,starcoder2}/{configuration,modeling}_*.py and llama.cpp
+src/models/{starcoder,starcoder2}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from dataclasses import replace
+
+from modelfmt.archs.decoder import DECODER, biased, kv_heads
+from modelfmt.archs.gpt2 import GPT2
 from modelfmt.archs.table import Loses, Param, Refuses, Row
 
-__all__ = ["STARCODER2"]
+__all__ = ["STARCODER", "STARCODER2"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
@@ -62,4 +66,30 @@ STARCODER2 = DECODER.derive(
         ),
     ),
     graph={"norm": "layer", "activation": "gelu_tanh", "mlp": "plain"},
+)
+
+STARCODER = GPT2.derive(
+    gguf="starcoder",
+    hf=("GPTBigCodeForCausalLM",),
+    model_type=("gpt_bigcode",),
+    params=(
+        Param("n_layer", ("n_layer", "num_hidden_layers"), "block_count", default=12, high=1024),
+        Param("n_ctx", ("n_positions", "max_position_embeddings"), "context_length", default=1024),
+        Param("n_embd", ("n_embd", "hidden_size"), "embedding_length", default=768),
+        Param("n_head", ("n_head", "num_attention_heads"), "attention.head_count", default=12),
+        Param("n_head_kv", (), "attention.head_count_kv", default=1),
+        Param(
+            "activation",
+            "activation_function",
+            type="STRING",
+            default="gelu_pytorch_tanh",
+            allowed=("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast"),
+        ),
+        Param("multi_query", "multi_query", type="BOOL", default=True),
+    ),
+    rows=(
+        *(replace(row, ops=()) for row in GPT2.rows if row.ops and "c_attn" not in row.source),
+        biased("transformer.h.{i}.attn.c_attn", "blk.{i}.attn_qkv", "n_embd + 2*head_size", "n_embd"),
+    ),
+    refuses=(Refuses("not multi_query", "llama.cpp's starcoder graph has one key-value head"),),
 )

@@ -26,7 +26,8 @@ class Row:
     first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
     are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
     tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change.
+    quantization must not change. layers: the param that says how many layers there are. unused: loaded by
+    llama.cpp's graph, but without effect; not made on the way back.
     """
 
     source: str | tuple[str, ...]
@@ -38,6 +39,8 @@ class Row:
     optional: bool = False
     tied_to: str = ""
     keep: str | None = None
+    layers: str = "n_layer"
+    unused: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -49,13 +52,21 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference, dotted inside an object; the first is written in the other direction. key:
-    empty where GGUF does not hold it. default: for an absent key; `...` where there must be one. derive: a term, for a
-    null, and for an absent key without a default. A null without a term is None where nullable, else as good as absent.
-    cases: (condition, term) pairs; the first that holds gives the value, whatever config.json says. codes: (word in
-    config.json, number in the file) pairs. tensor: by its presence a GGUF file tells a param that it has no key for.
-    low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
-    express. omit: the value that is not written; None never is. per_layer: may be a list with one integer per layer.
+    config: names in order of preference, dotted inside an object (`*` for its entries, which must agree) or, a number,
+    a list; the first is written in the other direction. key: empty where GGUF does not hold it. default: for an absent
+    key; `...` where there must be one. derive: a term, for a null or the word auto, and for an absent key without a
+    default. A null without a term is None where nullable, else as good as absent. cases: (condition, term) pairs; the
+    first that holds gives the value, whatever config.json says. each: the same in each layer, where neither side says
+    it: the value is a list. codes: (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file
+    tells a param that it has no key for; tensors: the same for each layer. low, high: bounds of integers (floats must
+    be positive). allowed: the values that the graphs of llama.cpp can express. omit: the value that is not written;
+    None never is. usual: the param whose value is not written, and is meant where there is none. per_layer: may be a
+    list with one integer per layer; with codes a list of words, a string of letters, or the numbers of the layers whose
+    code is 1. counted: of a list or a string the number of its entries. tensor may have {i}: the number of layers that
+    have it. uniform: may be a list with one integer per layer, which must all be the same. leading: may be a list of
+    these two values, all of the first before those of the second; then it is their number. numbers: written as the
+    numbers of the layers whose code is 1. implied: (condition, term) pairs over all params, of each layer where
+    per_layer: what a GGUF file without the key means, where that is not what an absent key of config.json means.
     """
 
     name: str
@@ -65,14 +76,22 @@ class Param:
     default: Any = REQUIRED
     derive: str = ""
     cases: tuple[tuple[str, str], ...] = ()
+    each: tuple[tuple[str, str], ...] = ()
     codes: tuple[tuple[str, int], ...] = ()
     tensor: str = ""
+    tensors: str = ""
     low: int = 1
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
     omit: Any = None
+    usual: str = ""
     nullable: bool = False
     per_layer: bool = False
+    counted: bool = False
+    uniform: bool = False
+    leading: tuple[Any, ...] = ()
+    numbers: bool = False
+    implied: tuple[tuple[str, str], ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -87,8 +106,11 @@ class Rope:
     theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
     which turn without scaling, where config.json has none ("same": that of the others). kinds: scalings that the graph
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
-    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own.
+    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
+    each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
+    settings: where config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
+    times it is written.
     """
 
     style: Literal["norm", "neox"]
@@ -99,8 +121,11 @@ class Rope:
     dimension: bool = False
     partial: float | None = None
     alpha: bool = False
+    sections: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    log_multiplier: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +145,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Source tensors (a shell pattern) that have no place in the file, and why. loss: they carried information."""
+    """Source tensors that have no place in the file, and why. pattern: of a shell; {n_layer} is the number of layers,
+    and so the first one beyond them. loss: they carried information."""
 
     pattern: str
     reason: str
@@ -152,7 +178,9 @@ class Architecture:
 
     gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
     some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
-    of sentence-transformers.
+    of sentence-transformers. variants: (condition, table) pairs: where the condition holds in a layer, that is the
+    table of the checkpoint. writes: the class and the model type of a config.json that is made from a file, where they
+    are not the first ones.
     """
 
     gguf: str
@@ -169,6 +197,8 @@ class Architecture:
     prefixes: tuple[tuple[str, str], ...] = ()
     suffixes: tuple[tuple[str, str], ...] = ()
     graph: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[tuple[str, Architecture], ...] = ()
+    writes: tuple[str, str] | None = None
 
     def derive(
         self,

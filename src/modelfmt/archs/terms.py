@@ -1,15 +1,17 @@
 """The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
 
-A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide),
+A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide), `n_ff//3`,
 `n_head % n_head_kv`. Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own
-number. A condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two
-terms with `==`, `!=` or `<` between them.
+number. `largest(NAME)`, `first(NAME)` and `step(NAME)` look at all layers: the largest entry, the first layer whose
+entry is not 0, and how many layers behind it the next one comes (where there is none: more than there are layers). A
+condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two terms with
+`==`, `!=` or `<` between them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import eq, lt, ne
 from typing import Any
 
@@ -56,29 +58,51 @@ def _holds(part: str, scope: Scope, layer: int) -> bool:
 
 
 def _product(text: str, scope: Scope, layer: int) -> Any:
-    first, *rest = re.split(r"([*/%])", text)
+    first, *rest = re.split(r"(//|[*/%])", text)
     value = _atom(first.strip(), scope, layer)
     for sign, word in zip(rest[::2], rest[1::2], strict=True):
         other = _atom(word.strip(), scope, layer)
         if sign == "*":
             value *= other
             continue
+        if not other:
+            raise _undivided(text, "a division by 0")
         value, remainder = divmod(value, other)
         if sign == "%":
             value = remainder
-        elif remainder:
-            raise CorruptFile(
-                "two sizes of the model do not divide",
-                code="config-value",
-                path="config.json",
-                place=text.strip(),
-                found=f"a rest of {remainder}",
-            )
+        elif remainder and sign == "/":
+            raise _undivided(text, f"a rest of {remainder}")
     return value
+
+
+def _undivided(text: str, found: str) -> CorruptFile:
+    return CorruptFile(
+        "two sizes of the model do not divide",
+        code="config-value",
+        path="config.json",
+        place=text.strip(),
+        found=found,
+    )
 
 
 def _atom(word: str, scope: Scope, layer: int) -> Any:
     if word == "layer":
         return layer
+    if word.endswith(")"):
+        name, _, inner = word[:-1].partition("(")
+        value = scope[inner]
+        return _OVERALL[name](value if isinstance(value, list) else [value] * scope["n_layer"])
     value = int(word) if word.isdigit() else scope[word]
     return value[layer] if isinstance(value, list) else value
+
+
+def _first(entries: Sequence[Any]) -> int:
+    return next((layer for layer, entry in enumerate(entries) if entry), len(entries))
+
+
+def _step(entries: Sequence[Any]) -> int:
+    behind = entries[_first(entries) + 1 :]
+    return _first(behind) + 1 if any(behind) else len(entries) + 1
+
+
+_OVERALL: dict[str, Callable[[Sequence[Any]], Any]] = {"largest": max, "first": _first, "step": _step}

@@ -1,20 +1,21 @@
 """Applies a table to a GGUF file: the tensors of the checkpoint that it came from, by the inverse operations.
 
-The first layout and spelling of each row is written. Metadata is used for shapes and operations only; config.json, and
-what the constants of the file (rope factors) mean for it, is not made here.
+The first layout and spelling of each row is written, unless the names of the original are known: then its own. Metadata
+is used for shapes and operations only; `configuration` makes config.json of it, and of the constants (rope factors).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from modelfmt.archs import hparams
-from modelfmt.archs.slots import Slot, slots_of, unmatched, wrong_shape
-from modelfmt.archs.specs import Part, Shape, backward, joined
+from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
+from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
-from modelfmt.archs.terms import Scope
+from modelfmt.archs.terms import Scope, holds
+from modelfmt.archs.values import flat
 from modelfmt.ir.ops import Expression
 
 __all__ = ["Unbound", "UnboundTensor", "to_huggingface"]
@@ -42,53 +43,141 @@ class Unbound:
     hparams: dict[str, Any]
 
 
-def to_huggingface(arch: Architecture, *, tensors: Mapping[str, Expression], metadata: Mapping[str, Any]) -> Unbound:
+def to_huggingface(
+    arch: Architecture,
+    *,
+    tensors: Mapping[str, Expression],
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    names: Collection[str] = (),
+) -> Unbound:
     """The tensors of a checkpoint from those of a GGUF file. Quantized rows stay as they are where rows only move.
 
-    tensors: GGUF name -> expression. metadata: the keys of the file. Raises UnsupportedError (unmatched-tensors),
-    CorruptFile (metadata-missing, config-value, tensor-shape).
+    tensors: GGUF name -> expression. metadata: the keys of the file. config, names: the original's configuration and
+    the names of its tensors, where they are known. Raises UnsupportedError (unmatched-tensors), CorruptFile
+    (metadata-missing, config-value, tensor-shape).
     """
-    sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
-    told = {param.name: param.tensor in tensors for param in arch.params if param.tensor}
-    scope = hparams.restore(arch, metadata, sizes | told)
-    scope["tied"] = "output.weight" not in tensors
+    arch, scope = _scope(arch, tensors, metadata, config)
     made: dict[str, UnboundTensor] = {}
-    fused: dict[str, dict[int, tuple[Part, UnboundTensor]]] = {}
+    fused: dict[str, list[_Piece]] = {}
     used: set[str] = set()
     missing: list[tuple[str, Shape]] = []
+    twins: list[tuple[str, str]] = []
     for slots in slots_of(arch.rows, scope):
-        slot = slots[0]
+        slot, wanted = _chosen(arch, slots, scope, names)
         if slot.target not in tensors:
-            if slot.required and not slot.row.tied_to:
+            if slot.row.tied_to and names:
+                twin = _spelled(arch, slot.name(slot.row.tied_to), names)
+                twins += [(name, twin) for name in wanted if name in names and twin]
+            elif slot.required and not slot.row.tied_to and not slot.row.unused:
                 missing.append((slot.target, slot.shape(scope)))
             continue
         used.add(slot.target)
-        for tensor in _restored(slot, tensors[slot.target], scope):
-            part = next((spec for spec in slot.row.ops if isinstance(spec, Part)), None)
-            if part is None:
-                made[tensor.name] = tensor
-            else:
-                fused.setdefault(tensor.name, {})[part.index] = (part, tensor)
+        if slot.row.unused:
+            continue
+        piece = _Piece(slot, wanted, _checked(slot, tensors[slot.target], scope))
+        if piece.part is None:
+            made |= {tensor.name: tensor for tensor in _restored([piece], scope)}
+        else:
+            fused.setdefault(wanted[0], []).append(piece)
     left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in _CONSTANTS]
     if left or missing:
         raise unmatched(left, missing)
-    made |= {name: _joined(name, parts) for name, parts in fused.items()}
+    for pieces in fused.values():
+        ordered = sorted(pieces, key=lambda piece: number_of(piece.part) if piece.part else 0)
+        made |= {tensor.name: tensor for tensor in _restored(ordered, scope)}
+    made |= {name: UnboundTensor(name, made[twin].expr, made[twin].source_names) for name, twin in twins}
     place = {name: index for index, name in enumerate(tensors)}
-    ordered = sorted(made.values(), key=lambda tensor: min(place[name] for name in tensor.source_names))
-    return Unbound(arch, ordered, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+    found = sorted(made.values(), key=lambda tensor: min(place[name] for name in tensor.source_names))
+    return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
 
 
-def _restored(slot: Slot, expr: Expression, scope: Scope) -> list[UnboundTensor]:
+def _scope(
+    arch: Architecture,
+    tensors: Mapping[str, Expression],
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+) -> tuple[Architecture, dict[str, Any]]:
+    """The table of the file, and its params."""
+    if config is None:
+        sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
+        told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
+        scope = hparams.restore(arch, metadata, sizes | told, tensors)
+    else:
+        scope = {"n_expert": 0} | hparams.read(arch, flat(config))
+        for condition, other in arch.variants:
+            if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+                return _scope(other, tensors, metadata, config)
+    scope["tied"] = "output.weight" not in tensors
+    return arch, scope
+
+
+def _chosen(arch: Architecture, slots: list[Slot], scope: Scope, names: Collection[str]) -> tuple[Slot, list[str]]:
+    """The layout of a tensor, and what its sources are called: as in the original where it is known."""
+    for slot in slots if names else ():
+        for template in slot.row.sources:
+            found = [_spelled(arch, name, names) for name in slot.names(template, scope)]
+            there = [name for name in found if name is not None]
+            if there and len(there) == len(found):
+                return slot, there
+    return slots[0], slots[0].names(slots[0].row.sources[0], scope)
+
+
+def _spelled(arch: Architecture, name: str, names: Collection[str]) -> str | None:
+    return next((found for found, _ in spellings(arch, name) if found in names), None)
+
+
+def _there(name: str, tensors: Mapping[str, Expression]) -> int:
+    """Whether a tensor is there; in how many layers, if its name has a layer."""
+    if "{i}" not in name:
+        return name in tensors
+    start, end = name.split("{i}")
+    return sum(found.startswith(start) and found.endswith(end) for found in tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A tensor of the file: the whole of its sources, or a part of a fused one. names: of the sources."""
+
+    slot: Slot
+    names: list[str]
+    expr: Expression
+
+    @property
+    def part(self) -> Fused | None:
+        return next((spec for spec in self.slot.ops if isinstance(spec, Part | Grouped)), None)
+
+
+def _checked(slot: Slot, expr: Expression, scope: Scope) -> Expression:
     if expr.shape != slot.shape(scope):
         raise wrong_shape(slot.target, expr.shape, slot.shape(scope))
-    parts: tuple[Expression, ...] = (expr,)
-    for spec in reversed(slot.ops):
+    return expr
+
+
+def _restored(pieces: list[_Piece], scope: Scope) -> list[UnboundTensor]:
+    """The tensors of the checkpoint that all pieces of one source give: their operations undone, up to where they were
+    one."""
+    slot, part = pieces[0].slot, pieces[0].part
+    if part is None:
+        before, whole = slot.ops, pieces[0].expr
+    else:
+        before = slot.ops[: slot.ops.index(part)]
+        behind = [_undone(piece, piece.slot.ops[len(before) + 1 :], scope) for piece in pieces]
+        numbered = {
+            number_of(piece.part): (piece.part, expr)
+            for piece, expr in zip(pieces, behind, strict=True)
+            if piece.part is not None
+        }
+        whole = reassembled(numbered, scope, slot.layer)
+    parts: tuple[Expression, ...] = (whole,)
+    for spec in reversed(before):
         parts = backward(spec, parts[0], scope, slot.layer)
-    names = slot.names(slot.row.sources[0], scope)
-    return [UnboundTensor(name, part, (slot.target,)) for name, part in zip(names, parts, strict=True)]
+    sources = tuple(piece.slot.target for piece in pieces)
+    return [UnboundTensor(name, expr, sources) for name, expr in zip(pieces[0].names, parts, strict=True)]
 
 
-def _joined(name: str, parts: dict[int, tuple[Part, UnboundTensor]]) -> UnboundTensor:
-    ordered = [parts[index] for index in sorted(parts)]
-    expr = joined(tuple(tensor.expr for _, tensor in ordered), ordered[0][0].axis)
-    return UnboundTensor(name, expr, tuple(source for _, tensor in ordered for source in tensor.source_names))
+def _undone(piece: _Piece, specs: tuple[Spec, ...], scope: Scope) -> Expression:
+    expr = piece.expr
+    for spec in reversed(specs):
+        (expr,) = backward(spec, expr, scope, piece.slot.layer)
+    return expr

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from struct import Struct
 from typing import Any
 
 from modelfmt.errors import CorruptFile, UnsupportedError
 
-__all__ = ["CONFIG", "bad_value", "boolean", "flat", "integer", "number", "numbers", "record", "refused", "text"]
+__all__ = [
+    "CONFIG",
+    "bad_value",
+    "boolean",
+    "flat",
+    "integer",
+    "number",
+    "numbers",
+    "record",
+    "refused",
+    "shortest",
+    "text",
+]
 
 CONFIG = "config.json"
+
+_FLOAT32 = Struct("<f")
 
 
 def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -46,6 +61,16 @@ def number(value: object, key: str, path: str = CONFIG) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 <= value <= 1e30:
         raise bad_value(key, value, "a number from 1e-30 to 1e30", path=path)
     return float(value)
+
+
+def shortest(value: float) -> float:
+    """The number with the fewest digits that is this one in float32.
+
+    >>> shortest(9.999999974752427e-07)
+    1e-06
+    """
+    packed = _FLOAT32.pack(value)
+    return next(found for digits in range(1, 18) if _FLOAT32.pack(found := float(f"{value:.{digits}g}")) == packed)
 
 
 def numbers(value: object, key: str, count: int) -> list[float]:

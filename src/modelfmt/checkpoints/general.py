@@ -16,12 +16,22 @@ from typing import Any, NamedTuple
 
 from modelfmt.report import Note
 
-__all__ = ["ModelId", "ParameterCount", "Row", "count_parameters", "metadata", "size_label", "split_model_id", "title"]
+__all__ = [
+    "SAMPLING",
+    "ModelId",
+    "ParameterCount",
+    "Row",
+    "count_parameters",
+    "metadata",
+    "size_label",
+    "split_model_id",
+    "title",
+]
 
 Row = tuple[str, str, Any]
 """Key, GGUF type, value."""
 
-_SAMPLING = (  # key below general.sampling, name in generation_config.json, GGUF type
+SAMPLING = (  # key below general.sampling, name in generation_config.json, GGUF type
     ("sequence", "sequence", "STRING"),
     ("top_k", "top_k", "INT32"),
     ("top_p", "top_p", "FLOAT32"),
@@ -351,7 +361,7 @@ class _Checked:
                 yield f"{kind}.{i}.{fact}", "STRING", self.text(f"{name}: {fact}", facts.get(fact))
 
     def sampling(self, generation_config: Mapping[str, Any]) -> Iterator[Row]:
-        for key, name, kind in _SAMPLING:
+        for key, name, kind in SAMPLING:
             value = generation_config.get(name)
             if value is None:
                 continue

@@ -24,7 +24,7 @@ from modelfmt.storage import strict_json
 from modelfmt.storage.files import Files
 from modelfmt.storage.paths import contained
 
-__all__ = ["Assets", "is_checkpoint", "read"]
+__all__ = ["ASSETS", "Assets", "is_checkpoint", "read"]
 
 CONFIG_LIMIT = 8 << 20
 INDEX_LIMIT = 64 << 20
@@ -35,7 +35,7 @@ _MODULES = "modules.json"
 _TEMPLATES = "additional_chat_templates"
 
 # what goes along with the weights; weight indices are left out of *.json
-_ASSETS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.md", "*vocab*.txt", "merges.txt", "LICENSE*", "NOTICE*")
+ASSETS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.md", "*vocab*.txt", "merges.txt", "LICENSE*", "NOTICE*")
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.npz", "*.pkl")
 
 
@@ -67,7 +67,7 @@ _KINDS = (
 
 
 class Assets(Mapping[str, bytes]):
-    """Small files by relative name, read when asked for. `paths` says where each lies.
+    """Small files by relative name, read when asked for. `path` says where each lies.
 
     Raises, on access: UnsafePath (a link that leads out of the folder), LimitExceeded, SourceMissing.
     """
@@ -79,6 +79,11 @@ class Assets(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         folder, own = self._places[name]
         return _content(folder, own, self._files, ASSET_LIMIT)
+
+    def path(self, name: str) -> Path:
+        """Where a file lies."""
+        folder, own = self._places[name]
+        return folder / own
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -335,7 +340,7 @@ def _asset_names(folder: Path) -> list[str]:
     return [
         name
         for name in _names(folder)
-        if any(fnmatchcase(name, pattern) for pattern in _ASSETS)
+        if any(fnmatchcase(name, pattern) for pattern in ASSETS)
         and not name.endswith(".index.json")
         and not (folder / name).is_dir()
     ]

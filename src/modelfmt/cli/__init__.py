@@ -24,6 +24,7 @@ COMMANDS = {
     "quantize": "Convert a model to other types in its own container.",
     "imatrix": "Show, merge, convert and check importance matrices.",
     "formats": "List the formats.",
+    "architectures": "List the architectures, and how each was checked.",
     "types": "List the tensor types, or the file types.",
 }
 """Every command with its summary; the function of that name is in the file of that name (`run` also holds

@@ -338,9 +338,12 @@ def encode_value(key: str, type_name: str, value: Any) -> bytes:
         return head + _encode_items(key, kind, (value,))
     if isinstance(value, GgufArray) and value.type != item:
         raise _unfit(key, type_name, value)
-    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+    if isinstance(value, str) or not hasattr(value, "__len__") or (isinstance(value, bytes) and item != "UINT8"):
         raise _unfit(key, type_name, value)
-    body = value.little() if isinstance(value, GgufArray) else _encode_items(key, item, value)
+    if isinstance(value, bytes):
+        body = value
+    else:
+        body = value.little() if isinstance(value, GgufArray) else _encode_items(key, item, value)
     return head + VALUE_TYPES.index(item).to_bytes(4, "little") + len(value).to_bytes(8, "little") + body
 
 

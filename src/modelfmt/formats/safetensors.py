@@ -23,7 +23,7 @@ from modelfmt.ir.tensor import Tensor
 from modelfmt.storage.files import Files
 from modelfmt.storage.strict_json import check_depth, skeleton
 
-__all__ = ["DTYPES", "HEADER_LIMIT", "layout", "read", "sniff"]
+__all__ = ["DTYPES", "HEADER_LIMIT", "header", "laid_out", "layout", "read", "sniff"]
 
 HEADER_LIMIT = 100_000_000
 MAX_DIMS = 32
@@ -65,16 +65,10 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     Raises SourceMissing, CorruptFile, LimitExceeded, UnsupportedError (a dtype that 0.8 does not have).
     """
     rows, metadata, start = _header(path, files)
-    rows.sort(key=lambda item: item[1].data_offsets)
-    tensors = {}
-    end = 0
-    for name, row in rows:
-        begin, stop = _span(path, name, row)
-        if begin != end:
-            what, code = ("tensors overlap", "overlap") if begin < end else ("bytes that belong to no tensor", "hole")
-            raise CorruptFile(f"{what} in the data section", code=code, path=path, place=name, found=begin, allowed=end)
-        end = stop
-        tensors[name] = Tensor(name, Leaf(path, start + begin, tuple(row.shape), row.dtype), reader)
+    spans, end = _tiled(path, rows)
+    tensors = {
+        name: Tensor(name, Leaf(path, start + begin, tuple(row.shape), row.dtype), reader) for name, row, begin in spans
+    }
     size = files.size(path)
     if start + end != size:
         raise CorruptFile(
@@ -86,6 +80,38 @@ def read(path: str, files: Files, reader: Reader) -> Model:
             hint="the download may be incomplete; compare the size with the hub's",
         )
     return Model("safetensors", path, tensors, metadata=metadata, files=files)
+
+
+def header(path: str, files: Files) -> bytes:
+    """The header's text of a file that `read` has accepted."""
+    length = int.from_bytes(files.read(path, 0, 8), "little")
+    return files.read(path, 8, length)
+
+
+def laid_out(name: str, text: bytes) -> FileLayout:
+    """The file that a header's text describes, tensors in the order of their bytes. Raises CorruptFile, LimitExceeded,
+    UnsupportedError."""
+    spans, end = _tiled(name, _parsed(name, text)[0])
+    start = 8 + len(text)
+    placed = tuple(
+        Placed(tensor, row.dtype, tuple(row.shape), start + begin, row.data_offsets[1] - begin)
+        for tensor, row, begin in spans
+    )
+    return FileLayout(name, start + end, len(text).to_bytes(8, "little") + text, placed)
+
+
+def _tiled(path: str, rows: list[tuple[str, _Row]]) -> tuple[list[tuple[str, _Row, int]], int]:
+    """(name, entry, first byte) in the order of the bytes, and where they end. Raises where they do not tile."""
+    spans = []
+    end = 0
+    for name, row in sorted(rows, key=lambda item: item[1].data_offsets):
+        begin, stop = _span(path, name, row)
+        if begin != end:
+            what, code = ("tensors overlap", "overlap") if begin < end else ("bytes that belong to no tensor", "hole")
+            raise CorruptFile(f"{what} in the data section", code=code, path=path, place=name, found=begin, allowed=end)
+        end = stop
+        spans.append((name, row, begin))
+    return spans, end
 
 
 def layout(
@@ -146,7 +172,12 @@ def _header(path: str, files: Files) -> tuple[list[tuple[str, _Row]], dict[str, 
             allowed=f"at most {size - 8}",
             hint="the download may be incomplete",
         )
-    text = files.read(path, 8, length)
+    rows, metadata = _parsed(path, files.read(path, 8, length))
+    return rows, metadata, 8 + length
+
+
+def _parsed(path: str, text: bytes) -> tuple[list[tuple[str, _Row]], dict[str, str]]:
+    """The entries of a header's text, and its metadata."""
     if text[:1] != b"{":
         raise CorruptFile(
             "the header does not begin with '{'", code="header-start", path=path, place="byte 8", found=text[:1]
@@ -164,7 +195,7 @@ def _header(path: str, files: Files) -> tuple[list[tuple[str, _Row]], dict[str, 
         raise CorruptFile(
             "a key is given twice", code="duplicate-key", path=path, place="header", found=_repeated(text)
         )
-    return rows, metadata or {}, 8 + length
+    return rows, metadata or {}
 
 
 def _entries(path: str, top: dict[str, msgspec.Raw]) -> tuple[list[tuple[str, _Row]], dict[str, str] | None]:

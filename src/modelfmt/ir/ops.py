@@ -27,22 +27,29 @@ SHORT_RUN = 1 << 16
 """Bytes that are read at once for a view, however few of them it uses."""
 
 __all__ = [
+    "ROUNDED",
     "AddConstant",
     "Affine",
     "Concat",
     "Constant",
+    "Dequantize",
     "Expression",
     "FlipBits",
     "Leaf",
+    "NegativeExp",
+    "NegativeLog",
     "Pad",
     "Reader",
     "Reshape",
     "RopePermute",
+    "Scale",
     "Slice",
     "Stack",
     "Strided",
+    "Swap",
     "Transpose",
     "geometry",
+    "nodes",
     "row_bytes",
 ]
 
@@ -299,11 +306,36 @@ class Transpose(_Op, frozen=True):
         return _stacked(pieces, n_rows * item)
 
 
-class AddConstant(_Op, frozen=True):
-    """Each value plus a number, in float32 (Gemma stores norm weights minus one)."""
+class Swap(_Op, frozen=True):
+    """Axes `axis` and `axis + 1` exchanged, neither of them the last: whole rows move (the order of heads)."""
 
     input: Expression
-    value: float
+    axis: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.axis < len(self.input.shape) - 2:
+            raise ShapeError(
+                "only axes before the last can be exchanged", code="swap", found=self.axis, allowed=self.input.shape
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape, axis = self.input.shape, self.axis
+        return (*shape[:axis], shape[axis + 1], shape[axis], *shape[axis + 2 :])
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        first, second = self.input.shape[self.axis : self.axis + 2]
+        behind = prod(self.input.shape[self.axis + 2 : -1])
+        row = np.arange(start, stop)
+        outer, inner = row // (first * second * behind), row % behind
+        low, high = row // behind % first, row // (behind * first) % second
+        return gather(self.input, ((outer * first + low) * second + high) * behind + inner, reader)
+
+
+class _Computed(_Op, frozen=True):
+    """Each value by itself, as float32."""
 
     @property
     def stored(self) -> Encoding:
@@ -311,12 +343,68 @@ class AddConstant(_Op, frozen=True):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.input.shape
+        return self.inputs[0].shape
+
+
+class AddConstant(_Computed, frozen=True):
+    """Each value plus a number, in float32 (Gemma stores norm weights minus one)."""
+
+    input: Expression
+    value: float
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         import numpy as np
 
         return (reader.values(self.input, start, stop) + np.float32(self.value)).view(np.uint8)
+
+
+class Scale(_Computed, frozen=True):
+    """Each value times a number, in float32 (multipliers that a graph does not have)."""
+
+    input: Expression
+    factor: float
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        return (reader.values(self.input, start, stop) * np.float32(self.factor)).view(np.uint8)
+
+
+class NegativeExp(_Computed, frozen=True):
+    """-exp(x) of each value, rounded once from float64 (state-space models store the logarithm of -A)."""
+
+    input: Expression
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            exp = -np.exp(reader.values(self.input, start, stop).astype(np.float64))
+            return exp.astype(np.float32).view(np.uint8)
+
+
+class NegativeLog(_Computed, frozen=True):
+    """log(-x) of each value, rounded once from float64: the inverse of NegativeExp."""
+
+    input: Expression
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log = np.log(-reader.values(self.input, start, stop).astype(np.float64))
+        return log.astype(np.float32).view(np.uint8)
+
+
+class Dequantize(_Computed, frozen=True):
+    """The values as float32, for operations that cannot move codes."""
+
+    input: Expression
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        return reader.values(self.input, start, stop).view(np.uint8)
 
 
 class Pad(_Op, frozen=True):
@@ -460,13 +548,27 @@ Expression = (
     | Stack
     | Concat
     | Slice
+    | Swap
     | Transpose
     | AddConstant
+    | Scale
+    | NegativeExp
+    | NegativeLog
+    | Dequantize
     | Pad
     | Strided
     | FlipBits
     | Affine
 )
+
+
+ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
+"""Operations after whose inverse the last bits of a value may be others."""
+
+
+def nodes(expr: Expression) -> list[Expression]:
+    """An expression and all that it is made from."""
+    return [expr, *(node for part in expr.inputs for node in nodes(part))]
 
 
 def boxes(start: int, stop: int, sizes: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

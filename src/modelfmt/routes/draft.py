@@ -21,7 +21,8 @@ DENSE_TYPES = ("F32", "F16", "BF16")
 @dataclass(frozen=True)
 class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
-    `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint."""
+    `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
+    write keys for what the destination lacks of the source."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -36,6 +37,7 @@ class Options:
     allow_requantize: bool = False
     intermediate: str = "auto"
     rounding: str = "ggml"
+    carry: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,17 @@ class DraftTensor:
 
 @dataclass
 class Draft:
-    """One destination in one type. build: lays the files out once the name of the destination is known (its stem)."""
+    """One destination in one type. build: lays the files out once the name of the destination is known (its stem).
+
+    folder: the destination is a folder, and every file has a name in it.
+    """
 
     quant: str
     tensors: dict[str, DraftTensor]
     build: Callable[[str], list[FileLayout]]
     losses: list[Loss] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
-    side_files: dict[str, bytes] = field(default_factory=dict)
+    folder: bool = False
 
 
 _NARROWER = {

@@ -216,12 +216,13 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
-    return arch, bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    return bound.architecture, bound
 
 
 def _from_checkpoint(model: Model, options: Options) -> _Content:
     from modelfmt import tokenizers
-    from modelfmt.checkpoints import general, model_card
+    from modelfmt.checkpoints import carried, general, model_card
 
     arch, bound = _bound(model)
     shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
@@ -249,6 +250,10 @@ def _from_checkpoint(model: Model, options: Options) -> _Content:
     )
     words = [] if tokenizer is None else tokenizers.gguf_metadata(tokenizer)
     metadata = [("general.architecture", "STRING", arch.gguf), *facts, *bound.metadata, *words]
+    if options.carry:
+        further, more = carried.entries(model, bound, metadata)
+        metadata += further
+        notes += more
     return _Content(
         tensors={tensor.name: tensor.expr for tensor in bound.tensors},
         metadata=metadata,

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from modelfmt.errors import UnsafePath
 
-__all__ = ["contained", "root_of"]
+__all__ = ["contained", "relative", "root_of"]
 
 _FORBIDDEN = frozenset('\\:\0<>|"?*')
 _MAX_PART = 255
@@ -30,7 +30,22 @@ def root_of(folder: str | os.PathLike[str]) -> Path:
 def contained(folder: str | os.PathLike[str], name: str, *, named_in: object) -> Path:
     """The path of `name` below `folder`. named_in: the file that gave the name, for the error.
 
-    Raises UnsafePath for absolute names, `..`, backslashes, drive letters, control characters, and links that lead out.
+    Raises UnsafePath for names that `relative` refuses, and for links that lead out.
+    """
+    path = Path(folder, *relative(name, named_in=named_in))
+    try:
+        inside = path.resolve().is_relative_to(root_of(folder))
+    except (OSError, RuntimeError):  # a link that leads to itself
+        inside = False
+    if not inside:
+        raise _unsafe(name, named_in)
+    return path
+
+
+def relative(name: str, *, named_in: object) -> tuple[str, ...]:
+    """The parts of a name that stays below any folder it is put in.
+
+    Raises UnsafePath for absolute names, `..`, backslashes, drive letters and control characters.
     """
     parts = PurePosixPath(name).parts
     bad = (
@@ -45,14 +60,7 @@ def contained(folder: str | os.PathLike[str], name: str, *, named_in: object) ->
     )
     if bad:
         raise _unsafe(name, named_in)
-    path = Path(folder, *parts)
-    try:
-        inside = path.resolve().is_relative_to(root_of(folder))
-    except (OSError, RuntimeError):  # a link that leads to itself
-        inside = False
-    if not inside:
-        raise _unsafe(name, named_in)
-    return path
+    return parts
 
 
 def _unsafe(name: str, named_in: object) -> UnsafePath:

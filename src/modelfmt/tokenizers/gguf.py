@@ -11,11 +11,11 @@ from typing import Any
 
 from ..ir.tokenizer import Tokenizer
 
-__all__ = ["gguf_metadata"]
+__all__ = ["FIELDS", "IDS", "gguf_metadata"]
 
 Entry = tuple[str, str, Any]
 
-_IDS = {
+IDS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
     "unk": "unknown_token_id",
@@ -27,7 +27,7 @@ _IDS = {
 }
 """Key by role. cls has none: the runtime takes bos for it."""
 
-_FIELDS = {
+FIELDS = {
     "model": ("model", "STRING"),
     "pre": ("pre", "STRING"),
     "tokens": ("tokens", "ARRAY:STRING"),
@@ -81,12 +81,12 @@ def _entries(tok: Tokenizer) -> Iterator[Entry]:
     for name in _ORDER.get(tok.model, _ORDER["gpt2"]):
         if name == "special":
             for role, token_id in tok.special.items():
-                if role in _IDS:
-                    yield f"tokenizer.ggml.{_IDS[role]}", "UINT32", token_id
+                if role in IDS:
+                    yield f"tokenizer.ggml.{IDS[role]}", "UINT32", token_id
         elif name == "chat":
             yield from _chat(tok)
         else:
-            key, kind = _FIELDS[name]
+            key, kind = FIELDS[name]
             value = getattr(tok, name)
             if value is not None:
                 yield f"tokenizer.ggml.{key}", kind, list(value) if isinstance(value, tuple) else value

@@ -1,17 +1,20 @@
-"""Reading protocol buffer messages, as far as a SentencePiece model needs it.
+"""Protocol buffer messages, as far as a SentencePiece model needs them.
 
 Source: the wire format of protobuf.dev/programming-guides/encoding. Every length is checked against the bytes that are
-there. Groups (wire types 3 and 4) are refused; SentencePiece has none. Nothing is written here.
+there. Groups (wire types 3 and 4) are refused; SentencePiece has none.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..errors import CorruptFile
 
-__all__ = ["fields", "float32", "signed32"]
+__all__ = ["Field", "fields", "float32", "message", "signed32"]
+
+Field = tuple[int, int | bool | float | str | bytes]
+"""A field's number and its value, for writing."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
@@ -51,6 +54,24 @@ def fields(message: bytes | memoryview, *, path: str, base: int = 0) -> Iterator
         at += size
 
 
+def message(rows: Iterable[Field]) -> bytes:
+    """A message of (field number, value) pairs: floats are 32 bits wide, other numbers varints.
+
+    >>> message([(1, 150), (2, "a")]).hex()
+    '089601120161'
+    """
+    out = bytearray()
+    for number, value in rows:
+        if isinstance(value, float):
+            out += _varint_bytes(number << 3 | FIXED32) + struct.pack("<f", value)
+        elif isinstance(value, int):
+            out += _varint_bytes(number << 3 | VARINT) + _varint_bytes(value & (1 << 64) - 1)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            out += _varint_bytes(number << 3 | BYTES) + _varint_bytes(len(data)) + data
+    return bytes(out)
+
+
 def float32(value: int | memoryview, *, path: str, place: str) -> float:
     """The float32 in a fixed 32-bit field."""
     if isinstance(value, int) or len(value) != 4:
@@ -68,6 +89,15 @@ def signed32(value: int | memoryview, *, path: str, place: str) -> int:
     if not -(1 << 31) <= value < 1 << 31:
         raise _corrupt("an integer field is out of range", path, place, value, "an int32")
     return value
+
+
+def _varint_bytes(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _varint(view: memoryview, at: int, path: str, base: int) -> tuple[int, int]:

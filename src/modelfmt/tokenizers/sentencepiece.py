@@ -17,7 +17,7 @@ from . import protobuf
 from .files import MAX_TOKENS
 from .vocabulary import byte_token
 
-__all__ = ["BPE", "CHAR", "NAMES", "UNIGRAM", "WORD", "Piece", "SentencePieceModel", "read_model"]
+__all__ = ["BPE", "CHAR", "NAMES", "UNIGRAM", "WORD", "Piece", "SentencePieceModel", "read_model", "write_model"]
 
 UNIGRAM, BPE, WORD, CHAR = 1, 2, 3, 4
 NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model")
@@ -53,6 +53,7 @@ class SentencePieceModel:
 
 
 _TRAINER = {3: "model_type", 24: "treat_whitespace_as_suffix", 40: "unk_id", 41: "bos_id", 42: "eos_id", 43: "pad_id"}
+_BYTE_FALLBACK = 35
 _NORMALIZER = {3: "add_dummy_prefix", 4: "remove_extra_whitespaces", 5: "escape_whitespaces"}
 
 
@@ -85,6 +86,25 @@ def read_model(raw: bytes, path: str) -> SentencePieceModel:
     model = replace(SentencePieceModel(pieces=tuple(pieces)), **settings)
     check_charsmap(model.precompiled_charsmap, path)
     return model
+
+
+def write_model(model: SentencePieceModel) -> bytes:
+    """The model as a file that the sentencepiece library loads.
+
+    >>> read_model(write_model(SentencePieceModel((Piece("<unk>", 0.0, TokenType.UNKNOWN),))), "x").pieces[0].text
+    '<unk>'
+    """
+    rows: list[protobuf.Field] = []
+    for piece in model.pieces:
+        fields: list[protobuf.Field] = [(1, piece.text), (2, piece.score)]
+        if piece.kind != TokenType.NORMAL:
+            fields.append((3, int(piece.kind)))
+        rows.append((1, protobuf.message(fields)))
+    trainer: list[protobuf.Field] = [(number, getattr(model, name)) for number, name in _TRAINER.items()]
+    trainer.append((_BYTE_FALLBACK, model.byte_fallback))
+    normalizer: list[protobuf.Field] = [(1, model.normalizer), (2, model.precompiled_charsmap)]
+    normalizer += [(number, getattr(model, name)) for number, name in _NORMALIZER.items()]
+    return protobuf.message([*rows, (2, protobuf.message(sorted(trainer))), (3, protobuf.message(normalizer))])
 
 
 def check_charsmap(charsmap: bytes, path: str) -> None:

@@ -1,0 +1,85 @@
+"""DeepSeek 3.2 and GLM 5: DeepSeek 3 with an indexer that picks the tokens which a layer attends to.
+
+GLM's may be shared by several layers. Checked against transformers 5.24
+models/{deepseek_v32,glm_moe_dsa}/{configuration,modeling}_*.py and llama.cpp src/models/{deepseek32,glm-dsa}.cpp
+(October 2026).
+"""
+
+from __future__ import annotations
+
+from modelfmt.archs.decoder import biased
+from modelfmt.archs.deepseek import SIGMOID
+from modelfmt.archs.experts import sigmoid_router
+from modelfmt.archs.table import Param, Refuses, Row
+
+__all__ = ["DEEPSEEK32", "GLM_DSA"]
+
+_INDEXER, _BLOCK = "model.layers.{i}.self_attn.indexer.", "blk.{i}.indexer."
+_QUERIES = ("n_index*index_size", "q_lora")
+
+
+def _n_dense(default: int) -> Param:
+    paths = ("mlp_layer_types", "first_k_dense_replace")
+    leading = ("dense", "sparse")
+    return Param("n_dense", paths, "leading_dense_block_count", default=default, low=0, leading=leading)
+
+
+DEEPSEEK32 = SIGMOID.derive(
+    gguf="deepseek32",
+    hf=("DeepseekV32ForCausalLM",),
+    model_type=("deepseek_v32",),
+    params=(
+        Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=1536),
+        _n_dense(3),
+        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=64),
+        Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
+        Param("n_attended", "index_topk", "attention.indexer.top_k", default=2048),
+        Param("full", (), default=1),
+        Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
+    ),
+    rows=(
+        Row(_INDEXER + "wq_b.weight", _BLOCK + "attn_q_b.weight", _QUERIES, when="full"),
+        Row(_INDEXER + "wk.weight", _BLOCK + "attn_k.weight", ("index_size", "n_embd"), when="full"),
+        biased(_INDEXER + "k_norm", _BLOCK + "k_norm", "index_size", when="full"),
+        Row(_INDEXER + "weights_proj.weight", _BLOCK + "proj.weight", ("n_index", "n_embd"), when="full", keep="F32"),
+    ),
+    refuses=(Refuses("index_size % 64", "llama.cpp turns the indexer's heads by 64 values at a time"),),
+    graph={"attention": "mla indexed"},
+)
+
+GLM_DSA = DEEPSEEK32.derive(
+    gguf="glm-dsa",
+    hf=("GlmMoeDsaForCausalLM",),
+    model_type=("glm_moe_dsa",),
+    without=("full",),
+    params=(
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+        Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),
+        Param("value_size", "v_head_dim", "attention.value_length_mla", default=256),
+        Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=2048),
+        *sigmoid_router(n_group=1, n_group_used=1, scale=2.5, normalised=True),
+        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=32),
+        Param("index_interleaved", "indexer_rope_interleave", type="BOOL", default=True),
+        Param("share_pattern", "index_topk_pattern", type="STRING", default=None),
+        Param("share_step", "index_topk_freq", default=1),
+        Param("share_start", "index_skip_topk_offset", default=2),
+        Param("share_phase", (), derive="share_start - 1"),
+        Param(
+            "full",
+            "indexer_types",
+            "attention.indexer.types",
+            codes=(("full", 1), ("shared", 0)),
+            each=(
+                ("layer < share_start", "1"),
+                ("layer % share_step == share_phase % share_step", "1"),
+                ("", "0"),
+            ),
+            low=0,
+            per_layer=True,
+        ),
+    ),
+    refuses=(
+        Refuses("not index_interleaved", "llama.cpp's glm-dsa graph turns pairs in the indexer"),
+        Refuses("share_pattern", "index_topk_pattern is not read: say it as indexer_types"),
+    ),
+)

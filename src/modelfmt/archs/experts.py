@@ -1,0 +1,70 @@
+"""What mixtures of experts share beyond the experts: shared ones, dense layers before them, DeepSeek 3's router.
+
+No architecture by itself. Names are those of transformers 5.24 (models/deepseek_v3/modeling_deepseek_v3.py) and of
+llama.cpp's llama-arch.cpp (October 2026).
+"""
+
+from __future__ import annotations
+
+from modelfmt.archs.table import Ignore, Loses, Param, Row
+
+__all__ = ["MTP", "NOT_NORMALISED", "dense_rows", "router", "score_bias", "shared_rows", "sigmoid_router"]
+
+_LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
+_KINDS = ("gate", "up", "down")
+
+MTP = Ignore(
+    "*layers.{n_layer}.*", "the layer that predicts a further token takes no part in llama.cpp's graph", loss=True
+)
+
+
+def dense_rows(when: str) -> tuple[Row, ...]:
+    """The gated MLP of the layers that have no experts."""
+    return _gated("mlp", "ffn_{kind}", "n_ff", when)
+
+
+def shared_rows(module: str, n_ff: str, when: str = "") -> tuple[Row, ...]:
+    """The gated MLP that each token passes beside its experts. n_ff: its width, a term."""
+    return _gated(module, "ffn_{kind}_shexp", n_ff, when)
+
+
+def _gated(module: str, target: str, n_ff: str, when: str) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            f"{_LAYER}{module}.{kind}_proj.weight",
+            f"{_BLOCK}{target.replace('{kind}', kind)}.weight",
+            ("n_embd", n_ff) if kind == "down" else (n_ff, "n_embd"),
+            when=when,
+        )
+        for kind in _KINDS
+    )
+
+
+def router(*sources: str, when: str = "") -> Row:
+    """The matrix that scores the experts. sources: spellings of its name in a layer."""
+    names = tuple(_LAYER + source for source in sources)
+    return Row(names, _BLOCK + "ffn_gate_inp.weight", ("n_expert", "n_embd"), when=when, keep="F32")
+
+
+def score_bias(source: str, when: str = "") -> Row:
+    """What is added to the scores to choose experts, but not to weigh them."""
+    return Row(_LAYER + source, _BLOCK + "exp_probs_b.bias", ("n_expert",), when=when)
+
+
+def sigmoid_router(*, n_group: int, n_group_used: int, scale: float, normalised: bool) -> tuple[Param, ...]:
+    """DeepSeek 3's choice of experts, with what the configuration class takes absent keys for."""
+    return (
+        Param("routed_scale", "routed_scaling_factor", "expert_weights_scale", "FLOAT32", default=scale),
+        Param("normalised", "norm_topk_prob", "expert_weights_norm", "BOOL", default=normalised, omit=False),
+        Param("gating", "scoring_func", "expert_gating_func", codes=(("sigmoid", 2),), default=2),
+        Param("n_group", "n_group", "expert_group_count", default=n_group),
+        Param("n_group_used", "topk_group", "expert_group_used_count", default=n_group_used),
+    )
+
+
+NOT_NORMALISED = Loses(
+    "normalised",
+    "approximated",
+    "norm_topk_prob",
+    "llama.cpp's graph of this architecture never normalises the weights of the chosen experts",
+)

@@ -1,0 +1,96 @@
+"""Writes what is checked of each architecture, from the tests that check it: `python tests/architecture_page.py`.
+
+src/modelfmt/archs/checked.py for `modelfmt.architectures()`, and the table of docs/architectures.md; both are compared
+in test_architectures.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from modelfmt import archs
+from modelfmt.archs import hparams
+from modelfmt.archs.terms import holds
+from modelfmt.archs.values import flat
+from modelfmt.inspection import ArchitectureInfo, architectures
+from test_arch_models import ENCODERS, MODELS, Case
+from test_archs import CHECKPOINTS
+from test_gguf_to_huggingface import ALL
+
+ROOT = Path(__file__).parent.parent
+PAGE, DATA = ROOT / "docs" / "architectures.md", ROOT / "src" / "modelfmt" / "archs" / "checked.py"
+_TABLE = re.compile(r"^\| GGUF \|.*?\n\n", re.MULTILINE | re.DOTALL)
+_HEAD = '''"""How each table was checked, generated from the tests by tests/architecture_page.py.
+
+golden: tensors and metadata equal what llama.cpp's converter makes of a checkpoint. graph: llama.cpp computes from the
+file what transformers computes from the checkpoint. back: the folder that the file becomes is the original's bytes, and
+without carried keys computes the same.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CHECKED"]
+
+'''
+
+
+def checked() -> dict[str, tuple[str, ...]]:
+    """Table -> ways in which a test checks it."""
+    run = {_table_of(case) for case in (*MODELS, *ENCODERS)}
+    golden = set(CHECKPOINTS.values())
+    back = run | {CHECKPOINTS[name] for name in ALL}
+    ways = (("golden", golden), ("graph", run), ("back", back))
+    return {table: tuple(way for way, tables in ways if table in tables) for table in archs.places()}
+
+
+def _table_of(case: Case) -> str:
+    """The table that a checkpoint is bound by: that of its class, or a variant of it."""
+    place = archs.HUGGING_FACE[case.cls + case.head]
+    arch = archs.load(place)
+    if not arch.variants:
+        return place
+    scope = {"n_expert": 0} | hparams.read(arch, flat(case.configuration().to_dict()))
+    for condition, other in arch.variants:
+        if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
+            return next(place for place in archs.places() if archs.load(place) is other)
+    return place
+
+
+def data() -> str:
+    """The text of checked.py."""
+    rows = "".join(
+        f'    "{table}": ({", ".join(map(_quoted, ways))}{"," if len(ways) == 1 else ""}),\n'
+        for table, ways in checked().items()
+    )
+    return f"{_HEAD}CHECKED: dict[str, tuple[str, ...]] = {{\n{rows}}}\n"
+
+
+def table(rows: tuple[ArchitectureInfo, ...]) -> str:
+    """The documented table."""
+    head = "| GGUF | classes in `config.json` | rope | file | checked | back without carried keys |\n"
+    lines = [
+        f"| {row.gguf} | {', '.join(row.classes)} | {', '.join(row.rope) or 'none'} | `archs/{row.file}` "
+        f"| {', '.join(row.checked) or '-'} | {row.back} |\n"
+        for row in rows
+    ]
+    return head + "| --- | --- | --- | --- | --- | --- |\n" + "".join(lines) + "\n"
+
+
+def page(text: str) -> str:
+    """The page with the table of today."""
+    return _TABLE.sub(lambda _: table(architectures()), text, count=1)
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'
+
+
+if __name__ == "__main__":
+    DATA.write_text(data())
+    from importlib import reload
+
+    from modelfmt.archs import checked as module
+
+    reload(module)
+    PAGE.write_text(page(PAGE.read_text()))
