@@ -814,7 +814,7 @@ def layered(value: object, **changes: Any) -> list[Any] | str:
         (["a", "b", "c", "a"], [0, 1, 2, 0]),
         ("abca", [0, 1, 2, 0]),
         ([1, 3], [0, 1, 0, 1]),
-        ([], [0, 1, 0, 1]),
+        ([], [0, 0, 0, 0]),
         (None, [0, 1, 0, 1]),
         ("abc", "config-value"),
         (["a", "b", "c"], "config-value"),

@@ -34,8 +34,11 @@ def configuration(
     cls, model_type = arch.writes or (arch.hf[0], arch.model_type[0])
     config: dict[str, Any] = {"architectures": [cls], "model_type": model_type}
     config |= hparams.configuration(arch, scope, metadata)
-    for name, value in unrope.configuration(arch, scope, metadata, factors).items():
+    turned = unrope.configuration(arch, scope, metadata, factors)
+    for name, value in turned.items():
         config[name] = {**value, **config[name]} if isinstance(config.get(name), dict) else value
+    if "rope_scaling" in turned:
+        config["rope_scaling"] = config["rope_parameters"]
     if arch.window is not None:
         config |= hparams.layers(arch.window, arch, metadata, scope["n_layer"])
     if any(param.name == "tied" and param.paths for param in arch.params):

@@ -48,8 +48,8 @@ HEAD_SIZE_GIVEN = (
 )
 
 # Where the configuration says whether projections have biases, which a file tells by their being there.
-ATTENTION_BIAS = Param("attention_bias", "attention_bias", type="BOOL", default=False, tensor="blk.0.attn_q.bias")
-MLP_BIAS = Param("mlp_bias", "mlp_bias", type="BOOL", default=False, tensor="blk.0.ffn_up.bias")
+ATTENTION_BIAS = Param("attention_bias", "attention_bias", type="BOOL", default=False, tensor="blk.{i}.attn_q.bias")
+MLP_BIAS = Param("mlp_bias", "mlp_bias", type="BOOL", default=False, tensor="blk.{i}.ffn_up.bias")
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 
@@ -61,10 +61,12 @@ def kv_heads(default: int) -> Param:
     )
 
 
-def expert_params(n_ff: Param | None = None) -> tuple[Param, ...]:
-    """Number of experts and how many a token uses; n_ff: the param of an expert's own width."""
+def expert_params(
+    n_ff: Param | None = None, names: tuple[str, ...] = ("num_local_experts", "num_experts")
+) -> tuple[Param, ...]:
+    """Number of experts and how many a token uses; n_ff: the param of an expert's own width; names: of their number."""
     return (
-        Param("n_expert", ("num_local_experts", "num_experts"), "expert_count", high=1024),
+        Param("n_expert", names, "expert_count", high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", high=1024),
         *((n_ff,) if n_ff else ()),
     )

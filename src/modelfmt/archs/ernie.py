@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_GIVEN, PROJECTIONS, expert_rows, kv_heads
 from modelfmt.archs.experts import dense_rows, router, shared_rows
-from modelfmt.archs.specs import Squeezed
+from modelfmt.archs.specs import Reshaped
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
 __all__ = ["ERNIE4_5", "ERNIE4_5_MOE"]
@@ -66,7 +66,7 @@ ERNIE4_5_MOE = ERNIE4_5.derive(
             "model.layers.{i}.mlp.moe_statics.e_score_correction_bias",
             _BLOCK + "exp_probs_b.bias",
             ("n_expert",),
-            (Squeezed(),),
+            (Reshaped(("1", "n_expert"), ("n_expert",)),),
             when=_ROUTED,
         ),
         *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),

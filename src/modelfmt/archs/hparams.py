@@ -31,7 +31,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
             scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        place = next((path for path, value in found.items() if value not in (None, "auto", [])), None)
+        place = next((path for path, value in found.items() if value not in (None, "auto")), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
             continue
@@ -59,7 +59,7 @@ def restore(
         if metadata.get(place) is not None:
             scope[param.name] = _checked(param, metadata[place], place, scope, path="metadata")
         elif param.name in sizes:
-            scope[param.name] = sizes[param.name]
+            scope[param.name] = bool(sizes[param.name]) if param.type == "BOOL" else sizes[param.name]
         elif param.tensors:
             scope[param.name] = [int(param.tensors.replace("{i}", str(i)) in tensors) for i in range(scope["n_layer"])]
         elif param.tensor:
@@ -68,10 +68,10 @@ def restore(
             scope[param.name] = None
         elif param.cases and not param.paths:
             scope[param.name] = _case(param.cases, scope)
-        elif param.derive or param.each or param.usual:
+        elif param.derive or param.each:
             scope[param.name] = _derived(param, scope)
         elif param.key and param.omit is not None:
-            scope[param.name] = param.omit
+            scope[param.name] = _omitted(param, scope)
         elif param.key and param.default is ...:
             raise CorruptFile("a key is missing", code="metadata-missing", path="metadata", place=place)
         else:
@@ -185,8 +185,7 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
     found: Metadata = {}
     for param in arch.params:
         value = scope[param.name]
-        usual = scope[param.usual] if param.usual else param.omit
-        if not param.key or value is None or value == usual:
+        if not param.key or value is None or value == _omitted(param, scope):
             continue
         if not isinstance(value, list):
             found[param.key] = (param.type, value)
@@ -286,8 +285,10 @@ def _each(param: Param, scope: Mapping[str, Any]) -> Any:
 def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
     if null and param.nullable:
         return None
-    if (param.derive or param.each or param.usual) and (null or param.default is ...):
+    if (param.derive or param.each) and (null or param.default is ...):
         return _derived(param, scope)
+    if isinstance(param.omit, str) and param.default is ...:
+        return _omitted(param, scope)
     if param.default is ...:
         raise CorruptFile("a key is missing", code="config-missing", path=CONFIG, place=" or ".join(param.paths))
     return param.default
@@ -295,11 +296,13 @@ def _absent(param: Param, scope: Mapping[str, Any], *, null: bool) -> Any:
 
 def _derived(param: Param, scope: Mapping[str, Any]) -> Any:
     """What a param follows from, where nothing says it."""
-    if param.usual:
-        return scope[param.usual]
     if param.each:
         return _each(param, scope)
     return evaluate(param.derive, scope)
+
+
+def _omitted(param: Param, scope: Mapping[str, Any]) -> Any:
+    return scope[param.omit] if isinstance(param.omit, str) else param.omit
 
 
 def _case(cases: tuple[tuple[str, str], ...], scope: Mapping[str, Any], layer: int = 0) -> Any:

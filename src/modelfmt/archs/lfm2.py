@@ -7,7 +7,7 @@ models/{lfm2,lfm2_moe}/{configuration,modeling}_*.py and llama.cpp src/models/lf
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, VISION, expert_params, expert_rows
+from modelfmt.archs.decoder import DECODER, VISION, expert_rows
 from modelfmt.archs.specs import Reshaped
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
@@ -102,7 +102,9 @@ LFM2_MOE = LFM2.derive(
     without=("ff_size", "ff_adjusted", "ff_multiple", "ff_multiplier", "ff_rounded"),
     params=(
         Param("n_ff", "intermediate_size", "feed_forward_length", default=7168),
-        *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1792)),
+        Param("n_expert", "num_experts", "expert_count", default=32, high=1024),
+        Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1792),
         Param("n_dense", "num_dense_layers", "leading_dense_block_count", default=2, low=0),
         Param("gating", (), "expert_gating_func", default=2),  # sigmoid
         Param("expert_bias", "use_expert_bias", type="BOOL", default=True),

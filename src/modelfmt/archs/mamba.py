@@ -116,7 +116,7 @@ FALCON_MAMBA = MAMBA.derive(
     model_type=("falcon_mamba",),
     params=(
         Param("normed", (), "ssm.dt_b_c_rms", "BOOL", default=True),
-        Param("mixer_eps", "mixer_rms_eps", type="FLOAT32", default=1e-6),
+        Param("mixer_eps", "mixer_rms_eps", type="FLOAT32", default=1e-6, implied=(("", "rms_eps"),)),
     ),
     loses=(
         Loses(
@@ -138,12 +138,13 @@ MAMBA2 = _BODY.derive(
         Param("n_inner", (), "ssm.inner_size", derive="expand*n_embd"),
         Param("state_size", ("state_size", "d_state"), "ssm.state_size", default=128),
         Param("head_size", "head_dim", default=64, implied=(("", "n_inner//n_mamba_head"),)),
-        Param("n_mamba_head", (), "ssm.time_step_rank", derive="n_inner/head_size"),
+        Param("n_mamba_head", "num_heads", "ssm.time_step_rank", derive="n_inner/head_size"),
         Param("n_group", "n_groups", "ssm.group_count", default=8),
         *mamba2_sizes(),
         Param("vocab_size", "vocab_size", default=32768),
         Param("tied", "tie_word_embeddings", type="BOOL", default=False),
     ),
     rows=mamba2_rows(_MIXER),
+    refuses=(Refuses("n_inner != n_mamba_head*head_size", "state-space heads must make up the inner width"),),
     graph={"block": "mamba2"},
 )

@@ -55,7 +55,7 @@ _HYBRID = DECODER.derive(
             "BOOL",
             codes=(("linear_attention", 1), ("full_attention", 0)),
             per_layer=True,
-            usual="periodic",
+            omit="periodic",
         ),
     ),
     rows=(
@@ -84,7 +84,10 @@ _HYBRID = DECODER.derive(
 )
 
 _MOE_PARAMS = (
-    *expert_params(Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=512)),
+    *expert_params(
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=512),
+        ("num_experts", "num_local_experts"),
+    ),
     Param("n_ff_shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length", default=512),
 )
 _SHARED = _LAYER + "mlp.shared_expert"

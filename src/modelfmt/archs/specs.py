@@ -44,7 +44,6 @@ __all__ = [
     "Scaled",
     "Shape",
     "Spec",
-    "Squeezed",
     "Stacked",
     "Tiled",
     "Transposed",
@@ -114,11 +113,6 @@ class Padded:
 
     rows: str
     to: str
-
-
-@dataclass(frozen=True, slots=True)
-class Squeezed:
-    """The first axis, of one entry, left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +190,6 @@ Spec = (
     | Part
     | Heads
     | Padded
-    | Squeezed
     | Ungrouped
     | Behind
     | NegExp
@@ -227,8 +220,6 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
             return (shape[0] * shape[1], *shape[2:])
         case Padded(rows=rows):
             return (evaluate(rows, scope or {}, layer), *shape[1:])
-        case Squeezed():
-            return (1, *shape)
         case Behind(skip=skip):
             return (shape[0] + evaluate(skip, scope or {}, layer), *shape[1:])
         case Reshaped(source=source):
@@ -259,8 +250,6 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Reshape(expr, (n_heads, expr.shape[0] // n_heads, *expr.shape[1:]))
         case Padded(to=to):
             return Pad(expr, evaluate(to, scope, layer))
-        case Squeezed():
-            return Reshape(expr, expr.shape[1:])
         case Ungrouped():
             return _ungrouped(expr, *_groups(spec, scope, layer), inverse=False)
         case Behind(skip=skip):
@@ -302,8 +291,6 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (Reshape(expr, (expr.shape[0] * expr.shape[1], *expr.shape[2:])),)
         case Padded(rows=rows):
             return (Slice(expr, 0, 0, evaluate(rows, scope, layer)),)
-        case Squeezed():
-            return (Reshape(expr, (1, *expr.shape)),)
         case Ungrouped():
             return (_ungrouped(expr, *_groups(spec, scope, layer), inverse=True),)
         case Behind(skip=skip):

@@ -52,21 +52,23 @@ class Row:
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
-    config: names in order of preference, dotted inside an object (`*` for its entries, which must agree) or, a number,
-    a list; the first is written in the other direction. key: empty where GGUF does not hold it. default: for an absent
-    key; `...` where there must be one. derive: a term, for a null or the word auto, and for an absent key without a
-    default. A null without a term is None where nullable, else as good as absent. cases: (condition, term) pairs; the
-    first that holds gives the value, whatever config.json says. each: the same in each layer, where neither side says
-    it: the value is a list. codes: (word in config.json, number in the file) pairs. tensor: by its presence a GGUF file
-    tells a param that it has no key for; tensors: the same for each layer. low, high: bounds of integers (floats must
-    be positive). allowed: the values that the graphs of llama.cpp can express. omit: the value that is not written;
-    None never is. usual: the param whose value is not written, and is meant where there is none. per_layer: may be a
-    list with one integer per layer; with codes a list of words, a string of letters, or the numbers of the layers whose
-    code is 1. counted: of a list or a string the number of its entries. tensor may have {i}: the number of layers that
-    have it. uniform: may be a list with one integer per layer, which must all be the same. leading: may be a list of
-    these two values, all of the first before those of the second; then it is their number. numbers: written as the
-    numbers of the layers whose code is 1. implied: (condition, term) pairs over all params, of each layer where
-    per_layer: what a GGUF file without the key means, where that is not what an absent key of config.json means.
+    From config.json. config: names in order of preference, dotted inside an object (`*` for its entries, which must
+    agree) or, a number, a list; the first is written in the other direction. default: for an absent key; `...` where
+    there must be one. derive: a term, for a null or the word auto, and for an absent key without a default. A null
+    without a term is None where nullable, else as good as absent; an empty list is a list without entries. cases:
+    (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same in each
+    layer, where neither side says it: the value is a list. codes: (word in config.json, number in the file) pairs.
+    low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
+    express. counted: of a list or a string the number of its entries. per_layer: may be a list with one integer per
+    layer; with codes a list of words, a string of letters, or the numbers of the layers whose code is 1 (numbers: so
+    it is written). uniform: may be a list with one integer per layer, which must all be the same. leading: may be a
+    list of these two values, all of the first before those of the second; then it is their number.
+
+    To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
+    file without the key has; None never is; text names a param before this one whose value it is, which an absent key
+    of config.json without a default has, too. implied: (condition, term) pairs over all params, of each layer where
+    per_layer: what a file that has no key for it says all the same, by its other keys. tensor: a file tells by the
+    presence of this one; with {i} by the number of layers that have it; tensors: the same for each layer.
     """
 
     name: str
@@ -84,7 +86,6 @@ class Param:
     high: int = 2**31 - 1
     allowed: tuple[Any, ...] = ()
     omit: Any = None
-    usual: str = ""
     nullable: bool = False
     per_layer: bool = False
     counted: bool = False

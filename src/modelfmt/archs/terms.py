@@ -3,9 +3,10 @@
 A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide), `n_ff//3`,
 `n_head % n_head_kv`. Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own
 number. `largest(NAME)`, `first(NAME)` and `step(NAME)` look at all layers: the largest entry, the first layer whose
-entry is not 0, and how many layers behind it the next one comes (where there is none: more than there are layers). A
-condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two terms with
-`==`, `!=` or `<` between them.
+entry is not 0, and how many layers behind it the next one comes (where there is none: more than there are layers);
+`at(NAME, OTHER)` is the entry of the first layer for which OTHER has one that is not 0 (where there is none, of the
+first layer). A condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or
+two terms with `==`, `!=` or `<` between them.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ def _atom(word: str, scope: Scope, layer: int) -> Any:
         return layer
     if word.endswith(")"):
         name, _, inner = word[:-1].partition("(")
-        value = scope[inner]
-        return _OVERALL[name](value if isinstance(value, list) else [value] * scope["n_layer"])
+        lists = (scope[other] for other in inner.split(", "))
+        return _OVERALL[name](*(value if isinstance(value, list) else [value] * scope["n_layer"] for value in lists))
     value = int(word) if word.isdigit() else scope[word]
     return value[layer] if isinstance(value, list) else value
 
@@ -105,4 +106,8 @@ def _step(entries: Sequence[Any]) -> int:
     return _first(behind) + 1 if any(behind) else len(entries) + 1
 
 
-_OVERALL: dict[str, Callable[[Sequence[Any]], Any]] = {"largest": max, "first": _first, "step": _step}
+def _at(entries: Sequence[Any], others: Sequence[Any]) -> Any:
+    return entries[_first(others) % len(entries)]
+
+
+_OVERALL: dict[str, Callable[..., Any]] = {"largest": max, "first": _first, "step": _step, "at": _at}

@@ -189,7 +189,8 @@ def _candidates(
 
 
 def _proportional(file: _File) -> Settings:
-    factors = [shortest(number(value, _FACTORS, _PATH)) for value in file.tensors[_FACTORS]]
+    given = (_STILL if value == _f32(_STILL) else value for value in file.tensors[_FACTORS])
+    factors = [shortest(number(value, _FACTORS, _PATH)) for value in given]
     turning = sum(factor == factors[0] for factor in factors)
     if factors[0] == _STILL or factors != [factors[0]] * turning + [_STILL] * (len(factors) - turning):
         raise refused(_FACTORS, factors[:8], "no proportional rope has these factors", path=_PATH)

@@ -4,8 +4,10 @@
 |-----------------------------|------------------------------------------------------------------------------------|
 | tokenizer.huggingface.json  | tokenizer.json (a key of the GGUF specification)                                   |
 | modelfmt.file.PATH          | another small file of the folder: text, or bytes where it is not UTF-8             |
-| modelfmt.safetensors.PATH   | the header of a file of weights: names, types, shapes, places                      |
+| modelfmt.safetensors.PATH   | the header of a file of weights: names, types, shapes, places; of PyTorch files    |
+|                             | that of the safetensors they come back as                                          |
 | modelfmt.tensor.NAME        | the first bytes of a tensor that cannot be computed back from the file             |
+| modelfmt.approximated       | names of tensors that cannot, or may not, and are too large to be carried          |
 | modelfmt.digest.PART        | SHA-256 of the architecture's or the tokenizer's own keys, as they were written    |
 
 Where the file's own keys were changed since, the digest tells, and what was carried for that part is not used. Names
@@ -25,24 +27,30 @@ from typing import Any
 from modelfmt.archs.bind import Bound
 from modelfmt.archs.unbind import to_huggingface
 from modelfmt.checkpoints.huggingface import ASSETS, Assets
-from modelfmt.errors import CorruptFile, ModelfmtError, UnsafePath
+from modelfmt.errors import CorruptFile, ModelfmtError, UnsafePath, UnsupportedError
 from modelfmt.formats import safetensors
 from modelfmt.formats.gguf_metadata import encode_value
+from modelfmt.ir.layout import Entry as Stored
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import ROUNDED, Constant, Expression, geometry, nodes, row_bytes
 from modelfmt.report import Note
 from modelfmt.storage.paths import contained, relative
 
-__all__ = ["TENSOR_LIMIT", "Carried", "entries", "read"]
+__all__ = ["SHARD_SIZE", "Carried", "entries", "read"]
 
 Entry = tuple[str, str, Any]
+"""A key, its GGUF type, its value."""
 
 TOKENIZER_JSON = "tokenizer.huggingface.json"
+_APPROXIMATED = "modelfmt.approximated"
 _FILE, _HEADER, _TENSOR, _DIGEST = (f"modelfmt.{part}." for part in ("file", "safetensors", "tensor", "digest"))
 _FILES_LIMIT = 96 << 20  # of a header's 256 MiB
-TENSOR_LIMIT = 64 << 10
-_INDEX = "*.safetensors.index.json"
+_TENSOR_LIMIT = 1 << 20
+_TENSORS_LIMIT = 32 << 20  # of all that are carried
+_SUFFIX = ".safetensors"
+_INDEX = f"*{_SUFFIX}.index.json"
+SHARD_SIZE = 5 * 10**9
 _TOKENIZER_FILES = (
     "token*",
     "special*",
@@ -60,12 +68,14 @@ _TOKENIZER_FILES = (
 class Carried:
     """What was carried. files: contents by path. layouts: the files of weights. tensors: first bytes by tensor name.
 
+    approximated: the tensors that come back with other last bits, or may.
     same_architecture, same_tokenizer: the file's own keys are those that were written beside it.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     layouts: tuple[FileLayout, ...] = ()
     tensors: dict[str, bytes] = field(default_factory=dict)
+    approximated: frozenset[str] = frozenset()
     same_architecture: bool = True
     same_tokenizer: bool = True
 
@@ -101,9 +111,9 @@ def entries(model: Model, bound: Bound, written: Iterable[Entry]) -> tuple[list[
             total -= size
         else:
             found.append(_file(name, model.files.read(str(path), 0, size)))
-    for shard in shards:
-        text = safetensors.header(str(shard), model.files).decode()
-        found.append((_HEADER + shard.relative_to(root).as_posix(), "STRING", text))
+    found += _headers(model, root, shards)
+    if any(shard.suffix != _SUFFIX for shard in shards):
+        notes.append(Note("weights", "the way back gives them as safetensors"))
     found += _inexact(model, bound)
     own = list(written)
     found += [(f"{_DIGEST}{part}", "STRING", digest(own, prefix)) for part, prefix in _parts(bound.architecture.gguf)]
@@ -121,7 +131,7 @@ def read(metadata: Mapping[str, Any], types: Mapping[str, str]) -> Carried:
         elif key.startswith(_FILE):
             files[_safe(key.removeprefix(_FILE), (*ASSETS, _INDEX))] = _content(key, value)
         elif key.startswith(_HEADER):
-            name = _safe(key.removeprefix(_HEADER), ("*.safetensors",))
+            name = _safe(key.removeprefix(_HEADER), (f"*{_SUFFIX}",))
             layouts.append(safetensors.laid_out(name, _content(key, value)))
         elif key.startswith(_TENSOR):
             tensors[key.removeprefix(_TENSOR)] = _content(key, value)
@@ -130,7 +140,8 @@ def read(metadata: Mapping[str, Any], types: Mapping[str, str]) -> Carried:
         part: metadata.get(f"{_DIGEST}{part}") in (None, digest(own, prefix))
         for part, prefix in _parts(str(metadata.get("general.architecture")))
     }
-    return Carried(files, tuple(layouts), tensors, same["architecture"], same["tokenizer"])
+    approximated = frozenset(_names(metadata.get(_APPROXIMATED, ())))
+    return Carried(files, tuple(layouts), tensors, approximated, same["architecture"], same["tokenizer"])
 
 
 def of_tokenizer(name: str) -> bool:
@@ -163,8 +174,32 @@ def _file(name: str, data: bytes) -> Entry:
     return key, "STRING", text
 
 
+def _headers(model: Model, root: Path, shards: list[Path]) -> list[Entry]:
+    """The headers of the files of weights; of other than safetensors, those that safetensors of the same tensors have.
+
+    Nothing where safetensors has no such type.
+    """
+    if all(shard.suffix == _SUFFIX for shard in shards):
+        texts = {shard: safetensors.header(str(shard), model.files) for shard in shards}
+        return [
+            (_HEADER + shard.relative_to(root).as_posix(), "STRING", text.decode()) for shard, text in texts.items()
+        ]
+    home = shards[0].parent.relative_to(root).as_posix() + "/" if shards[0].parent != root else ""
+    rows = [Stored(name, tensor.encoding.name, tensor.shape) for name, tensor in model.tensors.items()]
+    try:
+        layouts, index = safetensors.layout(rows, metadata={"format": "pt"}, shard_size=SHARD_SIZE)
+    except UnsupportedError:
+        return []
+    names = [layout.name or f"model{_SUFFIX}" for layout in layouts]
+    found: list[Entry] = [] if index is None else [_file(f"{home}model{_SUFFIX}.index.json", index)]
+    return found + [
+        (_HEADER + home + name, "STRING", layout.header[8:].decode())
+        for name, layout in zip(names, layouts, strict=True)
+    ]
+
+
 def _inexact(model: Model, bound: Bound) -> list[Entry]:
-    """The tensors that the inverse operations do not give back, as far as they are small.
+    """The tensors that the inverse operations do not give back, as far as they are small, and the names of the others.
 
     Sums are rounded, so that `x + 1 - 1` need not be x: both are computed. Rows that the file leaves out, and tensors
     without a place in it, are kept as they are.
@@ -178,15 +213,21 @@ def _inexact(model: Model, bound: Bound) -> list[Entry]:
         return []
     again = {tensor.name: tensor.expr for tensor in back.tensors}
     found: list[Entry] = []
+    others: list[str] = []
+    left = _TENSORS_LIMIT
     for name, expr in exprs.items():
         kept = _missing_rows(name, expr, again.get(name), model)
-        if kept and kept * row_bytes(expr) <= TENSOR_LIMIT:
+        size = kept * row_bytes(expr)
+        if kept and size <= min(_TENSOR_LIMIT, left):
             found.append((_TENSOR + name, "ARRAY:UINT8", model[name].rows(0, kept).tobytes()))
-    return found
+            left -= size
+        elif kept and name in again:
+            others.append(name)
+    return [*found, (_APPROXIMATED, "ARRAY:STRING", others)] if others else found
 
 
 def _missing_rows(name: str, expr: Expression, again: Expression | None, model: Model) -> int:
-    """How many of a tensor's first rows have to be kept."""
+    """How many of a tensor's first rows have to be kept. One that is too large for that is not compared."""
     n_rows, n_cols = geometry(expr.shape, expr.stored)
     if again is None:
         return n_rows
@@ -196,8 +237,8 @@ def _missing_rows(name: str, expr: Expression, again: Expression | None, model: 
     constants = [node for node in operations if isinstance(node, Constant)]
     if constants:
         return sum(prod(node.shape[:-1]) for node in constants)
-    if n_rows * row_bytes(expr) > TENSOR_LIMIT:
-        return 0
+    if n_rows * row_bytes(expr) > _TENSOR_LIMIT:
+        return n_rows
     from modelfmt.quant.encode import encode_rows
     from modelfmt.tiles import Evaluator
 
@@ -222,6 +263,19 @@ def _content(key: str, value: Any) -> bytes:
         found=type(value).__name__,
         allowed="text or bytes",
     )
+
+
+def _names(value: Any) -> list[str]:
+    if value != () and getattr(value, "type", None) != "STRING":
+        raise CorruptFile(
+            "wrong type of metadata",
+            code="metadata-type",
+            path="metadata",
+            place=_APPROXIMATED,
+            found=type(value).__name__,
+            allowed="a list of text",
+        )
+    return list(value)
 
 
 def _safe(name: str, patterns: tuple[str, ...]) -> str:

@@ -31,7 +31,6 @@ __all__ = ["drafts"]
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type -> the name that torch has for it, and config.json."""
 
-SHARD_SIZE = 5 * 10**9
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 _OWN_FACTS = frozenset(
     f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version", "type")
@@ -139,6 +138,8 @@ class _Build:
         return [*self.checkpoint.layouts, *(FileLayout(name, len(data), data, ()) for name, data in indices.items())]
 
     def _new(self) -> list[FileLayout]:
+        from modelfmt.checkpoints.carried import SHARD_SIZE
+
         size, home = self.options.split_size or SHARD_SIZE, self.checkpoint.home
         layouts, index = safetensors.layout(self.entries, metadata={"format": "pt"}, shard_size=size, stem="model")
         if index is None:
@@ -215,18 +216,19 @@ class _Reader:
         return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
 
     def _approximated(self, tensors: Mapping[str, Expression]) -> list[Loss]:
-        """The tensors that a division or a logarithm gives back. Those of files that carry the original's header were
-        compared when they were written, as far as they are small."""
-        from modelfmt.checkpoints.carried import TENSOR_LIMIT
-        from modelfmt.ir.ops import NegativeLog, Scale, nodes
+        """The tensors that a division or a logarithm gives back. Of files that carry the original's header, which were
+        compared when they were written: what was not the same, and what was rounded after that."""
+        from modelfmt.ir.ops import Leaf, NegativeLog, Scale, nodes
 
-        compared = TENSOR_LIMIT if self.carried.layouts else -1
         detail = "computed back from rounded values: the last bits may differ"
-        return [
-            Loss("approximated", name, detail)
-            for name, expr in tensors.items()
-            if prod(expr.shape) * 4 > compared and any(isinstance(node, Scale | NegativeLog) for node in nodes(expr))
-        ]
+        found = []
+        for name, expr in tensors.items():
+            parts = nodes(expr)
+            exact = all(node.encoding == "F32" for node in parts if isinstance(node, Leaf))
+            computed = any(isinstance(node, Scale | NegativeLog) for node in parts)
+            if name in self.carried.approximated or (computed and not (exact and self.carried.layouts)):
+                found.append(Loss("approximated", name, detail))
+        return found
 
     def _tokenizer(self) -> Tokenizer | None:
         from modelfmt.tokenizers.from_gguf import from_metadata

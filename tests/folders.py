@@ -1,0 +1,68 @@
+"""Hugging Face folders in tests: what lies in one, one that went through GGUF, what transformers computes from one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import modelfmt
+
+N_TOKENS, N_QUESTION = 48, 31
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest by name of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def there_and_back(source: Path, work: Path, quant: str = "auto", **options: Any) -> tuple[Path, modelfmt.Report]:
+    modelfmt.convert(source, work / "model.gguf", quant=quant, **options)
+    return work / "back", modelfmt.convert(work / "model.gguf", f"{work / 'back'}/")
+
+
+def tokens(seed: int = 1) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(5, 500, N_TOKENS)]
+
+
+def question() -> list[int]:
+    """What the encoder of an encoder-decoder reads."""
+    return tokens(2)[:N_QUESTION]
+
+
+def computed(model: Any) -> NDArray[np.float32]:
+    """float32 [tokens, vocabulary or width]: logits, of models without a head the hidden states."""
+    import torch
+
+    torch.set_num_threads(1)
+    ids = {"input_ids": torch.tensor([tokens()])}
+    if hasattr(model, "decoder"):
+        ids = {"input_ids": torch.tensor([question()]), "decoder_input_ids": ids["input_ids"]}
+    with torch.no_grad():
+        found = model(**ids)
+    values = found.logits if hasattr(found, "logits") else found.last_hidden_state
+    return np.asarray(values[0].float().numpy())
+
+
+def logits(folder: Path) -> NDArray[np.float32]:
+    """What transformers computes from a folder, in the type that its configuration names."""
+    import torch
+    import transformers
+
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model, info = getattr(transformers, name).from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
+    )
+    assert {key for key in info["missing_keys"] if "pooler" not in key} == set() == set(info["unexpected_keys"])
+    with torch.no_grad():
+        for weight in model.parameters():  # where it begins in a mapped file decides how products are rounded
+            weight.data = weight.data.clone()
+    return computed(model.eval())
