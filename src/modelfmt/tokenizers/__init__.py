@@ -4,7 +4,8 @@
     gguf_metadata(tokenizer)  -> [(key, GGUF type, value)]
     pre.identify(json)        -> the runtime's name of a pre-tokenizer
 
-No model code, no `transformers`, no rendering of templates. One file per kind: `spm`, `bpe`, `wordpiece`, `unigram`.
+No model code, no `transformers`, no rendering of templates. One file per kind: `spm`, `bpe`,
+`ranks`, `wordpiece`, `unigram`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from ..errors import UnsupportedError, UsageError
 from ..ir.tokenizer import MODELS, Tokenizer
-from . import bpe, hfjson, sentencepiece, spm, unigram, wordpiece
+from . import bpe, hfjson, ranks, sentencepiece, spm, unigram, wordpiece
 from .files import Files, check_vocab_size
 from .gguf import gguf_metadata
 
@@ -48,8 +49,8 @@ def read(
         raise UsageError("unknown kind of tokenizer", code="tokenizer-model", found=model, allowed=", ".join(MODELS))
     held = Files(files)
     size = _size(config, vocab_size)
-    name = held.first(*sentencepiece.NAMES)
-    if name is not None and not (name == "sentencepiece.bpe.model" and _JSON in held):
+    name, ranked = held.first(*sentencepiece.NAMES), ranks.find(held)
+    if name is not None and name != ranked and not (name == "sentencepiece.bpe.model" and _JSON in held):
         tok = _from_sentencepiece(held, config, size, name, model, f"{architecture_hint} {config.get('model_type')}")
     elif _JSON in held:
         tok = _from_json(held, config, size, pre, model)
@@ -57,6 +58,12 @@ def read(
         tok = bpe.from_vocab_json(held, config, size, pre=pre)
     elif "vocab.txt" in held:
         tok = wordpiece.from_vocab_txt(held, config, size)
+    elif ranked is not None:
+        name = ranked
+        tok = ranks.from_tiktoken(held, config, size, ranked, pre=pre)
+    elif ranks.TEKKEN in held:
+        name = ranks.TEKKEN
+        tok = ranks.from_tekken(held, config, size, pre=pre)
     else:
         return None
     if model not in (None, tok.model):

@@ -18,7 +18,7 @@ from .hfjson import flatten, merge_pairs, normalizer_steps, refuse_subword_marks
 from .special import Added, added_tokens, named_special
 from .vocabulary import Vocabulary
 
-__all__ = ["from_json", "from_vocab_json"]
+__all__ = ["from_json", "from_parts", "from_vocab_json"]
 
 _JSON = "tokenizer.json"
 # Pre-tokenizers that a tokenizer class implies where there is no tokenizer.json to read one from.
@@ -47,7 +47,7 @@ def from_json(files: Files, config: Mapping[str, Any], size: int | None, *, pre:
             notes.append(
                 Note("prefix-space", "the runtime does not put a space before the text, the tokenizer does", lossy=True)
             )
-    return _build(files, config, size, vocab_by_id(files), merges, pre, notes)
+    return from_parts(files, config, size, vocab_by_id(files), merges, pre, notes)
 
 
 def from_vocab_json(files: Files, config: Mapping[str, Any], size: int | None, *, pre: str | None) -> Tokenizer:
@@ -69,12 +69,12 @@ def from_vocab_json(files: Files, config: Mapping[str, Any], size: int | None, *
     by_id: dict[int, str] = {}
     for text, value in files.json("vocab.json").items():
         by_id[integer(value, path="vocab.json", place=repr(text))] = text
-    return _build(
+    return from_parts(
         files, config, size, dict(sorted(by_id.items())), _merges_txt(files.text("merges.txt") or ""), name, []
     )
 
 
-def _build(
+def from_parts(
     files: Files,
     config: Mapping[str, Any],
     size: int | None,
@@ -83,6 +83,8 @@ def _build(
     pre: str,
     notes: list[Note],
 ) -> Tokenizer:
+    """A "gpt2" tokenizer from texts by id and merges, both in GPT-2's alphabet; added and special tokens are read from
+    the files."""
     added = {row.token_id: row for row in added_tokens(files)}
     ids = {text: i for i, text in by_id.items()}
     known = {row.text for row in added.values()}

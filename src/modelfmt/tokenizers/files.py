@@ -50,6 +50,12 @@ class Files:
             self._decoded[name] = {} if raw is None else mapping(_decode(raw, name), path=name, place="top level")
         return self._decoded[name]
 
+    def replaced(self, name: str, value: dict[str, Any]) -> Files:
+        """The same files, with another object for one of JSON."""
+        files = Files({**self._files, name: b""})
+        files._decoded = {**self._decoded, name: value}
+        return files
+
     def text(self, name: str) -> str | None:
         """A UTF-8 text file (a byte order mark is dropped); None where there is no such file."""
         raw = self._files.get(name)

@@ -19,7 +19,7 @@ from .hfjson import flatten
 from .pretable import DIFFERENCES, FORMS, GPT2, NAMES, SPLITS, Name
 from .regexform import canonical
 
-__all__ = ["check_name", "choose", "identify", "names", "nearest", "steps"]
+__all__ = ["check_name", "choose", "identify", "ignores_merges", "names", "nearest", "steps"]
 
 _PATH = "tokenizer.json"
 _MAX_PATTERN = 16384
@@ -62,12 +62,23 @@ def identify(tokenizer_json: Mapping[str, Any]) -> str:
     return choose(tokenizer_json, merges)[0]
 
 
-def choose(tokenizer_json: Mapping[str, Any], merges: Iterable[Sequence[str]]) -> tuple[str, list[Note]]:
-    """The name, and what the runtime will do differently under it."""
+def ignores_merges(name: str) -> bool:
+    """Whether the runtime, under this name, takes a whole word that is a token as it is.
+
+    >>> ignores_merges("llama-bpe"), ignores_merges("qwen2")
+    (True, False)
+    """
+    return next(row.ignore_merges for row in NAMES if row.name == name)
+
+
+def choose(
+    tokenizer_json: Mapping[str, Any], merges: Iterable[Sequence[str]], *, path: str = _PATH
+) -> tuple[str, list[Note]]:
+    """The name, and what the runtime will do differently under it. path: the file that errors name."""
     found = steps(tokenizer_json)
     split = _TABLE.get(found)
     if split is None:
-        raise _unknown(found)
+        raise _unknown(found, path)
     rows = [row for row in NAMES if row.split == split]
     notes = [Note("pre-tokenizer", DIFFERENCES[split], lossy=True)] if split in DIFFERENCES else []
     model = tokenizer_json.get("model")
@@ -148,13 +159,13 @@ def _not_made_by_merges(vocab: Any, added: Any, merges: Iterable[Sequence[str]])
     return sum(1 for text in vocab if len(text) > 1 and text not in made and text not in apart)
 
 
-def _unknown(found: tuple[str, ...]) -> UnsupportedError:
+def _unknown(found: tuple[str, ...], path: str) -> UnsupportedError:
     near = nearest(found).name
     shown = " then ".join(step if len(step) < 200 else step[:200] + "..." for step in found) or "no pre-tokenizer"
     return UnsupportedError(
         "llama.cpp has no pre-tokenizer like this one",
         code="unknown-pre-tokenizer",
-        path=_PATH,
+        path=path,
         place="pre_tokenizer",
         found=shown,
         allowed=f"one of {len(names())} known ones; the nearest is {near!r}",
