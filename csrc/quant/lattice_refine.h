@@ -89,13 +89,12 @@ INLINE vf points_unit(const points_rule rule, const points_vertex *vertices) {
 INLINE void points_step(const points_rule rule, const points_lanes *lanes, size_t sub, size_t n, points_found *found) {
     const vf top = vf_set1((float)(rule.n_scales - n));
     const vf low = vf_min(vf_max(found->integer[sub] - (float)(n / 2), vf_set1(0.0f)), top);
-    const vi shifts = found->other[sub];
     vf least = vf_set1(INFINITY);
     for (size_t at = 0; at < n; at += AT_ONCE) {
         vf error[AT_ONCE], scale[AT_ONCE];
         vi other[AT_ONCE];
         for (size_t t = 0; t < AT_ONCE; t++) scale[t] = points_scale(rule, found->d, low + (float)(at + t));
-        points_errors(rule, lanes, sub, scale, &shifts, error, other);
+        points_errors(rule, lanes, sub, scale, NULL, error, other);
         for (size_t t = 0; t < AT_ONCE; t++) {
             const vm better = vf_lt(error[t], least);
             least = vf_min(error[t], least);
