@@ -31,7 +31,8 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
             scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        place = next((path for path, value in found.items() if value not in (None, "auto")), None)
+        silent = (None, "auto") if param.codes else (None, "auto", [])
+        place = next((path for path, value in found.items() if value not in silent), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
             continue

@@ -55,14 +55,15 @@ class Param:
     From config.json. config: names in order of preference, dotted inside an object (`*` for its entries, which must
     agree) or, a number, a list; the first is written in the other direction. default: for an absent key; `...` where
     there must be one. derive: a term, for a null or the word auto, and for an absent key without a default. A null
-    without a term is None where nullable, else as good as absent; an empty list is a list without entries. cases:
-    (condition, term) pairs; the first that holds gives the value, whatever config.json says. each: the same in each
-    layer, where neither side says it: the value is a list. codes: (word in config.json, number in the file) pairs.
-    low, high: bounds of integers (floats must be positive). allowed: the values that the graphs of llama.cpp can
-    express. counted: of a list or a string the number of its entries. per_layer: may be a list with one integer per
-    layer; with codes a list of words, a string of letters, or the numbers of the layers whose code is 1 (numbers: so
-    it is written). uniform: may be a list with one integer per layer, which must all be the same. leading: may be a
-    list of these two values, all of the first before those of the second; then it is their number.
+    without a term is None where nullable, else as good as absent, as an empty list is, unless layers are listed by
+    number (codes): then it is none. cases: (condition, term) pairs; the first that holds gives the value, whatever
+    config.json says. each: the same in each layer, where neither side says it: the value is a list. codes: (word in
+    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive). allowed: the values
+    that the graphs of llama.cpp can express. counted: of a list or a string the number of its entries. per_layer: may
+    be a list with one integer per layer; with codes a list of words, a string of letters, or the numbers of the layers
+    whose code is 1 (numbers: so it is written). uniform: may be a list with one integer per layer, which must all be
+    the same. leading: may be a list of these two values, all of the first before those of the second; then it is their
+    number.
 
     To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
     file without the key has; None never is; text names a param before this one whose value it is, which an absent key
