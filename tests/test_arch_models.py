@@ -491,6 +491,7 @@ MODELS = (
         LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
     ),
     Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
+    Case("gemma", "Gemma", LLAMA, {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"}, tolerance=GELU),
     Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
 
@@ -638,6 +639,8 @@ REFUSED = (
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
+    ("embedding-gemma", {"use_bidirectional_attention": False}, "looks both ways"),
+    ("embedding-gemma", {"sliding_window": 15}, "each side"),
 )
 """What llama.cpp's graph would compute otherwise: a case of MODELS or ENCODERS, the change, a part of the message."""
 
@@ -711,6 +714,17 @@ T5_ENCODERS = (
     Case("t5-encoder", "T5", "t5", SMALL_T5, head="EncoderModel"),
     Case("umt5-encoder", "UMT5", "t5", SMALL_T5, head="EncoderModel", spread=0.1),
 )
+EMBEDDERS = (
+    Case(
+        "embedding-gemma",
+        "Gemma3",
+        LLAMA,
+        {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}
+        | {"use_bidirectional_attention": True},
+        head="TextModel",
+        settings="Gemma3TextConfig",
+    ),
+)
 SMALL_VISION = {"hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_hidden_layers": 2}
 SMALL_VISION |= {"num_heads": 2, "num_attention_heads": 2, "out_hidden_size": 64}
 SEEING = (
@@ -735,6 +749,16 @@ SEEING = (
         {"text_config": SIZES | {"model_type": "lfm2", "full_attn_idxs": [1, 3]}, "vision_config": SMALL_VISION},
         head="ForConditionalGeneration",
     ),
+    Case(
+        "mistral3-vision",
+        "Mistral3",
+        LLAMA,
+        {
+            "text_config": SIZES | {"model_type": "mistral", "head_dim": 32},
+            "vision_config": SMALL_VISION | {"model_type": "pixtral"},
+        },
+        head="ForConditionalGeneration",
+    ),
 )
 EPSILON = {"rms_norm_eps": 1e-8}  # llama.cpp's qwen2vl graph of this release does not read it, and takes 0
 _SEEN = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
@@ -757,7 +781,7 @@ SEEING += tuple(
         ("qwen3-vl-moe", "Qwen3VLMoe", {}, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 2}),
     )
 )
-CASES = (*MODELS, *ENCODERS, *ANSWERING, *T5_ENCODERS)
+CASES = (*MODELS, *ENCODERS, *EMBEDDERS, *ANSWERING, *T5_ENCODERS)
 
 
 @dataclass(frozen=True)
@@ -798,7 +822,7 @@ def test_log_probabilities_are_those_of_transformers(made: Made) -> None:
     assert worst < made.case.tolerance
 
 
-@of_cases(*ENCODERS, *T5_ENCODERS)
+@of_cases(*ENCODERS, *EMBEDDERS, *T5_ENCODERS)
 def test_hidden_states_are_those_of_transformers(made: Made) -> None:
     with llama.Network(made.file) as network:
         found = network.encodings(tokens()) if made.case in T5_ENCODERS else network.embeddings(tokens())

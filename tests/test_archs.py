@@ -763,6 +763,13 @@ def test_tables_are_sound() -> None:
             assert all(("{i}" in source) == ("{i}" in row.target) for source in row.sources), row
 
 
+@pytest.mark.parametrize("name", archs.ANOTHER_MODEL)
+def test_graphs_of_another_model_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(UnsupportedError, match="SparseMixer") as caught:
+        archs.find(name)
+    assert caught.value.code == "unsupported-architecture"
+
+
 def test_unknown_architectures_come_with_the_nearest_names() -> None:
     with pytest.raises(UnsupportedError) as caught:
         archs.find("Qwen3MoForCausalLM")

@@ -14,7 +14,18 @@ from modelfmt.errors import UnsupportedError, UsageError
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "GGUF_OTHERS", "HUGGING_FACE", "MODEL_TYPES", "Other", "find", "load", "of_gguf", "places"]
+__all__ = [
+    "ANOTHER_MODEL",
+    "GGUF",
+    "GGUF_OTHERS",
+    "HUGGING_FACE",
+    "MODEL_TYPES",
+    "Other",
+    "find",
+    "load",
+    "of_gguf",
+    "places",
+]
 
 
 class Other(NamedTuple):
@@ -79,6 +90,7 @@ HUGGING_FACE = {
     "Gemma2ForCausalLM": "gemma.GEMMA2",
     "Gemma3ForCausalLM": "gemma.GEMMA3",
     "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
+    "Gemma3TextModel": "gemma.GEMMA_EMBEDDING",
     "Gemma3nForCausalLM": "gemma3n.GEMMA3N",
     "Gemma3nForConditionalGeneration": "gemma3n.GEMMA3N",
     "Gemma4ForCausalLM": "gemma4.GEMMA4",
@@ -293,6 +305,7 @@ GGUF = {
     "falcon": "falcon.FALCON",
     "falcon-h1": "falcon_h1.FALCON_H1",
     "gemma": "gemma.GEMMA",
+    "gemma-embedding": "gemma.GEMMA_EMBEDDING",
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
     "gemma3n": "gemma3n.GEMMA3N",
@@ -368,6 +381,10 @@ GGUF_OTHERS = {
 }
 """The same, for files that are known by more than the name: the first that fits."""
 
+_PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the model has layer norms and SparseMixer"
+ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}
+"""Classes, model types and GGUF names that have no table, and why."""
+
 
 def places() -> tuple[str, ...]:
     """Every table of the registry: "family.TABLE"."""
@@ -385,6 +402,13 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
     """
     for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
         if name is not None:
+            if name in ANOTHER_MODEL:
+                raise UnsupportedError(
+                    "llama.cpp computes another model than this architecture",
+                    code="unsupported-architecture",
+                    found=name,
+                    hint=ANOTHER_MODEL[name],
+                )
             if name not in tables:
                 raise _unknown(name, tables)
             return load(tables[name])
