@@ -14,7 +14,7 @@ from modelfmt.archs import hparams
 from modelfmt.archs.terms import holds
 from modelfmt.archs.values import flat
 from modelfmt.inspection import ArchitectureInfo, architectures
-from test_arch_models import CASES, Case
+from test_arch_models import CASES, SEEING, Case
 from test_archs import CHECKPOINTS
 from test_gguf_to_huggingface import ALL
 
@@ -37,9 +37,9 @@ __all__ = ["CHECKED"]
 
 def checked() -> dict[str, tuple[str, ...]]:
     """Table -> ways in which a test checks it."""
-    run = {_table_of(case) for case in CASES}
+    run = {_table_of(case) for case in (*CASES, *SEEING)}
     golden = set(CHECKPOINTS.values())
-    back = run | {CHECKPOINTS[name] for name in ALL}
+    back = {_table_of(case) for case in CASES} | {CHECKPOINTS[name] for name in ALL}
     ways = (("golden", golden), ("graph", run), ("back", back))
     return {table: tuple(way for way, tables in ways if table in tables) for table in archs.places()}
 

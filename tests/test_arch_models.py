@@ -491,6 +491,9 @@ MODELS = (
         LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
     ),
     Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
+    Case(
+        "gemma", "Gemma", LLAMA, {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"}, tolerance=GELU, spread=0.1
+    ),
     Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
 
@@ -638,6 +641,8 @@ REFUSED = (
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
+    ("embedding-gemma", {"use_bidirectional_attention": False}, "looks both ways"),
+    ("embedding-gemma", {"sliding_window": 15}, "each side"),
 )
 """What llama.cpp's graph would compute otherwise: a case of MODELS or ENCODERS, the change, a part of the message."""
 
@@ -711,6 +716,17 @@ T5_ENCODERS = (
     Case("t5-encoder", "T5", "t5", SMALL_T5, head="EncoderModel"),
     Case("umt5-encoder", "UMT5", "t5", SMALL_T5, head="EncoderModel", spread=0.1),
 )
+EMBEDDERS = (
+    Case(
+        "embedding-gemma",
+        "Gemma3",
+        LLAMA,
+        {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}
+        | {"use_bidirectional_attention": True},
+        head="TextModel",
+        settings="Gemma3TextConfig",
+    ),
+)
 SMALL_VISION = {"hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_hidden_layers": 2}
 SMALL_VISION |= {"num_heads": 2, "num_attention_heads": 2, "out_hidden_size": 64}
 SEEING = (
@@ -735,8 +751,39 @@ SEEING = (
         {"text_config": SIZES | {"model_type": "lfm2", "full_attn_idxs": [1, 3]}, "vision_config": SMALL_VISION},
         head="ForConditionalGeneration",
     ),
+    Case(
+        "mistral3-vision",
+        "Mistral3",
+        LLAMA,
+        {
+            "text_config": SIZES | {"model_type": "mistral", "head_dim": 32},
+            "vision_config": SMALL_VISION | {"model_type": "pixtral"},
+        },
+        head="ForConditionalGeneration",
+    ),
 )
-CASES = (*MODELS, *ENCODERS, *ANSWERING, *T5_ENCODERS)
+EPSILON = {"rms_norm_eps": 1e-8}  # llama.cpp's qwen2vl graph of this release does not read it, and takes 0
+_SEEN = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
+SEEING += tuple(
+    Case(
+        name,
+        cls,
+        GPT,
+        {
+            "text_config": SIZES | {"rope_parameters": _SEEN | rope, "head_dim": 16} | more,
+            "vision_config": SMALL_VISION | {"embed_dim": 32} | ({"hidden_size": 64} if cls == "Qwen2VL" else {}),
+        },
+        head="ForConditionalGeneration",
+        spread=0.1,
+    )
+    for name, cls, rope, more in (
+        ("qwen2-vl", "Qwen2VL", {}, EPSILON),
+        ("qwen2.5-vl-yarn", "Qwen2_5_VL", YARN, EPSILON),
+        ("qwen3-vl", "Qwen3VL", {}, {}),
+        ("qwen3-vl-moe", "Qwen3VLMoe", {}, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 2}),
+    )
+)
+CASES = (*MODELS, *ENCODERS, *EMBEDDERS, *ANSWERING, *T5_ENCODERS)
 
 
 @dataclass(frozen=True)
@@ -777,7 +824,7 @@ def test_log_probabilities_are_those_of_transformers(made: Made) -> None:
     assert worst < made.case.tolerance
 
 
-@of_cases(*ENCODERS, *T5_ENCODERS)
+@of_cases(*ENCODERS, *EMBEDDERS, *T5_ENCODERS)
 def test_hidden_states_are_those_of_transformers(made: Made) -> None:
     with llama.Network(made.file) as network:
         found = network.encodings(tokens()) if made.case in T5_ENCODERS else network.embeddings(tokens())
@@ -794,7 +841,7 @@ def test_the_folder_comes_back_bit_for_bit(made: Made, tmp_path: Path) -> None:
     assert report.losses == ()
 
 
-@of_cases(*CASES)
+@of_cases(*CASES, *SEEING)
 def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Path) -> None:
     """Bit for bit, but for poolers, the rows of RoBERTa's positions that a file does not have, and what is computed:
     that gives the same file again, and its values are the original's where the report does not say otherwise."""

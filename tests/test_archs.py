@@ -194,6 +194,7 @@ NO_DEFAULT: dict[str, dict[str, Any]] = {
     sorted(
         set(archs.MODEL_TYPES)
         - {"gemma3", "gemma3n", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}
+        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
     ),
 )
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
@@ -760,6 +761,13 @@ def test_tables_are_sound() -> None:
             stacked = any(isinstance(spec, Stacked) for spec in row.ops)
             assert all(("{e}" in source) == stacked for source in row.sources), row
             assert all(("{i}" in source) == ("{i}" in row.target) for source in row.sources), row
+
+
+@pytest.mark.parametrize("name", archs.ANOTHER_MODEL)
+def test_graphs_of_another_model_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(UnsupportedError, match="SparseMixer") as caught:
+        archs.find(name)
+    assert caught.value.code == "unsupported-architecture"
 
 
 def test_unknown_architectures_come_with_the_nearest_names() -> None:

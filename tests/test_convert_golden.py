@@ -90,19 +90,18 @@ def test_checkpoint_becomes_llama_cpps_file(name: str, golden: Path, tmp_path: P
 
 
 def test_decays_are_rounded_correctly(golden: Path, tmp_path: Path) -> None:
-    """llama.cpp's converter has torch's exponentials, which are off by one unit in the last place now and then."""
+    """llama.cpp's converter has torch's exponentials, which are off by one unit in the last place now and then: where,
+    depends on the processor, so that the golden digest cannot be computed here."""
     import numpy as np
     import torch
 
     source, out = golden / "checkpoints" / "mamba", tmp_path / "mamba.gguf"
     modelfmt.convert(source, out, quant="auto")
-    expected = expected_tensors(json.loads((golden / "gguf" / "mamba.json").read_text()))
     with modelfmt.open(source) as checkpoint, modelfmt.open(out) as file:
         for layer in range(2):
             logarithms = checkpoint[f"backbone.layers.{layer}.mixer.A_log"].numpy()
             theirs = (-torch.exp(torch.tensor(logarithms))).numpy()
             name = f"blk.{layer}.ssm_a"
-            assert hashlib.sha256(theirs.tobytes()).hexdigest() == expected[name][2]
             exact = -np.exp(logarithms.astype(np.float64))
             ours = file[name].numpy()
             np.testing.assert_array_equal(ours, exact.astype(np.float32))

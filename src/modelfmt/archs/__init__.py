@@ -14,7 +14,18 @@ from modelfmt.errors import UnsupportedError, UsageError
 if TYPE_CHECKING:
     from modelfmt.archs.table import Architecture
 
-__all__ = ["GGUF", "GGUF_OTHERS", "HUGGING_FACE", "MODEL_TYPES", "Other", "find", "load", "of_gguf", "places"]
+__all__ = [
+    "ANOTHER_MODEL",
+    "GGUF",
+    "GGUF_OTHERS",
+    "HUGGING_FACE",
+    "MODEL_TYPES",
+    "Other",
+    "find",
+    "load",
+    "of_gguf",
+    "places",
+]
 
 
 class Other(NamedTuple):
@@ -79,6 +90,7 @@ HUGGING_FACE = {
     "Gemma2ForCausalLM": "gemma.GEMMA2",
     "Gemma3ForCausalLM": "gemma.GEMMA3",
     "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
+    "Gemma3TextModel": "gemma.GEMMA_EMBEDDING",
     "Gemma3nForCausalLM": "gemma3n.GEMMA3N",
     "Gemma3nForConditionalGeneration": "gemma3n.GEMMA3N",
     "Gemma4ForCausalLM": "gemma4.GEMMA4",
@@ -139,10 +151,14 @@ HUGGING_FACE = {
     "Qwen2ForCausalLM": "qwen.QWEN2",
     "Qwen2Model": "qwen.QWEN2",
     "Qwen2MoeForCausalLM": "qwen.QWEN2_MOE",
+    "Qwen2VLForConditionalGeneration": "qwen_vl.QWEN2_VL",
+    "Qwen2_5_VLForConditionalGeneration": "qwen_vl.QWEN2_VL",
     "Qwen3ForCausalLM": "qwen.QWEN3",
     "Qwen3Model": "qwen.QWEN3",
     "Qwen3MoeForCausalLM": "qwen.QWEN3_MOE",
     "Qwen3NextForCausalLM": "qwen_next.QWEN3_NEXT",
+    "Qwen3VLForConditionalGeneration": "qwen_vl.QWEN3_VL",
+    "Qwen3VLMoeForConditionalGeneration": "qwen_vl.QWEN3_VL_MOE",
     "Qwen3_5ForCausalLM": "qwen_next.QWEN3_5",
     "Qwen3_5ForConditionalGeneration": "qwen_next.QWEN3_5",
     "Qwen3_5MoeForCausalLM": "qwen_next.QWEN3_5_MOE",
@@ -241,7 +257,11 @@ MODEL_TYPES = {
     "phi": "phi.PHI2",
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
+    "qwen2_5_vl": "qwen_vl.QWEN2_VL",
+    "qwen2_5_vl_text": "qwen_vl.QWEN2_VL",
     "qwen2_moe": "qwen.QWEN2_MOE",
+    "qwen2_vl": "qwen_vl.QWEN2_VL",
+    "qwen2_vl_text": "qwen_vl.QWEN2_VL",
     "qwen3": "qwen.QWEN3",
     "qwen3_5": "qwen_next.QWEN3_5",
     "qwen3_5_moe": "qwen_next.QWEN3_5_MOE",
@@ -249,6 +269,10 @@ MODEL_TYPES = {
     "qwen3_5_text": "qwen_next.QWEN3_5",
     "qwen3_moe": "qwen.QWEN3_MOE",
     "qwen3_next": "qwen_next.QWEN3_NEXT",
+    "qwen3_vl": "qwen_vl.QWEN3_VL",
+    "qwen3_vl_moe": "qwen_vl.QWEN3_VL_MOE",
+    "qwen3_vl_moe_text": "qwen_vl.QWEN3_VL_MOE",
+    "qwen3_vl_text": "qwen_vl.QWEN3_VL",
     "roberta": "roberta.ROBERTA",
     "seed_oss": "seed_oss.SEED_OSS",
     "smollm3": "smollm3.SMOLLM3",
@@ -281,6 +305,7 @@ GGUF = {
     "falcon": "falcon.FALCON",
     "falcon-h1": "falcon_h1.FALCON_H1",
     "gemma": "gemma.GEMMA",
+    "gemma-embedding": "gemma.GEMMA_EMBEDDING",
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
     "gemma3n": "gemma3n.GEMMA3N",
@@ -320,11 +345,14 @@ GGUF = {
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
     "qwen2moe": "qwen.QWEN2_MOE",
+    "qwen2vl": "qwen_vl.QWEN2_VL",
     "qwen3": "qwen.QWEN3",
     "qwen35": "qwen_next.QWEN3_5",
     "qwen35moe": "qwen_next.QWEN3_5_MOE",
     "qwen3moe": "qwen.QWEN3_MOE",
     "qwen3next": "qwen_next.QWEN3_NEXT",
+    "qwen3vl": "qwen_vl.QWEN3_VL",
+    "qwen3vlmoe": "qwen_vl.QWEN3_VL_MOE",
     "seed_oss": "seed_oss.SEED_OSS",
     "smollm3": "smollm3.SMOLLM3",
     "stablelm": "stablelm.STABLELM",
@@ -353,6 +381,10 @@ GGUF_OTHERS = {
 }
 """The same, for files that are known by more than the name: the first that fits."""
 
+_PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the model has layer norms and SparseMixer"
+ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}
+"""Classes, model types and GGUF names that have no table, and why."""
+
 
 def places() -> tuple[str, ...]:
     """Every table of the registry: "family.TABLE"."""
@@ -370,6 +402,13 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
     """
     for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
         if name is not None:
+            if name in ANOTHER_MODEL:
+                raise UnsupportedError(
+                    "llama.cpp computes another model than this architecture",
+                    code="unsupported-architecture",
+                    found=name,
+                    hint=ANOTHER_MODEL[name],
+                )
             if name not in tables:
                 raise _unknown(name, tables)
             return load(tables[name])

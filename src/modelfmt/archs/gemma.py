@@ -1,16 +1,18 @@
-"""Gemma 1, 2 and 3 (the text model, also inside the multimodal checkpoints of Gemma 3).
+"""Gemma 1, 2 and 3 (the text model, also inside the multimodal checkpoints of Gemma 3), EmbeddingGemma.
 
 Norms are stored minus one. Checked against transformers 5.23 models/{gemma,gemma2,gemma3}/{configuration,modeling}_*.py
-and llama.cpp src/models/{gemma,gemma2,gemma3}.cpp (October 2026).
+and llama.cpp src/models/{gemma,gemma2,gemma3,gemma-embedding}.cpp (November 2026).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from modelfmt.archs.decoder import DECODER, VISION, kv_heads
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
-__all__ = ["GEMMA", "GEMMA2", "GEMMA3"]
+__all__ = ["GEMMA", "GEMMA2", "GEMMA3", "GEMMA_EMBEDDING"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _PLUS_ONE = (Add(1.0),)
@@ -128,4 +130,31 @@ GEMMA3 = DECODER.derive(
         Refuses("n_layer == 62 and query_scale != n_embd/n_head", _QUERY_SCALE),
     ),
     graph={**GEMMA2.graph, "qk_norm": "head"},
+)
+
+GEMMA_EMBEDDING = replace(
+    GEMMA3.derive(
+        gguf="gemma-embedding",
+        hf=("Gemma3TextModel",),
+        model_type=(),
+        writes=("Gemma3TextModel", "gemma3_text"),
+        window=Window(period=6, size=4096, required=True),
+        pooled=True,
+        params=(
+            Param("bidirectional", "use_bidirectional_attention", type="BOOL", default=False, implied=(("", "1"),)),
+            Param("window", "sliding_window", default=4096),
+        ),
+        graph={"block": "encoder"},
+    ),
+    rows=tuple(
+        replace(row, source=row.sources[0].removeprefix("model."))
+        for row in GEMMA3.rows
+        if row.target != "output.weight"
+    ),
+    prefixes=(("", "model."),),
+    refuses=(
+        *(rule for rule in GEMMA3.refuses if rule is not _BIDIRECTIONAL),
+        Refuses("not bidirectional", "llama.cpp's gemma-embedding graph looks both ways"),
+        Refuses("window % 2", "half of the window lies on each side"),
+    ),
 )

@@ -31,7 +31,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
             scope[param.name] = case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
-        silent = (None, "auto") if param.codes else (None, "auto", [])
+        silent: tuple[Any, ...] = (None, "auto") if param.codes else (None, "auto", [])
         place = next((path for path, value in found.items() if value not in silent), None)
         if place is None:
             scope[param.name] = _absent(param, scope, null=bool(found))
@@ -103,7 +103,8 @@ def configuration(arch: Architecture, scope: Mapping[str, Any], metadata: Mappin
         # a default of 0 stands for a null
         usual = value == param.default and not (param in stated and value)
         said_null = value is None and param.nullable and isinstance(param.default, int | float)
-        if not param.paths or (value is None and not said_null) or (usual and not inside):
+        number_alone = param.counted and len(param.paths) == 1
+        if not param.paths or number_alone or (value is None and not said_null) or (usual and not inside):
             continue
         *outer, name = param.paths[0].split(".")
         inner = config

@@ -59,11 +59,11 @@ class Param:
     number (codes): then it is none. cases: (condition, term) pairs; the first that holds gives the value, whatever
     config.json says. each: the same in each layer, where neither side says it: the value is a list. codes: (word in
     config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive). allowed: the values
-    that the graphs of llama.cpp can express. counted: of a list or a string the number of its entries. per_layer: may
-    be a list with one integer per layer; with codes a list of words, a string of letters, or the numbers of the layers
-    whose code is 1 (numbers: so it is written). uniform: may be a list with one integer per layer, which must all be
-    the same. leading: may be a list of these two values, all of the first before those of the second; then it is their
-    number.
+    that the graphs of llama.cpp can express. counted: of a list or a string, which is not written alone, the number of
+    its entries. per_layer: may be a list with one integer per layer; with codes a list of words, a string of letters,
+    or the numbers of the layers whose code is 1 (numbers: so it is written). uniform: may be a list with one integer
+    per layer, which must all be the same. leading: may be a list of these two values, all of the first before those of
+    the second; then it is their number.
 
     To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
     file without the key has; None never is; text names a param before this one whose value it is, which an absent key

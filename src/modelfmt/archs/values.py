@@ -30,11 +30,17 @@ _FLOAT32 = Struct("<f")
 def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the language model: that of `text_config`, where there is one, over the outer one.
 
+    Embeddings are tied where either says so: transformers 5 writes the default of its class into both, and ties by the
+    outer one.
+
     >>> flat({"model_type": "gemma3", "text_config": {"hidden_size": 8}})["hidden_size"]
     8
     """
-    inner = config.get("text_config")
-    return config if inner is None else {**config, **record(inner, "text_config")}
+    if config.get("text_config") is None:
+        return config
+    inner = record(config["text_config"], "text_config")
+    tied = {"tie_word_embeddings": True} if config.get("tie_word_embeddings") is True else {}
+    return {**config, **inner, **tied}
 
 
 def bad_value(key: str, found: object, allowed: str, *, path: str = CONFIG) -> CorruptFile:
