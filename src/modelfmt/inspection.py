@@ -78,7 +78,11 @@ def formats() -> tuple[FormatInfo, ...]:
     folder = FormatInfo(
         "huggingface", (), b"", False, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
     )
-    return (folder, *FORMATS.values())
+    distributed = FormatInfo(
+        "torch_dcp", (), b"", False, "torch.distributed.checkpoint: .metadata and .distcp, of any number of ranks"
+    )
+    ranks = FormatInfo("torch_ranks", (), b"", False, "a PyTorch file of every rank (DTensor, ShardedTensor)")
+    return (folder, distributed, ranks, *FORMATS.values())
 
 
 def _shown(value: Any) -> Any:

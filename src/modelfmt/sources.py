@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["detect", "open"]
 
 _HEAD_BYTES = 4096
+FOLDERS = ("huggingface", "torch_dcp", "torch_ranks")
+"""Folder conventions, each a module of checkpoints."""
 
 
 def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa: A001  the public name
@@ -52,13 +55,15 @@ def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa
 
 
 def detect(path: str, files: Files | None = None) -> str:
-    """The name of the format of a file or folder: "huggingface" or a key of modelfmt.formats.FORMATS.
+    """The name of the format of a file or folder: one of FOLDERS or a key of modelfmt.formats.FORMATS.
 
     Raises SourceMissing, or UnsupportedError naming what it looked like.
     """
     from modelfmt.formats import FORMATS, module
 
     place = Path(path)
+    if (kind := _distributed(place)) is not None:
+        return kind
     if place.is_dir():
         from modelfmt.checkpoints import huggingface
 
@@ -109,6 +114,33 @@ def _known(head: bytes) -> str | None:
     return next((what for magic, what in _MAGICS if head.startswith(magic)), None)
 
 
+def _distributed(place: Path) -> str | None:
+    """ "torch_dcp" or "torch_ranks" for their folders without a configuration, and for the files of the first."""
+    from modelfmt.checkpoints import torch_dcp, torch_ranks
+
+    if place.is_dir():
+        if (place / "config.json").exists():
+            return None
+        if torch_dcp.metadata_files(place):
+            return "torch_dcp"
+        return "torch_ranks" if any(torch_ranks.rank_of(entry.name) is not None for entry in place.iterdir()) else None
+    inside = place.name.endswith((torch_dcp.METADATA, ".distcp"))
+    return "torch_dcp" if inside and torch_dcp.metadata_files(place.parent) else None
+
+
+def _pytorch(path: str, files: Files, reader: Evaluator) -> Model:
+    """A PyTorch file; where it is one rank's part of a model, all of them."""
+    from modelfmt.checkpoints import torch_ranks
+    from modelfmt.formats import pytorch
+
+    try:
+        return pytorch.read(path, files, reader)
+    except UnsupportedError as error:
+        if error.code != "tensor-sharded" or torch_ranks.rank_of(Path(path).name) is None:
+            raise
+    return torch_ranks.read(path, files, reader)
+
+
 def _folder_hint(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())[:6]
     return f"it holds {', '.join(names)}" if names else "it is empty"
@@ -117,13 +149,13 @@ def _folder_hint(folder: Path) -> str:
 def _reader(kind: str) -> Any:
     from modelfmt.formats import FORMATS, module
 
-    if kind == "huggingface":
-        from modelfmt.checkpoints import huggingface
-
-        return huggingface.read
+    if kind in FOLDERS:
+        return import_module(f"modelfmt.checkpoints.{kind}").read
+    if kind == "pytorch":
+        return _pytorch
     if kind not in FORMATS or not hasattr(module(kind), "read"):
         raise UsageError(
-            "no such source format", code="unknown-format", found=kind, allowed=", ".join(("huggingface", *FORMATS))
+            "no such source format", code="unknown-format", found=kind, allowed=", ".join((*FOLDERS, *FORMATS))
         )
     return module(kind).read
 

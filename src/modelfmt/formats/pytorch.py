@@ -21,7 +21,7 @@ from modelfmt.pickles.machine import Pickle
 from modelfmt.storage.files import Files
 from modelfmt.storage.region import Region
 
-__all__ = ["read", "sniff"]
+__all__ = ["read", "sniff", "strangers"]
 
 _ZIP_NAME = re.compile(rb"[^/\0]+/(data\.pkl|version|constants\.pkl|byteorder|(code|data|extra)/.*|\..+)", re.DOTALL)
 _PICKLE = re.compile(rb"\x80[\x00-\x05]|L%dL?\n|\(dp?|}q|ccollections\n|(?:\(i|c)torch[\w.]*\n" % MAGIC_NUMBER)
@@ -56,11 +56,11 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         "globals": dict(names.most_common()),
     }
     notes = [f"beside {found.prefix}, left out: {count} tensors of {name}" for name, count in found.left_out.items()]
-    notes += _strangers(checkpoint.pickles)
+    notes += strangers(checkpoint.pickles)
     return Model("pytorch", path, tensors, metadata=found.values, extras={"pytorch": own, "notes": notes}, files=files)
 
 
-def _strangers(pickles: Iterable[Pickle]) -> list[str]:
+def strangers(pickles: Iterable[Pickle]) -> list[str]:
     """A note on the names that mean nothing here, which torch.load would have imported or called."""
     names = {str(name): name for pickle in pickles for name in reversed(pickle.globals_)}
     strange = sorted((name for name in names.values() if not understood(name)), key=lambda name: name.offset)
