@@ -47,6 +47,7 @@ def test_every_gadget_is_dangerous_and_named(corpus: dict[str, modelfmt.scanning
         assert any(finding.name and name.startswith(finding.name) for finding in row.findings), name
 
 
+INERT = ("build-on-tensor", "setitem-on-tensor", "sparse", "storage-meta", "wrapper-subclass")
 CUT_SHORT = {"name-not-text.pkl", "stack-global-of-none.pkl", "stack-global-of-int.pkl", "stack-global-of-bytes.pkl"}
 """An unpickler stops at these before anything is called."""
 
@@ -60,6 +61,17 @@ def test_every_trick_is_dangerous_or_cut_short(corpus: dict[str, modelfmt.scanni
 @pytest.mark.parametrize("name", [name for name, data in hostile_pickles.zips() if b"os\nsystem" in data])
 def test_payloads_in_archives_are_found(name: str, corpus: dict[str, modelfmt.scanning.FileScan]) -> None:
     assert corpus[name].verdict == (UNKNOWN if name in ("zip-suffix.pt", "zip-comment-payload.pt") else DANGEROUS)
+
+
+@pytest.mark.parametrize("name", [name for name in hostile_pickles.TENSOR_LIES if name not in INERT])
+def test_what_the_reader_refuses_is_not_safe(name: str, corpus: dict[str, modelfmt.scanning.FileScan]) -> None:
+    assert corpus[f"tensor-{name}.pt"].verdict != SAFE
+
+
+def test_a_refusal_says_where_and_why(corpus: dict[str, modelfmt.scanning.FileScan]) -> None:
+    (finding,) = corpus["tensor-offset-past-end.pt"].findings
+    assert (finding.verdict, finding.rule) == (UNKNOWN, "refused")
+    assert "tensor-span" in finding.reason and finding.offset > 0
 
 
 def test_a_public_scanners_files(shared_data: Path) -> None:

@@ -61,8 +61,14 @@ class _Kind:
         return f"{self.suffix}.index.json"
 
 
+def _untied(path: str, files: Files, reader: Reader) -> Model:
+    """A safetensors file without the names that its metadata gives twice: in a folder, the configuration says what is
+    tied."""
+    return safetensors.read(path, files, reader, ties=False)
+
+
 _KINDS = (
-    _Kind("model.safetensors", ".safetensors", "*.safetensors", "consolidated*", safetensors.read),
+    _Kind("model.safetensors", ".safetensors", "*.safetensors", "consolidated*", _untied),
     _Kind("pytorch_model.bin", ".bin", "pytorch_model*.bin", "", pytorch.read),
 )
 """In the order of preference, as from_pretrained has it."""

@@ -15,19 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelfmt.errors import ModelfmtError
+from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError
 from modelfmt.formats import gguf, pytorch, safetensors
 from modelfmt.formats.pytorch_forms import MAGIC_NUMBER
 from modelfmt.pickles.joblib_arrays import skip_array
 from modelfmt.pickles.machine import Pickle, load
 from modelfmt.pickles.values import Blob
+from modelfmt.scanning.chains import archives
 from modelfmt.scanning.findings import DANGEROUS, UNKNOWN, Finding
 from modelfmt.scanning.names import judged, proper
 from modelfmt.storage.region import Region
 from modelfmt.storage.zip_directory import INFLATED_LIMIT, Archive
 from modelfmt.tiles import Evaluator
 
-__all__ = ["Found", "look"]
+__all__ = ["Found", "look", "refusals"]
 
 MAX_DEPTH = 4
 MAX_PICKLES = 64
@@ -45,6 +46,7 @@ _AMBIGUOUS = frozenset(
         "zip-root",
     }
 )
+_REFUSALS = ("tensor-", "storage-", "tree-", "array-", "byteorder")
 _UNREAD = {b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive", b"\x04\x22\x4d\x18": "an lz4 stream"}
 _TEMPLATE = re.compile(r"__\w+__|\|\s*attr\b|\bimport\b|\bcycler\b.*__|\bself\._|\bmro\b|\bpopen\b")
 _LAMBDA = re.compile(rb'"class_name":\s*"Lambda"')
@@ -66,6 +68,25 @@ def look(region: Region, name: str) -> Found:
     found = Found()
     _look(region, name, "", found, 0)
     return found
+
+
+def refusals(region: Region) -> list[Finding]:
+    """What the reader of PyTorch files refuses in a file, of tensors and storages that lie about their bytes.
+
+    Damaged pickles and archives are findings of `look`.
+    """
+    if not pytorch.sniff(region.read(0, min(region.size, 512))):
+        return []
+    try:
+        pytorch.read(region.path, region.files, Evaluator(region.files))
+    except (CorruptFile, LimitExceeded) as error:
+        if error.code.startswith(_REFUSALS):
+            place = str(error.place).removeprefix("byte ")
+            offset = int(place) if place.isdigit() else 0
+            return [Finding(UNKNOWN, "refused", f"the reader refuses it: {error.message} [{error.code}]", offset)]
+    except ModelfmtError:
+        pass
+    return []
 
 
 def _look(region: Region, name: str, member: str, found: Found, depth: int) -> None:
@@ -137,6 +158,10 @@ def _zip(region: Region, member: str, found: Found, depth: int) -> None:
     try:
         archive = Archive(region)
     except ModelfmtError as error:
+        if parts := archives(region):
+            for part in parts:
+                _zip(part, f"{member}@{part.start}" if member else f"@{part.start}", found, depth)
+            return
         verdict = DANGEROUS if error.code in _AMBIGUOUS else UNKNOWN
         found.add(verdict, "archive", f"readers may disagree about the archive: {error.message}", region.start, member)
         _loose(region, member, found, depth)
