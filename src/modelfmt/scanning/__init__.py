@@ -69,7 +69,8 @@ def _file(path: Path) -> FileScan:
     try:
         region = Region.whole(str(path), files)
         found = look(region, path.name)
-        found.findings += refusals(region)
+        if not any(row.verdict == DANGEROUS or row.rule in ("damaged", "archive") for row in found.findings):
+            found.findings += refusals(region)
     except SourceMissing as error:
         finding = Finding(UNKNOWN, "unreadable", error.message, 0)
         return FileScan(str(path), UNKNOWN, (finding,), ())

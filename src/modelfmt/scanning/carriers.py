@@ -21,6 +21,7 @@ from modelfmt.formats.pytorch_forms import MAGIC_NUMBER
 from modelfmt.pickles.joblib_arrays import skip_array
 from modelfmt.pickles.machine import Pickle, load
 from modelfmt.pickles.values import Blob
+from modelfmt.scanning import sevenzip
 from modelfmt.scanning.chains import archives
 from modelfmt.scanning.findings import DANGEROUS, UNKNOWN, Finding
 from modelfmt.scanning.names import judged, proper
@@ -47,7 +48,7 @@ _AMBIGUOUS = frozenset(
     }
 )
 _REFUSALS = ("tensor-", "storage-", "tree-", "array-", "byteorder")
-_UNREAD = {b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive", b"\x04\x22\x4d\x18": "an lz4 stream"}
+_UNREAD = {b"Rar!": "a RAR archive", b"\x04\x22\x4d\x18": "an lz4 stream"}
 _TEMPLATE = re.compile(r"__\w+__|\|\s*attr\b|\bimport\b|\bcycler\b.*__|\bself\._|\bmro\b|\bpopen\b")
 _LAMBDA = re.compile(rb'"class_name":\s*"Lambda"')
 
@@ -252,6 +253,12 @@ def _tar(region: Region, member: str, found: Found, depth: int) -> None:
         at += 512 + -(-size // 512) * 512
 
 
+def _sevenzip(region: Region, member: str, found: Found, depth: int) -> None:
+    for number, (name, data) in enumerate(sevenzip.members(region)):
+        inner = Region.whole(region.files.register(f"{region.path}!{depth}.{number}", data), region.files)
+        _look(inner, name, f"{member}!{name}" if member else name, found, depth + 1)
+
+
 def _npy(region: Region, member: str, found: Found, depth: int) -> None:
     """An array of objects is a pickle behind the header."""
     wide = region.read(6, 1) != b"\1"
@@ -312,6 +319,7 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
 
 _CARRIERS: tuple[tuple[Callable[[bytes], bool], Callable[[Region, str, Found, int], None]], ...] = (
     (_starts(b"PK\3\4"), _zip),
+    (_starts(sevenzip.MAGIC), _sevenzip),
     (_starts(b"\x1f\x8b"), _compressed(lambda: zlib.decompressobj(31))),
     (_starts(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"), _compressed(zlib.decompressobj)),
     (_starts(b"BZh"), _compressed(bz2.BZ2Decompressor)),
