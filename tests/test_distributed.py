@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,55 @@ def test_an_ordered_dict_keeps_its_order(tmp_path: Path) -> None:
     state = OrderedDict((name, torch.ones(2)) for name in ("z", "a", "m"))
     dcp.save(state, checkpoint_id=tmp_path / "x", no_dist=True)
     assert list(modelfmt.open(tmp_path / "x")) == ["z", "a", "m"]
+
+
+# --- DeepSpeed
+
+
+@pytest.fixture(scope="module")
+def zero(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training steps of DeepSpeed 0.19.8 on two ranks (bfloat16, two parameter groups, a layer that is not trained,
+    a buffer), in each stage of ZeRO; expected.safetensors is what its zero_to_fp32.py made of them, in float32."""
+    folder = tmp_path_factory.mktemp("zero")
+    with tarfile.open(Path(__file__).with_name("zero.tar.xz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_checkpoints_are_what_deepspeed_makes_of_them(stage: int, zero: Path) -> None:
+    from safetensors.numpy import load_file
+
+    wanted = load_file(zero / f"stage{stage}" / "expected.safetensors")
+    for path in (zero / f"stage{stage}", zero / f"stage{stage}" / "global_step2"):
+        with modelfmt.open(path) as model:
+            assert model.extras["deepspeed"]["stage"] == stage
+            assert set(wanted) <= set(model)
+            assert all("frozen" in name for name in set(model) - set(wanted))
+            for name, array in wanted.items():
+                assert model[name].numpy().astype("f4").tobytes() == array.tobytes(), name
+                assert (model[name].encoding.name == "F32") == ("frozen" not in name), name
+
+
+def test_a_part_of_a_zero_checkpoint_is_refused(zero: Path, tmp_path: Path) -> None:
+    for name in (
+        "stage2/global_step2/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+        "stage3/global_step2/zero_pp_rank_0_mp_rank_00_model_states.pt",
+    ):
+        with pytest.raises(UnsupportedError) as caught:
+            modelfmt.open(zero / name)
+        assert caught.value.code == "zero-part"
+    assert "emb.weight" in modelfmt.open(zero / "stage2/global_step2/mp_rank_00_model_states.pt")
+    shutil.copytree(zero / "stage3" / "global_step2", tmp_path / "x")
+    (tmp_path / "x" / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
+    with pytest.raises(SourceMissing) as missing:
+        modelfmt.open(tmp_path / "x")
+    assert missing.value.code == "zero-missing"
+    shutil.copytree(zero / "stage2" / "global_step2", tmp_path / "y")
+    shutil.copy(zero / "stage3/global_step2/zero_pp_rank_0_mp_rank_00_model_states.pt", tmp_path / "y")
+    (tmp_path / "y" / "mp_rank_00_model_states.pt").unlink()
+    with pytest.raises(ModelfmtError):
+        modelfmt.open(tmp_path / "y")
+    (tmp_path / "latest").write_text("../../etc")
+    with pytest.raises(UnsafePath):
+        modelfmt.open(tmp_path)

@@ -82,7 +82,8 @@ def formats() -> tuple[FormatInfo, ...]:
         "torch_dcp", (), b"", False, "torch.distributed.checkpoint: .metadata and .distcp, of any number of ranks"
     )
     ranks = FormatInfo("torch_ranks", (), b"", False, "a PyTorch file of every rank (DTensor, ShardedTensor)")
-    return (folder, distributed, ranks, *FORMATS.values())
+    zero = FormatInfo("deepspeed", (), b"", False, "a ZeRO checkpoint's float32 weights, from the files of all ranks")
+    return (folder, distributed, ranks, zero, *FORMATS.values())
 
 
 def _shown(value: Any) -> Any:

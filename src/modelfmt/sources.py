@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["detect", "open"]
 
 _HEAD_BYTES = 4096
-FOLDERS = ("huggingface", "torch_dcp", "torch_ranks")
+FOLDERS = ("huggingface", "torch_dcp", "torch_ranks", "deepspeed")
 """Folder conventions, each a module of checkpoints."""
 
 
@@ -115,12 +115,14 @@ def _known(head: bytes) -> str | None:
 
 
 def _distributed(place: Path) -> str | None:
-    """ "torch_dcp" or "torch_ranks" for their folders without a configuration, and for the files of the first."""
-    from modelfmt.checkpoints import torch_dcp, torch_ranks
+    """What training left, for folders without a configuration and for the files of torch_dcp; else None."""
+    from modelfmt.checkpoints import deepspeed, torch_dcp, torch_ranks
 
     if place.is_dir():
         if (place / "config.json").exists():
             return None
+        if deepspeed.folder_of(place) is not None:
+            return "deepspeed"
         if torch_dcp.metadata_files(place):
             return "torch_dcp"
         return "torch_ranks" if any(torch_ranks.rank_of(entry.name) is not None for entry in place.iterdir()) else None

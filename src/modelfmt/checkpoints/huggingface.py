@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
-from modelfmt.checkpoints import torch_dcp, torch_ranks
+from modelfmt.checkpoints import deepspeed, torch_dcp, torch_ranks
 from modelfmt.errors import CorruptFile, LimitExceeded, SourceMissing, UnsupportedError
 from modelfmt.formats import pytorch, safetensors
 from modelfmt.ir.model import Model
@@ -67,6 +67,10 @@ def _untied(path: str, files: Files, reader: Reader) -> Model:
     return safetensors.read(path, files, reader, ties=False)
 
 
+def _zero(path: str, files: Files, reader: Reader) -> Model:
+    return deepspeed.read(str(Path(path).parent), files, reader)
+
+
 _KINDS = (
     _Kind("model.safetensors", ".safetensors", "*.safetensors", "consolidated*", _untied),
     _Kind("pytorch_model.bin", ".bin", "pytorch_model*.bin", "", pytorch.read),
@@ -76,6 +80,7 @@ _KINDS = (
 _DISTRIBUTED = (
     (torch_dcp.metadata_files, _Kind("", "", "", "", torch_dcp.read)),
     (lambda folder: torch_ranks.group(str(folder)), _Kind("", "", "", "", torch_ranks.read)),
+    (lambda folder: ["latest"] if deepspeed.folder_of(folder) else [], _Kind("", "", "", "", _zero)),
 )
 """Where there are no others: what training left, read whole from the first of its files."""
 

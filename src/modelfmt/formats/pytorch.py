@@ -11,13 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from modelfmt.formats.pytorch_forms import MAGIC_NUMBER, open_checkpoint
+from modelfmt.errors import UnsupportedError
+from modelfmt.formats.pytorch_forms import MAGIC_NUMBER, Checkpoint, open_checkpoint
 from modelfmt.formats.pytorch_tensors import understood
 from modelfmt.formats.pytorch_tree import find
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Reader
 from modelfmt.ir.tensor import Tensor
 from modelfmt.pickles.machine import Pickle
+from modelfmt.pickles.tree import entries
 from modelfmt.storage.files import Files
 from modelfmt.storage.region import Region
 
@@ -46,6 +48,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     types).
     """
     checkpoint = open_checkpoint(Region.whole(path, files))
+    _refuse_zero(path, checkpoint)
     found = find(checkpoint.root, checkpoint.tensors)
     tensors = {name: Tensor(name, expr, reader) for name, expr in found.tensors.items()}
     names = Counter(str(name) for pickle in checkpoint.pickles for name in pickle.globals_)
@@ -58,6 +61,23 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     notes = [f"beside {found.prefix}, left out: {count} tensors of {name}" for name, count in found.left_out.items()]
     notes += strangers(checkpoint.pickles)
     return Model("pytorch", path, tensors, metadata=found.values, extras={"pytorch": own, "notes": notes}, files=files)
+
+
+def _refuse_zero(path: str, checkpoint: Checkpoint) -> None:
+    """DeepSpeed's files of ZeRO: vectors without names, and model states whose parameters lie elsewhere."""
+    root = entries(checkpoint.root) or {}
+    optimizer = entries(root.get("optimizer_state_dict")) or {}
+    module = entries(root.get("module")) or {} if "param_shapes" in root else {}
+    shapes = {name: checkpoint.tensors.tensor(value) for name, value in module.items()}
+    empty = next((name for name, expr in shapes.items() if expr is not None and expr.shape == (0,)), None)
+    if "zero_stage" in optimizer or empty is not None:
+        raise UnsupportedError(
+            "one rank's part of a ZeRO checkpoint",
+            code="zero-part",
+            path=path,
+            place=empty or "optimizer_state_dict",
+            hint="open the folder with the files of all ranks",
+        )
 
 
 def strangers(pickles: Iterable[Pickle]) -> list[str]:
