@@ -85,6 +85,8 @@ def watched(folder: Path, tmp_path: Path) -> dict[str, Any]:
     (warm / "c.pt").write_bytes(b"\x80\x02\x80")
     (warm / "d.txt").write_bytes(b"nothing")
     transposed = hostile_pickles.tensor(shape=b"(I2\nI2\nt", strides=b"(I1\nI2\nt")
+    shard = hostile_pickles.dtensor(size=b"(I8\nt", axes=hostile_pickles.axis(b"I2\n"))
+    (warm / "f.pt").write_bytes(hostile_pickles.checkpoint(b"\x80\x02}S'w'\n" + shard + b"s."))
     (warm / "e.pt").write_bytes(hostile_pickles.checkpoint(b"}S'w'\n" + transposed + b"s."))
     out = tmp_path / "out.json"
     arguments = [str(folder), str(warm), str(out), str(MEMORY)]
@@ -173,6 +175,22 @@ def test_a_tensor_that_lies_is_refused(name: str, ours: dict[str, Any]) -> None:
     inert = {"build-on-tensor", "setitem-on-tensor"}
     row = ours["results"][f"tensor-{name}.pt"]
     assert ("code" in row) == (name not in inert), row
+
+
+@pytest.mark.parametrize("name", hostile_pickles.SHARD_LIES)
+def test_a_shard_that_lies_is_refused(name: str, ours: dict[str, Any]) -> None:
+    row = ours["results"][f"shard-{name}.pt"]
+    assert ("code" in row) == (name != "local-of-local"), row
+
+
+def test_an_honest_shard_opens(tmp_path: Path) -> None:
+    """What the lies are lies about."""
+    import modelfmt
+
+    honest = b"\x80\x02}S'w'\n" + hostile_pickles.dtensor() + b"s."
+    (tmp_path / "f.pt").write_bytes(hostile_pickles.checkpoint(honest))
+    with modelfmt.open(tmp_path / "f.pt") as model:
+        assert model["w"].shape == (4,)
 
 
 def test_a_public_scanners_files(shared_data: Path, tmp_path: Path) -> None:

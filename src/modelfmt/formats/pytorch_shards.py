@@ -139,6 +139,8 @@ def _dtensor(place: _Place, state: Any, shape: tuple[int, ...], depth: int) -> l
     placements = [_placement(place, row) for row in rows] if isinstance(rows, list | tuple) else []
     if len(placements) != len(sizes):
         place.broken("as many placements as axes of the mesh are needed", len(placements))
+    if any(not -1 <= axis < len(shape) or (axis < 0 and kind != "Replicate") for kind, axis, _ in placements):
+        place.broken("a shard along an axis that the tensor does not have", placements)
     offset, size = list((0,) * len(shape)), list(shape)
     for axis in range(len(shape)):
         for dim in _order(place, spec, placements, sizes, axis):
