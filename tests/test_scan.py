@@ -22,7 +22,7 @@ import torch
 
 import hostile_pickles
 import modelfmt
-from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
+from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError, UnsupportedError
 from modelfmt.scanning import DANGEROUS, SAFE, UNKNOWN
 from test_hostile_files import gguf_bytes, safetensors_bytes
 from test_pytorch import LEFTOVERS, views
@@ -77,6 +77,17 @@ def test_what_the_reader_refuses_is_not_safe(corpus: dict[str, modelfmt.scanning
         except UnsupportedError:
             pass
     assert refused >= 30
+
+
+def test_every_payload_is_dangerous_or_refused(corpus: dict[str, modelfmt.scanning.FileScan], tmp_path: Path) -> None:
+    """So are files that would exhaust a loader."""
+    names = [name for name, data in hostile_pickles.corpus().items() if b"system" in data or "bomb" in name]
+    names += [name for name, _ in hostile_pickles.gadgets()] + ["memo-huge.pkl", "tar-path.pt"]
+    harmless = {"bomb-long1.pkl"}  # a number of 255 bytes
+    for name in names:
+        if corpus[name].verdict != DANGEROUS and name not in harmless:
+            with pytest.raises(ModelfmtError):
+                modelfmt.open(corpus[name].path)
 
 
 def test_a_refusal_says_where_and_why(corpus: dict[str, modelfmt.scanning.FileScan]) -> None:

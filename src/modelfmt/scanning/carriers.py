@@ -245,6 +245,8 @@ def _tar(region: Region, member: str, found: Found, depth: int) -> None:
             found.add(UNKNOWN, "damaged", "a broken tar archive", region.start + at, member)
             break
         size, name = int(digits, 8), head[:100].partition(b"\0")[0].decode("latin-1")
+        if name.startswith("/") or ".." in name.split("/"):
+            found.add(DANGEROUS, "path", "a member's name leads out of its folder", region.start + at, name)
         place = region.part(at + 512, min(size, region.size - at - 512))
         if name in ("storages", "tensors"):
             _judge(load(place, damaged=True), place, f"{member}!{name}", found, depth, False)

@@ -50,6 +50,12 @@ _OLD_STANDARD = frozenset({
 """Modules that other versions of Python, or other systems, have."""
 # fmt: on
 _STANDARD = frozenset(sys.stdlib_module_names) | _OLD_STANDARD
+_FILLED = frozenset(
+    f"{module}.{name}" for module in ("builtins", "__builtin__")
+    for name in ("bytes", "bytearray", "list", "tuple", "set", "frozenset")
+) | {"collections.deque"}  # fmt: skip
+_RANGES = ("builtins.range", "__builtin__.range", "__builtin__.xrange")
+MAX_MADE = 1 << 28
 _SHOWN = 80
 
 
@@ -66,6 +72,9 @@ def judged(pickle: Pickle, member: str, *, script: bool = False) -> Iterator[Fin
             yield Finding(DANGEROUS, "computed-call", reason, call.offset, member, "?", brief(call.args))
             continue
         calls.setdefault(id(function), call)
+        if str(function) in _FILLED and _length(call.args) > MAX_MADE:
+            reason = "makes something so large that a loader runs out of memory"
+            yield Finding(DANGEROUS, "bomb", reason, call.offset, member, str(function), brief(call.args))
     for name in pickle.globals_:
         called = calls.get(id(name))
         verdict, rule, reason = _verdict(name, called)
@@ -102,6 +111,14 @@ def _verdict(name: Global, call: Call | None) -> tuple[str, str, str]:
     if call is not None and not last.lstrip("_")[:1].isupper():
         return DANGEROUS, "call", "a function of a package would be called"
     return UNKNOWN, "import", "code of a package would be imported"
+
+
+def _length(args: object) -> int:
+    """Elements of what bytes(n), list(range(n)) and their kin make, as far as the arguments say so."""
+    first = args[0] if isinstance(args, tuple) and args else None
+    if isinstance(first, Call) and first.name in _RANGES and isinstance(first.args, tuple):
+        first = max((n for n in first.args if isinstance(n, int)), default=0)
+    return first if type(first) is int else 0
 
 
 def proper(name: Global) -> bool:
