@@ -207,6 +207,15 @@ def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
         modelfmt.open(tmp_path / "alone.pt")
 
 
+def test_chunks_without_their_metadata_say_so(made: Path, tmp_path: Path) -> None:
+    folder = copied(made, "nested", tmp_path)
+    (folder / ".metadata").unlink()
+    for path in (folder, folder / "__0_0.distcp"):
+        with pytest.raises(SourceMissing) as caught:
+            modelfmt.open(path)
+        assert caught.value.allowed == ".metadata"
+
+
 def test_a_box_that_is_missing_or_there_twice(made: Path, tmp_path: Path) -> None:
     folder = copied(made, "boxes", tmp_path)
     (folder / "shard-00001-model-00001-of-00001.safetensors").unlink()

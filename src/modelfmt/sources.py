@@ -123,11 +123,11 @@ def _distributed(place: Path) -> str | None:
             return None
         if deepspeed.folder_of(place) is not None:
             return "deepspeed"
-        if torch_dcp.metadata_files(place):
+        if torch_dcp.metadata_files(place) or any(entry.suffix == torch_dcp.CHUNKS for entry in place.iterdir()):
             return "torch_dcp"
         return "torch_ranks" if any(torch_ranks.rank_of(entry.name) is not None for entry in place.iterdir()) else None
-    inside = place.name.endswith((torch_dcp.METADATA, ".distcp"))
-    return "torch_dcp" if inside and torch_dcp.metadata_files(place.parent) else None
+    chunks = place.suffix == torch_dcp.CHUNKS
+    return "torch_dcp" if chunks or (place.name == torch_dcp.METADATA and place.exists()) else None
 
 
 def _pytorch(path: str, files: Files, reader: Evaluator) -> Model:

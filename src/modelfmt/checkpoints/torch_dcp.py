@@ -34,9 +34,10 @@ from modelfmt.storage.files import Files
 from modelfmt.storage.paths import contained
 from modelfmt.storage.region import Region
 
-__all__ = ["METADATA", "SHARDING", "Boxes", "metadata_files", "read"]
+__all__ = ["CHUNKS", "METADATA", "SHARDING", "Boxes", "metadata_files", "read"]
 
 METADATA = ".metadata"
+CHUNKS = ".distcp"
 SHARDING = "DCP_SHARDING_INFO"
 """The key in a safetensors header that says which box of each tensor the file holds."""
 ACCELERATE = "pytorch_model_fsdp_0"
