@@ -467,10 +467,12 @@ def dtensor(
     axes: bytes = axis(b"I1\n"),
     own: bytes = b"(I0\nt",
     placements: bytes = placed("Shard", dim=b"I0\n"),
+    shape: dict[str, bytes] | None = None,
 ) -> bytes:
-    """A DTensor whose only rank has all of it, or whatever is said instead."""
+    """A DTensor whose only rank has all of it, or whatever is said instead. shape: how the mesh says its sizes."""
     layout = built("torch.distributed._mesh_layout._MeshLayout", axes=b"(" + axes + b"t")
-    mesh = built("torch.distributed.device_mesh.DeviceMesh", _layout=layout, _coordinate_on_dim=own)
+    shape = {"_layout": layout} if shape is None else shape
+    mesh = built("torch.distributed.device_mesh.DeviceMesh", **shape, _coordinate_on_dim=own)
     spec = built("torch.distributed.tensor._dtensor_spec.DTensorSpec", mesh=mesh, placements=b"(" + placements + b"t")
     kind = named("torch.distributed.tensor.DTensor")
     state = b"(N}(S'_local_tensor'\n" + local + b"S'_spec'\n" + spec + b"ut"

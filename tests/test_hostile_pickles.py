@@ -183,14 +183,33 @@ def test_a_shard_that_lies_is_refused(name: str, ours: dict[str, Any]) -> None:
     assert ("code" in row) == (name != "local-of-local"), row
 
 
-def test_an_honest_shard_opens(tmp_path: Path) -> None:
-    """What the lies are lies about."""
+COPY = hostile_pickles.placed("Replicate")
+LAYOUT = "torch.distributed._mesh_layout._MeshLayout"
+HONEST_SHARDS = {
+    "torch 2.13": hostile_pickles.dtensor(),
+    "torch 2.9": hostile_pickles.dtensor(
+        shape={"_layout": hostile_pickles.built(LAYOUT, shape=b"I1\n", stride=b"I1\n")}
+    ),
+    "torch 2.9, two axes": hostile_pickles.dtensor(
+        shape={"_layout": hostile_pickles.built(LAYOUT, shape=b"(I3\nI1\nt")}, own=b"(I2\nI0\nt", placements=COPY * 2
+    ),
+    "torch 2.8": hostile_pickles.dtensor(shape={"mesh": hostile_pickles.tensor()}, placements=COPY),
+    "torch 2.1": hostile_pickles.dtensor(shape={"mesh": hostile_pickles.tensor()}, placements=COPY)
+    .replace(b"torch.distributed.tensor\nDTensor", b"torch.distributed._tensor.api\nDTensor")
+    .replace(b"tensor._dtensor_spec\nDTensorSpec", b"_tensor.placement_types\nDTensorSpec")
+    .replace(b"torch.distributed.tensor.placement", b"torch.distributed._tensor.placement"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", HONEST_SHARDS)
+def test_an_honest_shard_opens(version: str, tmp_path: Path) -> None:
+    """What the lies are lies about, and as earlier versions of torch wrote it."""
     import modelfmt
 
-    honest = b"\x80\x02}S'w'\n" + hostile_pickles.dtensor() + b"s."
-    (tmp_path / "f.pt").write_bytes(hostile_pickles.checkpoint(honest))
+    (tmp_path / "f.pt").write_bytes(hostile_pickles.checkpoint(b"\x80\x02}S'w'\n" + HONEST_SHARDS[version] + b"s."))
     with modelfmt.open(tmp_path / "f.pt") as model:
         assert model["w"].shape == (4,)
+        assert model.extras["notes"] == []
 
 
 def test_a_public_scanners_files(shared_data: Path, tmp_path: Path) -> None:
