@@ -275,7 +275,7 @@ def test_plain_files_of_ranks_are_refused(tmp_path: Path) -> None:
 
 
 def test_scanning_them_is_safe(made: Path) -> None:
-    for name in ("nested", "ranks", "fsdp2", "accelerate"):
+    for name in ("nested", "ranks", "fsdp2", "accelerate", "old", "fsdp1"):
         found = {row.path: row.findings for row in modelfmt.scan(made / name).files if row.verdict != "safe"}
         assert found == {}
 

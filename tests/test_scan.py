@@ -142,6 +142,20 @@ def test_views_and_modules(tmp_path: Path) -> None:
     assert modelfmt.scan(tmp_path / "module.pt").verdict == UNKNOWN
 
 
+def test_an_attribute_that_is_known_hides_no_other(tmp_path: Path) -> None:
+    """The call of getattr that an honest ShardedTensor has, and then the same name, from the memo, for another end."""
+    known = b"ctorch.distributed._shard.sharded_tensor.api\nShardedTensor\nS'ProcessGroupState'\n"
+    honest = b"c__builtin__\ngetattr\np0\n(" + known + b"tR"
+    assert verdict(honest + b".", tmp_path) == SAFE
+    assert verdict(honest + b"0g0\n(cos\n_exit\nS'__call__'\ntR.", tmp_path) == DANGEROUS
+    assert (
+        verdict(honest + b"0g0\n(" + known.replace(b"ProcessGroupState", b"__init__") + b"tR.", tmp_path) == DANGEROUS
+    )
+    assert (
+        verdict(b"c__builtin__\ngetattr\np0\n(ctorch\nTensor\nS'x'\ntR0g0\n(" + known + b"tR.", tmp_path) == DANGEROUS
+    )
+
+
 WRAPPERS = {
     "gzip": gzip.compress, "zlib": zlib.compress, "bz2": bz2.compress, "xz": lzma.compress,
     "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),

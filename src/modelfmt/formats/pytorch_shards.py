@@ -21,7 +21,7 @@ from modelfmt.pickles.values import Call, Global
 if TYPE_CHECKING:
     from modelfmt.formats.pytorch_tensors import Tensors
 
-__all__ = ["DCP_NAMES", "SHARD_NAMES", "Sharded", "sharded"]
+__all__ = ["DCP_NAMES", "SHARDED_TENSORS", "SHARD_NAMES", "Sharded", "sharded"]
 
 WRAPPER = "torch._utils._rebuild_wrapper_subclass"
 _TENSOR_MODULES = ("torch.distributed.tensor", "torch.distributed._tensor")
@@ -31,7 +31,7 @@ _SHARD = "torch.distributed._shard"
 _DTENSORS = frozenset({
     f"{module}{name}" for module in _TENSOR_MODULES for name in (".DTensor", ".api.DTensor", "._api.DTensor")
 })
-_SHARDED_TENSORS = frozenset({f"{_SHARD}.sharded_tensor.api.ShardedTensor", f"{_SHARD}.sharded_tensor.ShardedTensor"})
+SHARDED_TENSORS = frozenset({f"{_SHARD}.sharded_tensor.api.ShardedTensor", f"{_SHARD}.sharded_tensor.ShardedTensor"})
 _PLACEMENTS = {
     f"{module}.placement_types.{name}": name
     for module in _TENSOR_MODULES for name in ("Shard", "_StridedShard", "Replicate", "Partial", "_Partial")
@@ -47,7 +47,7 @@ SHARD_NAMES = frozenset({
     *(f"{module}.{name}" for module in _TENSOR_MODULES for name in (
         "_dtensor_spec.DTensorSpec", "_dtensor_spec.TensorMeta", "_dtensor_spec.ShardOrderEntry",
         "placement_types.DTensorSpec", "placement_types.TensorMeta")),
-}) | _DTENSORS | _SHARDED_TENSORS | frozenset(_PLACEMENTS)
+}) | _DTENSORS | SHARDED_TENSORS | frozenset(_PLACEMENTS)
 """Every name that has a meaning here; each is a record of data."""
 _CHECKPOINT = ("torch.distributed.checkpoint", f"{_SHARD}.checkpoint")
 DCP_NAMES = frozenset({
@@ -78,7 +78,7 @@ def sharded(tensors: Tensors, call: Call, args: tuple[Any, ...], depth: int) -> 
     """
     kind = str(args[1])
     inner = args[2] if isinstance(args[2], tuple) else ()
-    if len(args) < 4 or len(inner) < 3 or kind not in _DTENSORS | _SHARDED_TENSORS:
+    if len(args) < 4 or len(inner) < 3 or kind not in _DTENSORS | SHARDED_TENSORS:
         return None
     place = _Place(tensors, call, kind)
     shape = integers(inner[2])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from modelfmt.formats.pytorch_shards import SHARDED_TENSORS
 from modelfmt.formats.pytorch_tensors import understood
 from modelfmt.pickles.machine import Pickle
 from modelfmt.pickles.opcodes import EXTENSIONS
@@ -56,6 +57,7 @@ _FILLED = frozenset(
 ) | {"collections.deque"}  # fmt: skip
 _RANGES = ("builtins.range", "__builtin__.range", "__builtin__.xrange")
 MAX_MADE = 1 << 28
+_GETATTR = ("builtins.getattr", "__builtin__.getattr")
 _SHOWN = 80
 
 
@@ -63,9 +65,12 @@ def judged(pickle: Pickle, member: str, *, script: bool = False) -> Iterator[Fin
     """What a pickle would do that is not known to be harmless. script: the pickle of a TorchScript archive, which torch
     reads without Python; its own types are harmless there."""
     calls: dict[int, Call] = {}
+    reaching = {id(call.function) for call in pickle.calls if call.name in _GETATTR and not _known_attribute(call)}
     for call in pickle.calls:
         function = call.function
         if isinstance(function, Persistent) and class_name(call) != "?":
+            continue
+        if isinstance(function, Call) and function.name in _GETATTR and _known_attribute(function):
             continue
         if not isinstance(function, Global):
             reason = "what is called is itself computed"
@@ -77,6 +82,8 @@ def judged(pickle: Pickle, member: str, *, script: bool = False) -> Iterator[Fin
             yield Finding(DANGEROUS, "bomb", reason, call.offset, member, str(function), brief(call.args))
     for name in pickle.globals_:
         called = calls.get(id(name))
+        if called is not None and called.name in _GETATTR and id(name) not in reaching:
+            continue
         verdict, rule, reason = _verdict(name, called)
         if verdict == SAFE or (script and name.module.split(".")[0] == "__torch__"):
             continue
@@ -111,6 +118,12 @@ def _verdict(name: Global, call: Call | None) -> tuple[str, str, str]:
     if call is not None and not last.lstrip("_")[:1].isupper():
         return DANGEROUS, "call", "a function of a package would be called"
     return UNKNOWN, "import", "code of a package would be imported"
+
+
+def _known_attribute(call: Call) -> bool:
+    """The one class that honest pickles before protocol 4 reach through another: a record of ranks in ShardedTensor."""
+    args = call.args if isinstance(call.args, tuple) else ()
+    return len(args) == 2 and str(args[0]) in SHARDED_TENSORS and args[1] == "ProcessGroupState" and not call.kwargs
 
 
 def _length(args: object) -> int:
