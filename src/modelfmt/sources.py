@@ -23,6 +23,8 @@ __all__ = ["detect", "open"]
 _HEAD_BYTES = 4096
 FOLDERS = ("huggingface", "torch_dcp", "torch_ranks", "deepspeed")
 """Folder conventions, each a module of checkpoints."""
+_OTHERS = ("config.json", "modules.json", ".safetensors", "pytorch_model.bin", ".index.json")
+"""Files that make a folder a Hugging Face checkpoint before it is anything else."""
 
 
 def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa: A001  the public name
@@ -115,19 +117,22 @@ def _known(head: bytes) -> str | None:
 
 
 def _distributed(place: Path) -> str | None:
-    """What training left, for folders without a configuration and for the files of torch_dcp; else None."""
+    """What training left, for folders with neither a configuration nor other weights, and for files of torch_dcp."""
     from modelfmt.checkpoints import deepspeed, torch_dcp, torch_ranks
 
-    if place.is_dir():
-        if (place / "config.json").exists():
+    if place.suffix == torch_dcp.CHUNKS or place.name == torch_dcp.METADATA:
+        return "torch_dcp" if place.is_file() else None
+    try:
+        names = [entry.name for entry in place.iterdir()] if place.is_dir() else []
+        if any(name.endswith(_OTHERS) for name in names):
             return None
-        if deepspeed.folder_of(place) is not None:
+        if names and deepspeed.folder_of(place) is not None:
             return "deepspeed"
-        if torch_dcp.metadata_files(place) or any(entry.suffix == torch_dcp.CHUNKS for entry in place.iterdir()):
+        if torch_dcp.metadata_files(place) or any(name.endswith(torch_dcp.CHUNKS) for name in names):
             return "torch_dcp"
-        return "torch_ranks" if any(torch_ranks.rank_of(entry.name) is not None for entry in place.iterdir()) else None
-    chunks = place.suffix == torch_dcp.CHUNKS
-    return "torch_dcp" if chunks or (place.name == torch_dcp.METADATA and place.exists()) else None
+    except OSError:
+        return None
+    return "torch_ranks" if any(torch_ranks.rank_of(name) is not None for name in names) else None
 
 
 def _pytorch(path: str, files: Files, reader: Evaluator) -> Model:

@@ -31,6 +31,7 @@ from modelfmt.storage.region import Region
 __all__ = ["folder_of", "read"]
 
 _OPTIMIZER = re.compile(r"(?:bf16_)?zero_pp_rank_(\d{1,6})_mp_rank_(\d{1,6})_optim_states\.pt")
+_TAG = re.compile(r"\w[\w.-]*", re.ASCII)
 _MODELS = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 _GROUPS = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
 
@@ -40,8 +41,8 @@ def folder_of(folder: Path) -> Path | None:
     latest = folder / "latest"
     if latest.is_file() and latest.stat().st_size < 256:
         name = latest.read_bytes().decode("latin-1").strip()
-        inside = contained(folder, name, named_in=latest)
-        return inside if inside.is_dir() and _optimizer_files(inside) else None
+        if _TAG.fullmatch(name) and (folder / name).is_dir() and _optimizer_files(folder / name):
+            return contained(folder, name, named_in=latest)
     return folder if _optimizer_files(folder) else None
 
 
