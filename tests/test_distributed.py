@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+import hostile_pickles
 import modelfmt
 from modelfmt.errors import CorruptFile, ModelfmtError, ShapeError, SourceMissing, UnsafePath, UnsupportedError
 from modelfmt.ir.joining import joined
@@ -275,6 +276,30 @@ def test_damaged_metadata_is_an_error_of_ours(made: Path, tmp_path: Path) -> Non
         (folder / ".metadata").write_bytes(broken[: random.integers(1, len(data) + 1)] if at % 3 == 0 else broken)
         with contextlib.suppress(ModelfmtError):
             modelfmt.open(folder).close()
+
+
+@pytest.mark.parametrize("payload", ["root", "dtype", "size", "place"])
+def test_hostile_metadata_is_refused_or_inert(payload: str, made: Path, tmp_path: Path) -> None:
+    folder = copied(made, "nested", tmp_path)
+    data = (folder / ".metadata").read_bytes()
+    stacked = hostile_pickles.stacked("os.system") + hostile_pickles.text("touch /tmp/modelfmt-was-here") + b"\x85R"
+    inside = pickle.loads(data)  # our own file, of this test
+    if payload == "dtype":
+        inside.state_dict_metadata["model.rows"].properties = Payload()
+    elif payload == "size":
+        inside.state_dict_metadata["model.rows"].size = Payload()
+    elif payload == "place":
+        inside.storage_data[Payload()] = Payload()
+    (folder / ".metadata").write_bytes(stacked + b"." if payload == "root" else pickle.dumps(inside))
+    with pytest.raises((CorruptFile, UnsupportedError)):
+        modelfmt.open(folder)
+    assert modelfmt.scan(folder / ".metadata").verdict == "dangerous"
+    assert not Path("/tmp/modelfmt-was-here").exists()
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch /tmp/modelfmt-was-here",)
 
 
 def test_plain_files_of_ranks_are_refused(tmp_path: Path) -> None:

@@ -122,11 +122,13 @@ def _distributed(place: Path) -> str | None:
 
     if place.suffix == torch_dcp.CHUNKS or place.name == torch_dcp.METADATA:
         return "torch_dcp" if place.is_file() else None
+    if not place.is_dir():
+        return None
     try:
-        names = [entry.name for entry in place.iterdir()] if place.is_dir() else []
+        names = [entry.name for entry in place.iterdir()]
         if any(name.endswith(_OTHERS) for name in names):
             return None
-        if names and deepspeed.folder_of(place) is not None:
+        if deepspeed.folder_of(place) is not None:
             return "deepspeed"
         if torch_dcp.metadata_files(place) or any(name.endswith(torch_dcp.CHUNKS) for name in names):
             return "torch_dcp"

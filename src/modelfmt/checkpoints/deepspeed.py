@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from modelfmt.errors import CorruptFile, SourceMissing, UnsupportedError
-from modelfmt.formats import pytorch
+from modelfmt.formats.pytorch import strangers
 from modelfmt.formats.pytorch_forms import Checkpoint, open_checkpoint
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Concat, Constant, Expression, Leaf, Reader, Reshape
@@ -69,7 +69,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     own = {"stage": zero.stage, "ranks": len(zero.groups), "version": text(zero.model.get("ds_version"))}
     notes = [
         "weights are the optimizer's float32 copies; what is not trained is as stored",
-        *pytorch.strangers(zero.pickles),
+        *strangers(zero.pickles),
     ]
     tensors = {name: Tensor(name, expr, reader) for name, expr in found.items()}
     return Model("deepspeed", path, tensors, extras={"deepspeed": own, "notes": notes}, files=files)

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from modelfmt.errors import CorruptFile, LimitExceeded, ShapeError, SourceMissing, UnsupportedError
-from modelfmt.formats import pytorch, safetensors
+from modelfmt.formats.pytorch import strangers
 from modelfmt.formats.pytorch_forms import open_checkpoint
 from modelfmt.formats.pytorch_tensors import Tensors, dtype_of
 from modelfmt.formats.pytorch_tree import find
 from modelfmt.formats.pytorch_types import DTYPES
+from modelfmt.formats.safetensors import read as read_safetensors
+from modelfmt.formats.safetensors import sniff as sniff_safetensors
 from modelfmt.ir.joining import Piece, joined
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Constant, Expression, Reader
@@ -115,7 +117,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         "files": sorted({file for file, _, _ in metadata.places.values()}),
     }
     notes = [f"beside {found.prefix}, left out: {count} tensors of {name}" for name, count in found.left_out.items()]
-    notes += pytorch.strangers(metadata.pickles)
+    notes += strangers(metadata.pickles)
     return Model(
         "torch_dcp", path, tensors, metadata=found.values, extras={"torch_dcp": own, "notes": notes}, files=files
     )
@@ -301,7 +303,7 @@ class _Chunks:
                 )
             region = Region.whole(str(path), self.files)
             head = region.read(0, min(region.size, 16))
-            model = safetensors.read(str(path), self.files, self.reader) if safetensors.sniff(head) else None
+            model = read_safetensors(str(path), self.files, self.reader) if sniff_safetensors(head) else None
             self.opened[name] = region, model
         return self.opened[name]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modelfmt.errors import CorruptFile, ShapeError, SourceMissing, UnsupportedError
-from modelfmt.formats import pytorch
+from modelfmt.formats.pytorch import strangers
 from modelfmt.formats.pytorch_forms import open_checkpoint
 from modelfmt.formats.pytorch_shards import Sharded
 from modelfmt.formats.pytorch_tree import Found, find
@@ -122,7 +122,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         tensors[key] = Tensor(key, expr, reader)
     own = {"files": names, "prefix": first.prefix, "left_out": first.left_out}
     notes = [f"beside {first.prefix}, left out: {count} tensors of {name}" for name, count in first.left_out.items()]
-    notes += pytorch.strangers(pickles)
+    notes += strangers(pickles)
     extras = {"torch_ranks": own, "notes": notes}
     return Model("torch_ranks", path, tensors, metadata=first.values, extras=extras, files=files)
 
