@@ -2,9 +2,9 @@
 
     python benchmarks/pytorch_files.py [--folder build/bench] [--runs 5] [--tensors 340] [--megabytes 5]
 
-Each line is a process of its own, all in turn, repeated; printed are medians (min to max). "inside" leaves out starting
-Python and importing. Peaks are of anonymous memory (what a process holds beside the page cache), sampled every 5 ms.
-modelfmt's times include fsync; torch's do where it is said.
+`cp` of the same bytes says what the machine can do. Each line is a process of its own, all in turn, repeated; printed
+are medians (min to max). "inside" leaves out starting Python and importing. Peaks are of anonymous memory (what a
+process holds beside the page cache), sampled every 5 ms. modelfmt's times include fsync; torch's do where it is said.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ import os, torch
 from safetensors.torch import save_file
 begin()
 save_file(torch.load(source, mmap=True, weights_only=True), target)
+with open(target) as file:
+    os.fsync(file.fileno())
+""",
+    "cp, with fsync": """
+import os, subprocess
+begin()
+subprocess.run(["cp", source, target], check=True)
 with open(target) as file:
     os.fsync(file.fileno())
 """,

@@ -87,7 +87,11 @@ class Mutator:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.seeds = seeds()
-        self.inner = [*inner_pickles(self.seeds), b"}S'w'\n" + hostile_pickles.tensor() + b"s."]
+        self.inner = [
+            *inner_pickles(self.seeds),
+            b"}S'w'\n" + hostile_pickles.tensor() + b"s.",
+            b"\x80\x02}S'w'\n" + hostile_pickles.dtensor() + b"s.",
+        ]
 
     def next(self) -> bytes:
         """Another file."""

@@ -448,6 +448,75 @@ def bomb(megabytes: int) -> bytes:
     return held.getvalue()
 
 
+def built(name: str, **state: bytes) -> bytes:
+    """An object made by NEWOBJ, with a state."""
+    return named(name) + b")\x81}(" + b"".join(f"S'{key}'\n".encode() + value for key, value in state.items()) + b"ub"
+
+
+def axis(size: bytes) -> bytes:
+    return built("torch.distributed._mesh_layout._FlatLayout", shape=b"(" + size + b"t")
+
+
+def placed(kind: str, **state: bytes) -> bytes:
+    return built(f"torch.distributed.tensor.placement_types.{kind}", **state)
+
+
+def dtensor(
+    local: bytes = tensor(),
+    size: bytes = b"(I4\nt",
+    axes: bytes = axis(b"I1\n"),
+    own: bytes = b"(I0\nt",
+    placements: bytes = placed("Shard", dim=b"I0\n"),
+    shape: dict[str, bytes] | None = None,
+) -> bytes:
+    """A DTensor whose only rank has all of it, or whatever is said instead. shape: how the mesh says its sizes."""
+    layout = built("torch.distributed._mesh_layout._MeshLayout", axes=b"(" + axes + b"t")
+    shape = {"_layout": layout} if shape is None else shape
+    mesh = built("torch.distributed.device_mesh.DeviceMesh", **shape, _coordinate_on_dim=own)
+    spec = built("torch.distributed.tensor._dtensor_spec.DTensorSpec", mesh=mesh, placements=b"(" + placements + b"t")
+    kind = named("torch.distributed.tensor.DTensor")
+    state = b"(N}(S'_local_tensor'\n" + local + b"S'_spec'\n" + spec + b"ut"
+    inner = b"(" + kind + b"ctorch\nfloat32\n" + size + b"(I1\ntt"
+    wrapper = named("torch._utils._rebuild_wrapper_subclass")
+    return named("torch._tensor._rebuild_from_type_v2") + b"(" + wrapper + kind + inner + state + b"tR"
+
+
+SHARD_LIES: dict[str, bytes] = {
+    "part": dtensor(size=b"(I8\nt", axes=axis(b"I2\n")),
+    "coordinate-outside": dtensor(own=b"(I1\nt"),
+    "coordinate-negative": dtensor(own=b"(I-1\nt"),
+    "coordinate-none": dtensor(own=b"N"),
+    "coordinate-text": dtensor(own=b"(S'0'\nt"),
+    "mesh-huge": dtensor(axes=axis(b"L" + b"9" * 400 + b"L\n"), size=b"(I8\nt"),
+    "mesh-zero": dtensor(axes=axis(b"I0\n")),
+    "mesh-negative": dtensor(axes=axis(b"I-2\n")),
+    "mesh-call": dtensor(axes=CALL),
+    "size-other": dtensor(size=b"(I5\nt"),
+    "size-negative": dtensor(size=b"(I-4\nt"),
+    "size-huge": dtensor(size=b"(L4611686018427387904L\nL4611686018427387904L\nt"),
+    "size-axes": dtensor(size=b"(I2\nI2\nt"),
+    "axis-outside": dtensor(placements=placed("Shard", dim=b"I7\n")),
+    "axis-negative": dtensor(placements=placed("Shard", dim=b"I-1\n")),
+    "axis-call": dtensor(placements=placed("Shard", dim=CALL)),
+    "factor-zero": dtensor(placements=placed("_StridedShard", dim=b"I0\n", split_factor=b"I0\n")),
+    "factor-three": dtensor(placements=placed("_StridedShard", dim=b"I0\n", split_factor=b"I3\n")),
+    "partial": dtensor(placements=placed("Partial", reduce_op=b"S'sum'\n")),
+    "placement-call": dtensor(placements=CALL),
+    "placements-two": dtensor(placements=placed("Shard", dim=b"I0\n") * 2),
+    "placements-none": dtensor(placements=b""),
+    "local-call": dtensor(local=CALL),
+    "local-none": dtensor(local=b"N"),
+    "local-lies": dtensor(local=tensor(offset=b"I9\n")),
+    "local-of-local": dtensor(local=dtensor()),
+}
+
+
+def shards() -> Iterator[tuple[str, bytes]]:
+    """Parts of tensors that lie about where they belong."""
+    for name, body in SHARD_LIES.items():
+        yield f"shard-{name}.pt", checkpoint(b"\x80\x02}S'w'\n" + body + b"s.")
+
+
 def tars() -> Iterator[tuple[str, bytes]]:
     """The oldest form, with payloads in each of its pickles, and lies."""
     members = {"sys_info": b"(d.", "pickle": b"(d.", "storages": b"I0\n.(l.", "tensors": b"I0\n."}
@@ -488,7 +557,7 @@ def tarred(members: dict[str, bytes]) -> bytes:
 def corpus() -> dict[str, bytes]:
     """Every hostile file, by name."""
     found: dict[str, bytes] = {}
-    for source in (gadgets, tricks, structures, zips, tars):
+    for source in (gadgets, tricks, structures, zips, shards, tars):
         for name, data in source():
             name = name.replace("/", "_")
             assert name not in found, name

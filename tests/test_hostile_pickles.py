@@ -85,6 +85,8 @@ def watched(folder: Path, tmp_path: Path) -> dict[str, Any]:
     (warm / "c.pt").write_bytes(b"\x80\x02\x80")
     (warm / "d.txt").write_bytes(b"nothing")
     transposed = hostile_pickles.tensor(shape=b"(I2\nI2\nt", strides=b"(I1\nI2\nt")
+    shard = hostile_pickles.dtensor(size=b"(I8\nt", axes=hostile_pickles.axis(b"I2\n"))
+    (warm / "f.pt").write_bytes(hostile_pickles.checkpoint(b"\x80\x02}S'w'\n" + shard + b"s."))
     (warm / "e.pt").write_bytes(hostile_pickles.checkpoint(b"}S'w'\n" + transposed + b"s."))
     out = tmp_path / "out.json"
     arguments = [str(folder), str(warm), str(out), str(MEMORY)]
@@ -175,6 +177,41 @@ def test_a_tensor_that_lies_is_refused(name: str, ours: dict[str, Any]) -> None:
     assert ("code" in row) == (name not in inert), row
 
 
+@pytest.mark.parametrize("name", hostile_pickles.SHARD_LIES)
+def test_a_shard_that_lies_is_refused(name: str, ours: dict[str, Any]) -> None:
+    row = ours["results"][f"shard-{name}.pt"]
+    assert ("code" in row) == (name != "local-of-local"), row
+
+
+COPY = hostile_pickles.placed("Replicate")
+LAYOUT = "torch.distributed._mesh_layout._MeshLayout"
+HONEST_SHARDS = {
+    "torch 2.13": hostile_pickles.dtensor(),
+    "torch 2.9": hostile_pickles.dtensor(
+        shape={"_layout": hostile_pickles.built(LAYOUT, shape=b"I1\n", stride=b"I1\n")}
+    ),
+    "torch 2.9, two axes": hostile_pickles.dtensor(
+        shape={"_layout": hostile_pickles.built(LAYOUT, shape=b"(I3\nI1\nt")}, own=b"(I2\nI0\nt", placements=COPY * 2
+    ),
+    "torch 2.8": hostile_pickles.dtensor(shape={"mesh": hostile_pickles.tensor()}, placements=COPY),
+    "torch 2.1": hostile_pickles.dtensor(shape={"mesh": hostile_pickles.tensor()}, placements=COPY)
+    .replace(b"torch.distributed.tensor\nDTensor", b"torch.distributed._tensor.api\nDTensor")
+    .replace(b"tensor._dtensor_spec\nDTensorSpec", b"_tensor.placement_types\nDTensorSpec")
+    .replace(b"torch.distributed.tensor.placement", b"torch.distributed._tensor.placement"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", HONEST_SHARDS)
+def test_an_honest_shard_opens(version: str, tmp_path: Path) -> None:
+    """What the lies are lies about, and as earlier versions of torch wrote it."""
+    import modelfmt
+
+    (tmp_path / "f.pt").write_bytes(hostile_pickles.checkpoint(b"\x80\x02}S'w'\n" + HONEST_SHARDS[version] + b"s."))
+    with modelfmt.open(tmp_path / "f.pt") as model:
+        assert model["w"].shape == (4,)
+        assert model.extras["notes"] == []
+
+
 def test_a_public_scanners_files(shared_data: Path, tmp_path: Path) -> None:
     found = watched(shared_data / "malicious", tmp_path)
     assert len(found["results"]) > 40
@@ -221,7 +258,9 @@ def graph(start: list[Path]) -> set[Path]:
 
 
 def readers() -> list[Path]:
-    return sorted({*(SRC / "pickles").glob("*.py"), *(SRC / "formats").glob("pytorch*.py")})
+    several = ("torch_dcp.py", "torch_ranks.py", "deepspeed.py")
+    found = {*(SRC / "pickles").glob("*.py"), *(SRC / "formats").glob("pytorch*.py")}
+    return sorted(found | {SRC / "checkpoints" / name for name in several})
 
 
 def test_no_unpickler_on_the_import_graph() -> None:

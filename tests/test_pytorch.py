@@ -234,8 +234,12 @@ def test_tied_tensors_stay_one(tmp_path: Path) -> None:
     torch.save({"embed": tied, "head": tied, "other": torch.randn(2)}, tmp_path / "f.bin")
     report = modelfmt.convert(tmp_path / "f.bin", tmp_path / "f.safetensors")
     with modelfmt.open(tmp_path / "f.safetensors") as model:
-        assert sorted(model) == ["embed", "other"]
+        assert sorted(model) == ["embed", "head", "other"]
+        assert model["head"].expr == model["embed"].expr
         assert model.metadata == {"format": "pt", "head": "embed"}
+        assert model.extras["safetensors"]["ties"] == {"head": "embed"}
+    with modelfmt.open(tmp_path / "f.safetensors", format="huggingface") as model:
+        assert sorted(model) == ["embed", "other"]  # there, config.json says what is tied
     assert [note.subject for note in report.notes] == ["head"]
     net = torch.nn.ParameterDict({"embed": tied * 0, "other": torch.zeros(2)})
     net["head"] = net["embed"]
@@ -244,8 +248,25 @@ def test_tied_tensors_stay_one(tmp_path: Path) -> None:
     load_model(net, str(tmp_path / "f.safetensors"))
     assert torch.equal(net["head"], tied)
     modelfmt.convert(tmp_path / "f.bin", tmp_path / "g.bin")
-    again = torch.load(tmp_path / "g.bin", weights_only=True)
-    assert again["head"].data_ptr() == again["embed"].data_ptr()
+    modelfmt.convert(tmp_path / "f.safetensors", tmp_path / "h.bin")
+    for name in ("g.bin", "h.bin"):
+        again = torch.load(tmp_path / name, weights_only=True)
+        assert sorted(again) == ["embed", "head", "other"]
+        assert again["head"].data_ptr() == again["embed"].data_ptr()
+    modelfmt.convert(tmp_path / "h.bin", tmp_path / "i.safetensors")
+    assert (tmp_path / "i.safetensors").read_bytes() == (tmp_path / "f.safetensors").read_bytes()
+
+
+def test_what_save_model_ties_comes_back(tmp_path: Path) -> None:
+    from safetensors.torch import save_model
+
+    net = torch.nn.ParameterDict({"embed": torch.randn(5, 4), "other": torch.zeros(2)})
+    net["head"] = net["embed"]
+    save_model(net, str(tmp_path / "f.safetensors"))
+    with modelfmt.open(tmp_path / "f.safetensors") as model:
+        assert {name: tensor.numpy().tobytes() for name, tensor in model.items()} == {
+            name: raw(tensor) for name, tensor in net.state_dict().items()
+        }
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:invalid escape sequence")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression, Leaf, Stack, geometry, row_bytes, spans
+from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes, spans
 from modelfmt.plans import Job, Plan, Sink, Stream
 from modelfmt.plans import Output as Planned
 from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport
@@ -373,15 +373,21 @@ def _extents(expr: Expression, start: int, stop: int) -> list[tuple[str, int, in
             return None
         size = row_bytes(expr)
         return [(expr.file, expr.offset + start * size, (stop - start) * size)]
-    if isinstance(expr, Stack):
+    if isinstance(expr, Stack | Concat) and len(expr.shape) > 1:
         found: list[tuple[str, int, int]] = []
-        per_part = geometry(expr.parts[0].shape, expr.stored)[0]
-        for index, first, last in spans(start, stop, per_part):
-            extents = _extents(expr.parts[index], first, last)
+        base = 0
+        for part in expr.parts:
+            n_rows = geometry(part.shape, part.stored)[0]
+            first, last = max(start - base, 0), min(stop - base, n_rows)
+            base += n_rows
+            extents = _extents(part, first, last) if first < last else []
             if extents is None:
                 return None
             found += extents
         return found
+    if isinstance(expr, Reshape) and row_bytes(expr.input):
+        begin, end, size = start * row_bytes(expr), stop * row_bytes(expr), row_bytes(expr.input)
+        return None if begin % size or end % size else _extents(expr.input, begin // size, end // size)
     return None
 
 

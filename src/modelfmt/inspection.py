@@ -80,7 +80,12 @@ def formats() -> tuple[FormatInfo, ...]:
     folder = FormatInfo(
         "huggingface", (), b"", True, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
     )
-    return (folder, *FORMATS.values())
+    distributed = FormatInfo(
+        "torch_dcp", (), b"", False, "torch.distributed.checkpoint: .metadata and .distcp, of any number of ranks"
+    )
+    ranks = FormatInfo("torch_ranks", (), b"", False, "a PyTorch file of every rank (DTensor, ShardedTensor)")
+    zero = FormatInfo("deepspeed", (), b"", False, "a ZeRO checkpoint's float32 weights, from the files of all ranks")
+    return (folder, distributed, ranks, zero, *FORMATS.values())
 
 
 class ArchitectureInfo(msgspec.Struct, frozen=True):

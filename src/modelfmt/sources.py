@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["detect", "open"]
 
 _HEAD_BYTES = 4096
+FOLDERS = ("huggingface", "torch_dcp", "torch_ranks", "deepspeed")
+"""Folder conventions, each a module of checkpoints."""
+_OTHERS = ("config.json", "modules.json", ".safetensors", "pytorch_model.bin", ".index.json")
+"""Files that make a folder a Hugging Face checkpoint before it is anything else."""
 
 
 def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa: A001  the public name
@@ -52,13 +57,15 @@ def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa
 
 
 def detect(path: str, files: Files | None = None) -> str:
-    """The name of the format of a file or folder: "huggingface" or a key of modelfmt.formats.FORMATS.
+    """The name of the format of a file or folder: one of FOLDERS or a key of modelfmt.formats.FORMATS.
 
     Raises SourceMissing, or UnsupportedError naming what it looked like.
     """
     from modelfmt.formats import FORMATS, module
 
     place = Path(path)
+    if (kind := _distributed(place)) is not None:
+        return kind
     if place.is_dir():
         from modelfmt.checkpoints import huggingface
 
@@ -109,6 +116,40 @@ def _known(head: bytes) -> str | None:
     return next((what for magic, what in _MAGICS if head.startswith(magic)), None)
 
 
+def _distributed(place: Path) -> str | None:
+    """What training left, for folders with neither a configuration nor other weights, and for files of torch_dcp."""
+    from modelfmt.checkpoints import deepspeed, torch_dcp, torch_ranks
+
+    if place.suffix == torch_dcp.CHUNKS or place.name == torch_dcp.METADATA:
+        return "torch_dcp" if place.is_file() else None
+    if not place.is_dir():
+        return None
+    try:
+        names = [entry.name for entry in place.iterdir()]
+        if any(name.endswith(_OTHERS) for name in names):
+            return None
+        if deepspeed.folder_of(place) is not None:
+            return "deepspeed"
+        if torch_dcp.metadata_files(place) or any(name.endswith(torch_dcp.CHUNKS) for name in names):
+            return "torch_dcp"
+    except OSError:
+        return None
+    return "torch_ranks" if any(torch_ranks.rank_of(name) is not None for name in names) else None
+
+
+def _pytorch(path: str, files: Files, reader: Evaluator) -> Model:
+    """A PyTorch file; where it is one rank's part of a model, all of them."""
+    from modelfmt.checkpoints import torch_ranks
+    from modelfmt.formats import pytorch
+
+    try:
+        return pytorch.read(path, files, reader)
+    except UnsupportedError as error:
+        if error.code != "tensor-sharded" or torch_ranks.rank_of(Path(path).name) is None:
+            raise
+    return torch_ranks.read(path, files, reader)
+
+
 def _folder_hint(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())[:6]
     return f"it holds {', '.join(names)}" if names else "it is empty"
@@ -117,13 +158,13 @@ def _folder_hint(folder: Path) -> str:
 def _reader(kind: str) -> Any:
     from modelfmt.formats import FORMATS, module
 
-    if kind == "huggingface":
-        from modelfmt.checkpoints import huggingface
-
-        return huggingface.read
+    if kind in FOLDERS:
+        return import_module(f"modelfmt.checkpoints.{kind}").read
+    if kind == "pytorch":
+        return _pytorch
     if kind not in FORMATS or not hasattr(module(kind), "read"):
         raise UsageError(
-            "no such source format", code="unknown-format", found=kind, allowed=", ".join(("huggingface", *FORMATS))
+            "no such source format", code="unknown-format", found=kind, allowed=", ".join((*FOLDERS, *FORMATS))
         )
     return module(kind).read
 

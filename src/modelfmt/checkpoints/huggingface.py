@@ -3,8 +3,9 @@
 Source: what `save_pretrained` of transformers writes and `from_pretrained` reads; sentence-transformers' modules.json;
 the cache of huggingface_hub, whose files are links. The weights are, in this order: model.safetensors, the shards of
 model.safetensors.index.json (or of the only other index), every *.safetensors; where there are none, the same of
-pytorch_model.bin. A path to one weight file opens the checkpoint around it: all shards where the index names that file,
-else that file alone with the folder's config. Not here: what the tensors mean, adapters.
+pytorch_model.bin; where there is nothing else, a distributed checkpoint (torch_dcp, torch_ranks). A path to one weight
+file opens the checkpoint around it: all shards where the index names that file, else that file alone with the folder's
+config. Not here: what the tensors mean, adapters.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
+from modelfmt.checkpoints import deepspeed, torch_dcp, torch_ranks
 from modelfmt.errors import CorruptFile, LimitExceeded, SourceMissing, UnsupportedError
 from modelfmt.formats import pytorch, safetensors
 from modelfmt.ir.model import Model
@@ -59,11 +61,28 @@ class _Kind:
         return f"{self.suffix}.index.json"
 
 
+def _untied(path: str, files: Files, reader: Reader) -> Model:
+    """A safetensors file without the names that its metadata gives twice: in a folder, the configuration says what is
+    tied."""
+    return safetensors.read(path, files, reader, ties=False)
+
+
+def _zero(path: str, files: Files, reader: Reader) -> Model:
+    return deepspeed.read(str(Path(path).parent), files, reader)
+
+
 _KINDS = (
-    _Kind("model.safetensors", ".safetensors", "*.safetensors", "consolidated*", safetensors.read),
+    _Kind("model.safetensors", ".safetensors", "*.safetensors", "consolidated*", _untied),
     _Kind("pytorch_model.bin", ".bin", "pytorch_model*.bin", "", pytorch.read),
 )
 """In the order of preference, as from_pretrained has it."""
+
+_DISTRIBUTED = (
+    (torch_dcp.metadata_files, _Kind("", "", "", "", torch_dcp.read)),
+    (lambda folder: torch_ranks.group(str(folder)), _Kind("", "", "", "", torch_ranks.read)),
+    (lambda folder: ["latest"] if deepspeed.folder_of(folder) else [], _Kind("", "", "", "", _zero)),
+)
+"""Where there are no others: what training left, read whole from the first of its files."""
 
 
 class Assets(Mapping[str, bytes]):
@@ -125,18 +144,21 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     metadata: dict[str, Any] = {}
     notes = _notes(names, shards)
     held: dict[str, str] = {}
+    boxes = torch_dcp.Boxes()
     paths = []
     for shard in shards:
         paths.append(str(contained(home, shard, named_in=home)))
         part = kind.read(paths[-1], files, reader)
         notes += part.extras.get("notes", [])
-        for name, tensor in part.items():
+        whole = {} if boxes.add(part) else part.tensors
+        for name, tensor in whole.items():
             if name in tensors:
                 raise CorruptFile(
                     "a tensor is in two files", code="duplicate-key", path=paths[-1], place=name, found=held[name]
                 )
             tensors[name], held[name] = tensor, shard
         metadata = {**part.metadata, **metadata}
+    tensors |= boxes.tensors(reader, path)
     if index:
         _check_index(home / index["name"], index["weight_map"], held)
     own = {
@@ -198,6 +220,9 @@ def _shards(folder: Path, names: list[str], only: str | None, files: Files) -> t
                 return kind, shards, index
     if only is not None:
         return _KINDS[-1], [only], {}
+    for find, kind in _DISTRIBUTED:
+        if found := find(folder):
+            return kind, found[:1], {}
     others = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
     raise UnsupportedError(
         "the folder holds no weights that can be read",
@@ -225,7 +250,7 @@ def _shards_of(
             return shards, {**index, "name": index_name}
     if only is not None:
         return [only], {}
-    loose = [name for name in names if fnmatchcase(name, kind.loose)]
+    loose = [name for name in names if fnmatchcase(name, kind.loose) and torch_ranks.rank_of(name) is None]
     return [name for name in loose if not fnmatchcase(name, kind.last)] or loose, {}
 
 
@@ -351,7 +376,8 @@ def _notes(names: list[str], shards: list[str]) -> list[str]:
     notes = []
     spare = [name for name in names if name.endswith(".safetensors")]
     spare += [name for name in names if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
-    spare = [name for name in spare if name not in shards]
+    ranks = any(torch_ranks.rank_of(name) is not None for name in shards)
+    spare = [name for name in spare if name not in shards and not (ranks and torch_ranks.rank_of(name) is not None)]
     if spare:
         notes.append(f"other weights in the folder are ignored: {', '.join(spare)}")
     code = [name for name in names if name.endswith(".py")]

@@ -11,17 +11,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from modelfmt.formats.pytorch_forms import MAGIC_NUMBER, open_checkpoint
+from modelfmt.errors import UnsupportedError
+from modelfmt.formats.pytorch_forms import MAGIC_NUMBER, Checkpoint, open_checkpoint
 from modelfmt.formats.pytorch_tensors import understood
 from modelfmt.formats.pytorch_tree import find
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Reader
 from modelfmt.ir.tensor import Tensor
 from modelfmt.pickles.machine import Pickle
+from modelfmt.pickles.tree import entries
 from modelfmt.storage.files import Files
 from modelfmt.storage.region import Region
 
-__all__ = ["read", "sniff"]
+__all__ = ["read", "sniff", "strangers"]
 
 _ZIP_NAME = re.compile(rb"[^/\0]+/(data\.pkl|version|constants\.pkl|byteorder|(code|data|extra)/.*|\..+)", re.DOTALL)
 _PICKLE = re.compile(rb"\x80[\x00-\x05]|L%dL?\n|\(dp?|}q|ccollections\n|(?:\(i|c)torch[\w.]*\n" % MAGIC_NUMBER)
@@ -46,6 +48,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     types).
     """
     checkpoint = open_checkpoint(Region.whole(path, files))
+    _refuse_zero(path, checkpoint)
     found = find(checkpoint.root, checkpoint.tensors)
     tensors = {name: Tensor(name, expr, reader) for name, expr in found.tensors.items()}
     names = Counter(str(name) for pickle in checkpoint.pickles for name in pickle.globals_)
@@ -56,11 +59,28 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         "globals": dict(names.most_common()),
     }
     notes = [f"beside {found.prefix}, left out: {count} tensors of {name}" for name, count in found.left_out.items()]
-    notes += _strangers(checkpoint.pickles)
+    notes += strangers(checkpoint.pickles)
     return Model("pytorch", path, tensors, metadata=found.values, extras={"pytorch": own, "notes": notes}, files=files)
 
 
-def _strangers(pickles: Iterable[Pickle]) -> list[str]:
+def _refuse_zero(path: str, checkpoint: Checkpoint) -> None:
+    """DeepSpeed's files of ZeRO: vectors without names, and model states whose parameters lie elsewhere."""
+    root = entries(checkpoint.root) or {}
+    optimizer = entries(root.get("optimizer_state_dict")) or {}
+    module = entries(root.get("module")) or {} if "param_shapes" in root else {}
+    shapes = {name: checkpoint.tensors.tensor(value) for name, value in module.items()}
+    empty = next((name for name, expr in shapes.items() if expr is not None and expr.shape == (0,)), None)
+    if "zero_stage" in optimizer or empty is not None:
+        raise UnsupportedError(
+            "one rank's part of a ZeRO checkpoint",
+            code="zero-part",
+            path=path,
+            place=empty or "optimizer_state_dict",
+            hint="open the folder with the files of all ranks",
+        )
+
+
+def strangers(pickles: Iterable[Pickle]) -> list[str]:
     """A note on the names that mean nothing here, which torch.load would have imported or called."""
     names = {str(name): name for pickle in pickles for name in reversed(pickle.globals_)}
     strange = sorted((name for name in names.values() if not understood(name)), key=lambda name: name.offset)

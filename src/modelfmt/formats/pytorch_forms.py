@@ -117,6 +117,10 @@ def _zip(region: Region, depth: int) -> Checkpoint:
         raise CorruptFile(
             "members beside the PyTorch file", code="zip-root", path=region.path, place=strangers[0], allowed=f"{root}/"
         )
+    if archive.comment:
+        raise CorruptFile(
+            "bytes behind the archive's directory", code="zip-comment", path=region.path, found=archive.comment[:40]
+        )
     script = f"{root}/constants.pkl" in archive.members
     storages = _ZipStorages(archive, root, _big_endian(archive, root))
     place = archive.place(_checked(archive, f"{root}/data.pkl"))

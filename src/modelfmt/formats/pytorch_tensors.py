@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
+from modelfmt.errors import CorruptFile, LimitExceeded, ShapeError, UnsupportedError
+from modelfmt.formats.pytorch_shards import DCP_NAMES, SHARD_NAMES, WRAPPER, Sharded, sharded
 from modelfmt.formats.pytorch_types import DTYPES, STORAGES
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.ops import Affine, Constant, Expression, FlipBits, Leaf, Strided
+from modelfmt.ir.joining import joined
+from modelfmt.ir.ops import Affine, Constant, Expression, FlipBits, Leaf, Strided, misplaced
 from modelfmt.pickles.arrays import ARRAY_CALLS, ARRAY_NAMES, array
 from modelfmt.pickles.tree import DICT_CLASSES, class_name, entries, integers, sequence
 from modelfmt.pickles.values import Call, Global, Persistent
@@ -72,6 +74,8 @@ class Tensors:
         self.resolve = resolve
         self.nested = nested
         self._made: dict[int, Expression | None] = {}
+        self.sharded: dict[int, Sharded] | None = None
+        """Parts of tensors by the id of the (empty) expression that stands for them; None: a part alone is an error."""
 
     def tensor(self, value: Any, depth: int = 0) -> Expression | None:
         """The tensor that a value of the tree is; None where it is none.
@@ -117,10 +121,35 @@ class Tensors:
 
     def _from_type(self, value: Call, args: tuple[Any, ...], depth: int) -> Expression | None:
         """_rebuild_from_type_v2(function, type, args, state): a subclass of Tensor, made like a plain one."""
+        if str(args[0]) == WRAPPER:
+            return self._part(value, args, depth)
         if str(args[0]) not in _REBUILD and str(args[0]) not in _WRAPPERS:
             return None
         inner = Call(args[0], args[2], value.offset, value.opcode)
         return self._make(inner, depth + 1)
+
+    def _part(self, value: Call, args: tuple[Any, ...], depth: int) -> Expression:
+        """A tensor over several ranks: whole, where this file holds all of it, else a mark in `sharded`."""
+        found = sharded(self, value, args, depth)
+        if found is None:
+            raise self._unsupported(f"a tensor of the class {args[1]}", value.offset)
+        if misplaced(found.shape, [(offset, expr.shape) for offset, expr in found.pieces]) is None:
+            try:
+                return joined(found.shape, found.pieces, found.encoding)
+            except ShapeError as error:
+                raise self._broken(error.message, "tensor-shard", value.offset, error.found) from None
+        if self.sharded is None:
+            raise UnsupportedError(
+                "the file holds only a part of a tensor that is spread over several ranks",
+                code="tensor-sharded",
+                path=self.region.path,
+                place=f"byte {value.offset}",
+                found=f"{len(found.pieces)} parts of {found.shape}",
+                hint="open the folder with the files of all ranks",
+            )
+        mark = Constant(b"", (0,), found.encoding)
+        self.sharded[id(mark)] = found
+        return mark
 
     def _old_tensor(self, value: Call) -> Expression | None:
         """torch.FloatTensor and its kin: the state is (storage, offset, size, stride), as __setstate__ takes it."""
@@ -356,6 +385,8 @@ def understood(name: Global) -> bool:
         or full in _WRAPPERS
         or full in _FROM_TYPE
         or full in _REFUSED
+        or full in SHARD_NAMES
+        or full in DCP_NAMES
         or full in ARRAY_NAMES
         or full in DICT_CLASSES
         or (module in ("builtins", "__builtin__") and last in _PLAIN)

@@ -59,10 +59,12 @@ def sniff(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT
 
 
-def read(path: str, files: Files, reader: Reader) -> Model:
+def read(path: str, files: Files, reader: Reader, *, ties: bool = True) -> Model:
     """The tensors of one file, in the order of their bytes; `metadata` is the header's `__metadata__`.
 
-    Raises SourceMissing, CorruptFile, LimitExceeded, UnsupportedError (a dtype that 0.8 does not have).
+    ties: behind them come the names that the metadata gives to tensors once more (name left out -> name kept), as
+    safetensors.torch.save_model writes and load_model reads them; extras["safetensors"]["ties"] lists them. Raises
+    SourceMissing, CorruptFile, LimitExceeded, UnsupportedError (a dtype that 0.8 does not have).
     """
     rows, metadata, start = _header(path, files)
     spans, end = _tiled(path, rows)
@@ -79,7 +81,12 @@ def read(path: str, files: Files, reader: Reader) -> Model:
             allowed=f"{start + end} bytes",
             hint="the download may be incomplete; compare the size with the hub's",
         )
-    return Model("safetensors", path, tensors, metadata=metadata, files=files)
+    tied = {name: kept for name, kept in metadata.items() if ties and kept in tensors and name not in tensors}
+    tensors |= {
+        name: Tensor(name, tensors[kept].expr, reader) for name, kept in tied.items() if not _CONTROL.search(name)
+    }
+    extras = {"safetensors": {"ties": tied}} if tied else {}
+    return Model("safetensors", path, tensors, metadata=metadata, extras=extras, files=files)
 
 
 def header(path: str, files: Files) -> bytes:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHORT_RUN = 1 << 16
 """Bytes that are read at once for a view, however few of them it uses."""
+MAX_PARTS = 1 << 14
+"""Boxes that one tensor may be cut into."""
 
 __all__ = [
     "ROUNDED",
@@ -47,6 +49,7 @@ __all__ = [
     "Stack",
     "Strided",
     "Swap",
+    "Tiled",
     "Transpose",
     "geometry",
     "nodes",
@@ -485,6 +488,54 @@ class Strided(_Op, frozen=True):
             waiting += [(piece[(*before, slice(i, min(i + step, n)))], place + i * stride) for i in range(0, n, step)]
 
 
+class Tiled(_Op, frozen=True):
+    """Boxes of one dense tensor that lie apart (shards along any axes): part i begins at index offsets[i].
+
+    The parts cover the shape, and none covers what another does: no byte is left unset.
+    """
+
+    shape: tuple[int, ...]
+    parts: tuple[Expression, ...]
+    offsets: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        _same("encoding", [part.stored.name for part in self.parts])
+        boxes = [(offset, part.shape) for offset, part in zip(self.offsets, self.parts, strict=False)]
+        if len(self.offsets) != len(self.parts) or self.stored.block_elements != 1 or not self.shape:
+            raise ShapeError("parts without their places", code="tiles", found=len(self.offsets))
+        if (fault := misplaced(self.shape, boxes)) is not None:
+            raise ShapeError("parts do not make up the tensor", code="tiles", found=fault, allowed=self.shape)
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return self.parts
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        item = self.stored.block_bytes
+        out = np.empty((stop - start, row_bytes(self)), np.uint8)
+        at = 0
+        for begin, sizes in boxes(start, stop, self.shape[:-1]):
+            piece = out[at : at + prod(sizes)].reshape((*sizes, -1))
+            at += prod(sizes)
+            for part, offset in zip(self.parts, self.offsets, strict=True):
+                low = [max(b, o) for b, o in zip(begin, offset, strict=False)]
+                high = [min(b + n, o + m) for b, n, o, m in zip(begin, sizes, offset, part.shape, strict=False)]
+                if any(a >= b for a, b in zip(low, high, strict=True)):
+                    continue
+                inner = [np.arange(a - o, b - o) for a, b, o in zip(low, high, offset, strict=False)]
+                numbers = np.zeros((1,) * len(inner), np.int64)
+                for axis, index in enumerate(inner):
+                    step = prod(part.shape[axis + 1 : -1])
+                    numbers = numbers + (index * step).reshape([-1 if i == axis else 1 for i in range(len(inner))])
+                held = gather(part, numbers.reshape(-1), reader)
+                place = tuple(slice(a - b, c - b) for a, b, c in zip(low, begin, high, strict=True))
+                columns = slice(offset[-1] * item, (offset[-1] + part.shape[-1]) * item)
+                piece[(*place, columns)] = held.reshape((*(b - a for a, b in zip(low, high, strict=True)), -1))
+        return out
+
+
 class FlipBits(_Op, frozen=True):
     """Each element's bytes with those of `mask` flipped: the sign bits of conjugated and negated views."""
 
@@ -557,6 +608,7 @@ Expression = (
     | Dequantize
     | Pad
     | Strided
+    | Tiled
     | FlipBits
     | Affine
 )
@@ -592,6 +644,33 @@ def boxes(start: int, stop: int, sizes: tuple[int, ...]) -> Iterator[tuple[tuple
         yield (first, *(0 for _ in sizes[1:])), (last - first, *sizes[1:])
     if after and last >= first:
         yield from (((last, *at), (1, *size)) for at, size in boxes(0, after, sizes[1:]))
+
+
+def misplaced(shape: tuple[int, ...], parts: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> object:
+    """What is wrong with boxes (offset, size) that are to make up an array without gap or overlap; None for nothing.
+
+    >>> misplaced((4, 6), [((0, 0), (4, 2)), ((0, 2), (4, 4))])
+    >>> misplaced((4, 6), [((0, 0), (4, 2)), ((0, 1), (4, 4))])
+    'parts overlap at (0, 1)'
+    """
+    import numpy as np
+
+    if len(parts) > MAX_PARTS:
+        return f"{len(parts)} parts, more than {MAX_PARTS}"
+    for offset, size in parts:
+        inside = len(offset) == len(size) == len(shape) and min((*offset, *size), default=0) >= 0
+        if not inside or any(o + n > whole for o, n, whole in zip(offset, size, shape, strict=True)):
+            return f"a part of {size} at {offset}"
+    ordered = sorted((part for part in parts if 0 not in part[1]), key=lambda part: part[0])
+    low = np.array([offset for offset, _ in ordered], np.int64).reshape(len(ordered), len(shape))
+    high = low + np.array([size for _, size in ordered], np.int64).reshape(low.shape)
+    for i in range(len(ordered) if shape else 0):
+        until = int(np.searchsorted(low[:, 0], high[i, 0]))
+        meets = (np.maximum(low[i], low[i + 1 : until]) < np.minimum(high[i], high[i + 1 : until])).all(axis=1)
+        if meets.any():
+            return f"parts overlap at {ordered[i + 1 + int(meets.argmax())][0]}"
+    held = sum(prod(size) for _, size in ordered)
+    return None if held == prod(shape) else f"{held} of {prod(shape)} elements"
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:

@@ -106,6 +106,10 @@ class Machine:
         self.stack = []
 
     def remember(self, index: int) -> None:
+        if index > self.stream.region.size:  # an unpickler's memo is an array
+            raise self._limit(
+                "a memo entry of a number that no pickle of this size needs", "pickle-memo", self.stream.region.size
+            )
         self.allowance -= 100
         self.memo[index] = self.stack[-1]
 

@@ -12,7 +12,7 @@ from modelfmt.errors import LimitExceeded
 from modelfmt.pickles.values import Blob, Call, Dict, Global, Persistent, Set
 from modelfmt.storage.region import Region
 
-__all__ = ["DICT_CLASSES", "class_name", "content", "entries", "integers", "pairs", "sequence", "text"]
+__all__ = ["DICT_CLASSES", "attributes", "class_name", "content", "entries", "integers", "pairs", "sequence", "text"]
 
 DICT_CLASSES = frozenset(
     {
@@ -75,6 +75,15 @@ def entries(value: Any) -> dict[str, Any] | None:
         if name is not None:
             named[name] = item
     return named
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """What BUILD set on an object: states that are a dict, or (dict or None, dict) where its class has slots."""
+    held: dict[str, Any] = {}
+    for state in value.states if isinstance(value, Call) else ():
+        for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+            held |= entries(part) or {}
+    return held
 
 
 def sequence(value: Any) -> list[Any] | tuple[Any, ...] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from modelfmt.errors import SourceMissing
-from modelfmt.scanning.carriers import look
+from modelfmt.scanning.carriers import look, refusals
 from modelfmt.scanning.findings import DANGEROUS, SAFE, UNKNOWN, VERDICTS, Finding
 from modelfmt.storage.files import Files
 from modelfmt.storage.region import Region
@@ -67,7 +67,10 @@ def _files(root: Path) -> Iterator[Path]:
 def _file(path: Path) -> FileScan:
     files = Files()
     try:
-        found = look(Region.whole(str(path), files), path.name)
+        region = Region.whole(str(path), files)
+        found = look(region, path.name)
+        if not any(row.verdict == DANGEROUS or row.rule in ("damaged", "archive") for row in found.findings):
+            found.findings += refusals(region)
     except SourceMissing as error:
         finding = Finding(UNKNOWN, "unreadable", error.message, 0)
         return FileScan(str(path), UNKNOWN, (finding,), ())

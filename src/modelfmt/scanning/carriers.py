@@ -15,19 +15,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelfmt.errors import ModelfmtError
+from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError
 from modelfmt.formats import gguf, pytorch, safetensors
 from modelfmt.formats.pytorch_forms import MAGIC_NUMBER
 from modelfmt.pickles.joblib_arrays import skip_array
 from modelfmt.pickles.machine import Pickle, load
 from modelfmt.pickles.values import Blob
+from modelfmt.scanning import sevenzip
+from modelfmt.scanning.chains import archives
 from modelfmt.scanning.findings import DANGEROUS, UNKNOWN, Finding
 from modelfmt.scanning.names import judged, proper
 from modelfmt.storage.region import Region
 from modelfmt.storage.zip_directory import INFLATED_LIMIT, Archive
 from modelfmt.tiles import Evaluator
 
-__all__ = ["Found", "look"]
+__all__ = ["Found", "look", "refusals"]
 
 MAX_DEPTH = 4
 MAX_PICKLES = 64
@@ -45,7 +47,8 @@ _AMBIGUOUS = frozenset(
         "zip-root",
     }
 )
-_UNREAD = {b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive", b"\x04\x22\x4d\x18": "an lz4 stream"}
+_REFUSALS = ("tensor-", "storage-", "tree-", "array-", "byteorder")
+_UNREAD = {b"Rar!": "a RAR archive", b"\x04\x22\x4d\x18": "an lz4 stream"}
 _TEMPLATE = re.compile(r"__\w+__|\|\s*attr\b|\bimport\b|\bcycler\b.*__|\bself\._|\bmro\b|\bpopen\b")
 _LAMBDA = re.compile(rb'"class_name":\s*"Lambda"')
 
@@ -66,6 +69,25 @@ def look(region: Region, name: str) -> Found:
     found = Found()
     _look(region, name, "", found, 0)
     return found
+
+
+def refusals(region: Region) -> list[Finding]:
+    """What the reader of PyTorch files refuses in a file, of tensors and storages that lie about their bytes.
+
+    Damaged pickles and archives are findings of `look`.
+    """
+    if not pytorch.sniff(region.read(0, min(region.size, 512))):
+        return []
+    try:
+        pytorch.read(region.path, region.files, Evaluator(region.files))
+    except (CorruptFile, LimitExceeded) as error:
+        if error.code.startswith(_REFUSALS):
+            place = str(error.place).removeprefix("byte ")
+            offset = int(place) if place.isdigit() else 0
+            return [Finding(UNKNOWN, "refused", f"the reader refuses it: {error.message} [{error.code}]", offset)]
+    except ModelfmtError:
+        pass
+    return []
 
 
 def _look(region: Region, name: str, member: str, found: Found, depth: int) -> None:
@@ -137,6 +159,10 @@ def _zip(region: Region, member: str, found: Found, depth: int) -> None:
     try:
         archive = Archive(region)
     except ModelfmtError as error:
+        if parts := archives(region):
+            for part in parts:
+                _zip(part, f"{member}@{part.start}" if member else f"@{part.start}", found, depth)
+            return
         verdict = DANGEROUS if error.code in _AMBIGUOUS else UNKNOWN
         found.add(verdict, "archive", f"readers may disagree about the archive: {error.message}", region.start, member)
         _loose(region, member, found, depth)
@@ -219,12 +245,20 @@ def _tar(region: Region, member: str, found: Found, depth: int) -> None:
             found.add(UNKNOWN, "damaged", "a broken tar archive", region.start + at, member)
             break
         size, name = int(digits, 8), head[:100].partition(b"\0")[0].decode("latin-1")
+        if name.startswith("/") or ".." in name.split("/"):
+            found.add(DANGEROUS, "path", "a member's name leads out of its folder", region.start + at, name)
         place = region.part(at + 512, min(size, region.size - at - 512))
         if name in ("storages", "tensors"):
             _judge(load(place, damaged=True), place, f"{member}!{name}", found, depth, False)
         else:
             _look(place, name, f"{member}!{name}" if member else name, found, depth + 1)
         at += 512 + -(-size // 512) * 512
+
+
+def _sevenzip(region: Region, member: str, found: Found, depth: int) -> None:
+    for number, (name, data) in enumerate(sevenzip.members(region)):
+        inner = Region.whole(region.files.register(f"{region.path}!{depth}.{number}", data), region.files)
+        _look(inner, name, f"{member}!{name}" if member else name, found, depth + 1)
 
 
 def _npy(region: Region, member: str, found: Found, depth: int) -> None:
@@ -287,6 +321,7 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
 
 _CARRIERS: tuple[tuple[Callable[[bytes], bool], Callable[[Region, str, Found, int], None]], ...] = (
     (_starts(b"PK\3\4"), _zip),
+    (_starts(sevenzip.MAGIC), _sevenzip),
     (_starts(b"\x1f\x8b"), _compressed(lambda: zlib.decompressobj(31))),
     (_starts(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"), _compressed(zlib.decompressobj)),
     (_starts(b"BZh"), _compressed(bz2.BZ2Decompressor)),

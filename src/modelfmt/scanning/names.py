@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from modelfmt.formats.pytorch_shards import SHARDED_TENSORS
 from modelfmt.formats.pytorch_tensors import understood
 from modelfmt.pickles.machine import Pickle
 from modelfmt.pickles.opcodes import EXTENSIONS
@@ -50,6 +51,13 @@ _OLD_STANDARD = frozenset({
 """Modules that other versions of Python, or other systems, have."""
 # fmt: on
 _STANDARD = frozenset(sys.stdlib_module_names) | _OLD_STANDARD
+_FILLED = frozenset(
+    f"{module}.{name}" for module in ("builtins", "__builtin__")
+    for name in ("bytes", "bytearray", "list", "tuple", "set", "frozenset")
+) | {"collections.deque"}  # fmt: skip
+_RANGES = ("builtins.range", "__builtin__.range", "__builtin__.xrange")
+MAX_MADE = 1 << 28
+_GETATTR = ("builtins.getattr", "__builtin__.getattr")
 _SHOWN = 80
 
 
@@ -57,17 +65,25 @@ def judged(pickle: Pickle, member: str, *, script: bool = False) -> Iterator[Fin
     """What a pickle would do that is not known to be harmless. script: the pickle of a TorchScript archive, which torch
     reads without Python; its own types are harmless there."""
     calls: dict[int, Call] = {}
+    reaching = {id(call.function) for call in pickle.calls if call.name in _GETATTR and not _known_attribute(call)}
     for call in pickle.calls:
         function = call.function
         if isinstance(function, Persistent) and class_name(call) != "?":
+            continue
+        if isinstance(function, Call) and function.name in _GETATTR and _known_attribute(function):
             continue
         if not isinstance(function, Global):
             reason = "what is called is itself computed"
             yield Finding(DANGEROUS, "computed-call", reason, call.offset, member, "?", brief(call.args))
             continue
         calls.setdefault(id(function), call)
+        if str(function) in _FILLED and _length(call.args) > MAX_MADE:
+            reason = "makes something so large that a loader runs out of memory"
+            yield Finding(DANGEROUS, "bomb", reason, call.offset, member, str(function), brief(call.args))
     for name in pickle.globals_:
         called = calls.get(id(name))
+        if called is not None and called.name in _GETATTR and id(name) not in reaching:
+            continue
         verdict, rule, reason = _verdict(name, called)
         if verdict == SAFE or (script and name.module.split(".")[0] == "__torch__"):
             continue
@@ -102,6 +118,20 @@ def _verdict(name: Global, call: Call | None) -> tuple[str, str, str]:
     if call is not None and not last.lstrip("_")[:1].isupper():
         return DANGEROUS, "call", "a function of a package would be called"
     return UNKNOWN, "import", "code of a package would be imported"
+
+
+def _known_attribute(call: Call) -> bool:
+    """The one class that honest pickles before protocol 4 reach through another: a record of ranks in ShardedTensor."""
+    args = call.args if isinstance(call.args, tuple) else ()
+    return len(args) == 2 and str(args[0]) in SHARDED_TENSORS and args[1] == "ProcessGroupState" and not call.kwargs
+
+
+def _length(args: object) -> int:
+    """Elements of what bytes(n), list(range(n)) and their kin make, as far as the arguments say so."""
+    first = args[0] if isinstance(args, tuple) and args else None
+    if isinstance(first, Call) and first.name in _RANGES and isinstance(first.args, tuple):
+        first = max((n for n in first.args if isinstance(n, int)), default=0)
+    return first if type(first) is int else 0
 
 
 def proper(name: Global) -> bool:

@@ -23,6 +23,7 @@ __all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_
 
 SUFFIX = ".modelfmt"
 _READ_BACK = 1 << 20
+_WRITE_BEHIND = 1 << 20
 
 
 class OutputFile:
@@ -33,6 +34,7 @@ class OutputFile:
         self.size = size
         self.part = self.path.with_name(f".{self.path.name[:180]}.{token}.part{SUFFIX}")
         self._handle = -1
+        self._copying = threading.Lock()
 
     def open(self) -> bool:
         """Create and preallocate the part file; True where one of the right size was there already.
@@ -70,9 +72,28 @@ class OutputFile:
             done = 0
             while done < len(data):
                 done += os.pwrite(self._handle, data[done:], offset + done)
+        self._begin_writeback(offset, done)
 
     def copy(self, source: int, source_offset: int, offset: int, size: int) -> int:
-        """Copy up to size bytes from a descriptor inside the kernel; returns the count, 0 where that cannot be done."""
+        """Copy up to size bytes from a descriptor inside the kernel; returns the count, 0 where that cannot be done.
+
+        One thread at a time: the kernel holds the file's lock while it copies, and threads that wait for it there spin.
+        """
+        with self._copying:
+            done = self._copy(source, source_offset, offset, size)
+        self._begin_writeback(offset, done)
+        return done
+
+    def _begin_writeback(self, offset: int, size: int) -> None:
+        """Let the kernel begin to write out a large piece now, so that the last fsync finds little left.
+
+        POSIX_FADV_DONTNEED does that first; pages that are still to be written stay where they are.
+        """
+        if size >= _WRITE_BEHIND:
+            with suppress(OSError):
+                os.posix_fadvise(self._handle, offset, size, os.POSIX_FADV_DONTNEED)
+
+    def _copy(self, source: int, source_offset: int, offset: int, size: int) -> int:
         done = 0
         while done < size:
             try:
