@@ -80,7 +80,8 @@ def formats() -> tuple[FormatInfo, ...]:
     folder = FormatInfo(
         "huggingface", (), b"", True, "a Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer"
     )
-    return (folder, *FORMATS.values())
+    adapter = FormatInfo("peft", (), b"", False, "a LoRA adapter: adapter_config.json, adapter_model.safetensors")
+    return (folder, adapter, *FORMATS.values())
 
 
 class ArchitectureInfo(msgspec.Struct, frozen=True):

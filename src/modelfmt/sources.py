@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["detect", "open"]
 
 _HEAD_BYTES = 4096
+FOLDERS = ("huggingface", "peft")
+"""What a folder can be, and the module of `checkpoints` that reads it."""
 
 
 def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa: A001  the public name
@@ -52,7 +54,7 @@ def open(source: Source | Model, *, format: str | None = None) -> Model:  # noqa
 
 
 def detect(path: str, files: Files | None = None) -> str:
-    """The name of the format of a file or folder: "huggingface" or a key of modelfmt.formats.FORMATS.
+    """The name of the format of a file or folder: one of FOLDERS or a key of modelfmt.formats.FORMATS.
 
     Raises SourceMissing, or UnsupportedError naming what it looked like.
     """
@@ -60,8 +62,10 @@ def detect(path: str, files: Files | None = None) -> str:
 
     place = Path(path)
     if place.is_dir():
-        from modelfmt.checkpoints import huggingface
+        from modelfmt.checkpoints import huggingface, peft
 
+        if peft.is_adapter(path):
+            return "peft"
         if huggingface.is_checkpoint(path):
             return "huggingface"
         raise UnsupportedError(
@@ -117,13 +121,13 @@ def _folder_hint(folder: Path) -> str:
 def _reader(kind: str) -> Any:
     from modelfmt.formats import FORMATS, module
 
-    if kind == "huggingface":
-        from modelfmt.checkpoints import huggingface
+    if kind in FOLDERS:
+        from importlib import import_module
 
-        return huggingface.read
+        return import_module(f"modelfmt.checkpoints.{kind}").read
     if kind not in FORMATS or not hasattr(module(kind), "read"):
         raise UsageError(
-            "no such source format", code="unknown-format", found=kind, allowed=", ".join(("huggingface", *FORMATS))
+            "no such source format", code="unknown-format", found=kind, allowed=", ".join((*FOLDERS, *FORMATS))
         )
     return module(kind).read
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelfmt.checkpoints.merged import quantized_base
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import gguf
 from modelfmt.ir.encoding import ENCODINGS, Encoding
@@ -78,9 +79,14 @@ def quantizable(model: Model) -> tuple[dict[str, tuple[int, ...]], frozenset[str
 
 def _infos(content: _Content) -> list[mixture.TensorInfo]:
     return [
-        mixture.TensorInfo(name, expr.shape, expr.stored.name, force=content.keep.get(name))
+        mixture.TensorInfo(name, expr.shape, _present(expr), force=content.keep.get(name))
         for name, expr in content.tensors.items()
     ]
+
+
+def _present(expr: Expression) -> str:
+    """The type that a tensor has: that of its base where an adapter was merged into quantized rows."""
+    return quantized_base(expr) or expr.stored.name
 
 
 def _draft(
@@ -115,7 +121,9 @@ def _draft(
         expr = content.tensors[name]
         importance = name if name in measurer.covered and not ENCODINGS[choice.type].dense else None
         tensors[name] = DraftTensor(expr, choice.type, choice.via, importance, choice.reason)
-        losses += _loss(name, expr.stored, choice, options)
+        losses += _loss(name, ENCODINGS[_present(expr)], choice, options)
+        if choice.type == _present(expr) != expr.stored.name:
+            losses.append(Loss("requantized", name, f"{choice.type} to {choice.type}, with the adapter added"))
         if choice.reason.startswith("fallback"):
             notes.append(Note(name, choice.reason))
     notes += [Note(pattern, "this pattern matches no tensor") for pattern in overrides.unmatched(content.tensors)]
