@@ -142,12 +142,12 @@ class _Merging:
                 unmatched=missing,
             )
         self._untie(changes)
+        for name, expr in changes.replaced.items():  # first: PEFT saves embeddings along with their factors
+            self.exprs[name] = _kept(expr, self.exprs[name])
         for name, pair in changes.pairs.items():
             self.exprs[name] = _kept(pair.added(self._sum(name)), self.exprs[name])
         for name, vector in changes.vectors.items():
             self.exprs[name] = _kept(vector.added(self._sum(name)), self.exprs[name])
-        for name, expr in changes.replaced.items():
-            self.exprs[name] = _kept(expr, self.exprs[name])
         for name, (rows, values) in changes.rows.items():
             self.exprs[name] = _with_rows(self.exprs[name], rows, values)
 
