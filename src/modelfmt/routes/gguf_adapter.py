@@ -17,13 +17,15 @@ from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import gguf
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression, Scale, Transpose
+from modelfmt.ir.ops import Expression, Scale, Transpose, geometry, row_bytes
+from modelfmt.ir.tensor import Tensor
 from modelfmt.quant.recipes import AUTO, FILE_TYPES, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import DENSE_TYPES, Draft, DraftTensor, Options, narrowing
 
 __all__ = ["drafts"]
 
+_COMPARED = 1 << 22  # bytes
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _NOT_HERE = (
     "tensor_types",
@@ -70,8 +72,9 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
 def _pairs(adapter: Adapter, base: Model) -> tuple[str, dict[str, Pair]]:
     """The name of the architecture, and the pairs by GGUF name."""
     table, names = base_of(base)
-    if adapter.saved or adapter.tokens:
-        raise _impossible(adapter, next(iter({**adapter.saved, **adapter.tokens})), "whole tensors (modules_to_save)")
+    whole = [*adapter.tokens, *(name for name in adapter.saved if not _is_copy(adapter.saved[name], name, base))]
+    if whole:
+        raise _impossible(adapter, whole[0], "whole tensors (modules_to_save)")
     changes = adapter.changes(names)
     if changes.vectors:
         raise _impossible(adapter, next(iter(changes.vectors)), "a bias (lora_bias)")
@@ -87,6 +90,17 @@ def _pairs(adapter: Adapter, base: Model) -> tuple[str, dict[str, Pair]]:
         if base.format == "gguf" and name not in base.tensors:
             raise _impossible(adapter, name, "a tensor that the base does not have")
     return table.arch.gguf, pairs
+
+
+def _is_copy(tensor: Tensor, name: str, base: Model) -> bool:
+    """Whether a whole tensor is the base's own: PEFT saves embeddings along with their factors."""
+    twin = base.tensors.get(name)
+    if twin is None or (twin.shape, twin.encoding) != (tensor.shape, tensor.encoding):
+        return False
+    n_rows = geometry(tensor.shape, tensor.encoding)[0]
+    step = max(1, _COMPARED // max(row_bytes(tensor.expr), 1))
+    cuts = [(row, min(row + step, n_rows)) for row in range(0, n_rows, step)]
+    return all((tensor.rows(*cut) == twin.rows(*cut)).all() for cut in cuts)
 
 
 def _tied(base: Model, scope: Mapping[str, Any]) -> bool:
