@@ -179,9 +179,10 @@ class Table:
         rows = [row for row in self.arch.rows if row.tied_to and "{i}" not in row.target]
         return {source: row.tied_to for row in rows for source in row.sources}
 
-    def targets(self, name: str) -> list[str]:
-        """The GGUF tensors that a tensor of the checkpoint becomes a part of."""
-        return [slot.target for slot in self._slots.get(name, ())]
+    @property
+    def targets(self) -> set[str]:
+        """Every tensor of the GGUF file."""
+        return {slot.target for slots in self._slots.values() for slot in slots}
 
     def to_gguf(self, changes: Changes) -> Changes:
         """Changes by the names of the GGUF file. Raises UnsupportedError (lora-layout, lora-operation)."""

@@ -15,14 +15,16 @@ from typing import Any
 from modelfmt import archs
 from modelfmt.archs import lowrank
 from modelfmt.archs.lowrank import Changes, Table
+from modelfmt.checkpoints import carried
 from modelfmt.checkpoints.peft import Adapter, Base
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import AddLowRank, Cast, Concat, Dequantize, Expression, Slice, Transpose
+from modelfmt.ir.ops import AddLowRank, Cast, Concat, Dequantize, Expression, Slice
 from modelfmt.ir.tensor import Tensor
+from modelfmt.storage import strict_json
 from modelfmt.tiles import Evaluator
 
-__all__ = ["base_of", "merge", "quantized_base"]
+__all__ = ["base_of", "merge"]
 
 _PREFIXES = (
     ("", ""),
@@ -39,6 +41,8 @@ _PREFIXES = (
 
 def merge(model: Model, adapters: Sequence[tuple[Adapter, float]]) -> Model:
     """The model with every adapter added, times its weight, in this order. The files stay those of `model`.
+
+    extras["merged"] has the types that changed tensors had, by name, where these were quantized.
 
     Raises UnsupportedError, CorruptFile (what `Adapter.changes` raises; lora-merge: an adapter that works in some
     places of a text only, or several that cannot be added up; lora-layout), UsageError (the model is an adapter).
@@ -57,25 +61,18 @@ def base_of(model: Model) -> tuple[Table, Base]:
 
     Raises UnsupportedError (an architecture without a table, or no configuration).
     """
-    if model.format == "gguf":
+    config = _carried(model) if model.format == "gguf" else model.config
+    if config:
+        classes, kind = config.get("architectures"), config.get("model_type")
+        first = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else None
+        arch = archs.find(hf_class=first, model_type=kind if isinstance(kind, str) else None)
+        table = lowrank.of_config(arch, config)
+    elif model.format == "gguf":
         exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
         table = lowrank.of_gguf(archs.of_gguf(model.metadata, exprs.keys()), exprs, _plain(model))
-    elif model.config:
-        kind = model.config.get("model_type")
-        arch = archs.find(hf_class=model.architecture, model_type=kind if isinstance(kind, str) else None)
-        table = lowrank.of_config(arch, model.config)
     else:
         raise UnsupportedError("the base model has no config.json", code="no-config", path=model.path)
     return table, Base(table.shapes, table.spelled, table.transposed)
-
-
-def quantized_base(expr: Expression) -> str | None:
-    """The type of the tensor that an expression merges an adapter into, where it is quantized."""
-    while isinstance(expr, AddLowRank | Transpose | Dequantize):
-        expr = expr.input
-        if not expr.stored.dense:
-            return expr.stored.name
-    return None
 
 
 def _check(adapters: Sequence[tuple[Adapter, float]]) -> None:
@@ -171,7 +168,14 @@ class _Merging:
         tensors = {name: Tensor(name, expr, reader) for name, expr in self.exprs.items()}
         notes = [*self.model.extras.get("notes", ()), *(f"merged with the adapter {path}" for path in paths)]
         notes += [f"{name} is no longer tied: the adapter changes it, or the tensor that it was" for name in untied]
-        model = replace(self.model, tensors=tensors, extras={**self.model.extras, "notes": notes})
+        types = {name: self.model.tensors[self.ties.get(name, name) if name in untied else name] for name in self.exprs}
+        quantized = {
+            name: before.encoding.name
+            for name, before in types.items()
+            if not before.encoding.dense and self.exprs[name].stored.name != before.encoding.name
+        }
+        extras = {**self.model.extras, "notes": notes, "merged": quantized}
+        model = replace(self.model, tensors=tensors, extras=extras)
         if model.format == "gguf":
             changed = bool(untied) or any(key.startswith("modelfmt.tensor.") for key in model.metadata)
             kept = {key: value for key, value in model.metadata.items() if not key.startswith("modelfmt.")}
@@ -284,6 +288,16 @@ def _with_rows(base: Expression, rows: tuple[int, ...], values: Expression) -> E
     if end < base.shape[0]:
         parts.append(Slice(whole, 0, end, base.shape[0]))
     return Concat(tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+def _carried(model: Model) -> dict[str, Any] | None:
+    """config.json of the checkpoint that a file was made from, where it carries that."""
+    found = carried.read(model.metadata, model.extras["gguf"]["types"])
+    name = f"{found.home}config.json"
+    if name not in found.files or not found.same_architecture:
+        return None
+    config = strict_json.parse(found.files[name], path=name, non_finite=True)
+    return config if isinstance(config, dict) else None
 
 
 def _plain(model: Model) -> dict[str, Any]:

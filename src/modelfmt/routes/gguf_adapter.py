@@ -42,6 +42,7 @@ _WITHOUT_EFFECT = (
     "token_types.weight",
     "attn_k_b.weight",
     "attn_v_b.weight",
+    "per_layer_model_proj.weight",
     "ssm_conv1d.weight",
     "shortconv.conv.weight",
 )
@@ -80,11 +81,14 @@ def _pairs(adapter: Adapter, base: Model) -> tuple[str, dict[str, Pair]]:
         raise _impossible(adapter, next(iter(changes.vectors)), "a bias (lora_bias)")
     pairs = table.to_gguf(changes).pairs
     tied = _OUTPUT not in base.tensors if base.format == "gguf" else _tied(base, table.scope)
+    targets = table.targets
     for name, pair in pairs.items():
         if pair.magnitude is not None:
             raise _impossible(adapter, name, "lengths of rows (DoRA)")
         if name.endswith(_WITHOUT_EFFECT):
             raise _impossible(adapter, name, "a tensor for which llama.cpp looks for no adapter")
+        if name.endswith("_exps.weight") and f"{name.removesuffix('weight')}scale" in targets:
+            raise _impossible(adapter, name, "experts with scales, which llama.cpp does not apply to adapters")
         if tied and name in (_EMBEDDING, _OUTPUT):
             raise _impossible(adapter, name, "one of two tied tensors, which the base has as one")
         if base.format == "gguf" and name not in base.tensors:
