@@ -201,7 +201,7 @@ def _check_pattern(pattern: str, name: str, path: str) -> None:
     """Raise where a pattern is no regular expression, or one that could take long: more than two repetitions or three
     groups, a group that is repeated, a look around or back."""
     plain = re.sub(r"\\[^0-9]|\[[^\]]*\]", "x", pattern).replace("(?:", "(")
-    slow = len(re.findall(r"[*+?{]", plain)) > 2 or plain.count("(") > 3
+    slow = len(re.findall(r"[*+?{]", plain)) > 2 or plain.count("(") > 3 or "(?" in plain
     slow = slow or re.search(r"\)[*+?{]|\\[0-9]", plain) is not None
     try:
         re.compile(pattern)
