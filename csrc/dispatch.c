@@ -84,3 +84,15 @@ mf_status mf_compare(int a_type, const void *a, int b_type, const void *b, size_
     mf_fpenv_restore(saved);
     return MF_OK;
 }
+
+void mf_add_product(const float *a, const float *b, float *sums, size_t n_rows, size_t n_cols, size_t rank) {
+    mf_fpenv saved = mf_fpenv_default();
+    mf_active_level()->add_product(a, b, sums, n_rows, n_cols, rank);
+    mf_fpenv_restore(saved);
+}
+
+void mf_row_lengths(const float *x, float *lengths, size_t n_rows, size_t n_cols) {
+    mf_fpenv saved = mf_fpenv_default();
+    mf_active_level()->row_lengths(x, lengths, n_rows, n_cols);
+    mf_fpenv_restore(saved);
+}

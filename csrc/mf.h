@@ -79,6 +79,8 @@ typedef struct mf_level {
                          size_t n_cols, const float *importance, mf_rounding rounding, float *scratch, mf_fault *fault);
     mf_error_sums (*error_sums)(const mf_type *a_type, const void *a, const mf_type *b_type, const void *b, size_t n,
                                 float *scratch);
+    void (*add_product)(const float *a, const float *b, float *sums, size_t n_rows, size_t n_cols, size_t rank);
+    void (*row_lengths)(const float *x, float *lengths, size_t n_rows, size_t n_cols);
 } mf_level;
 
 /* cpu.c, dispatch.c */
@@ -95,6 +97,10 @@ mf_status mf_convert(int src_type, const void *src, int dst_type, void *dst, siz
                      const float *importance, mf_rounding rounding, float *scratch, mf_fault *fault);
 mf_status mf_compare(int a_type, const void *a, int b_type, const void *b, size_t n_elements, float *scratch,
                      mf_error_sums *sums);
+/* sums [n_rows, n_cols] += b [n_rows, rank] * a [rank, n_cols], each element in the order of the rank. */
+void mf_add_product(const float *a, const float *b, float *sums, size_t n_rows, size_t n_cols, size_t rank);
+/* The square root of the sum of the squares of each row. */
+void mf_row_lengths(const float *x, float *lengths, size_t n_rows, size_t n_cols);
 static inline size_t mf_scratch_elements(size_t n_cols, bool has_importance) {
     return has_importance && n_cols > MF_PIECE ? n_cols : MF_PIECE;
 }

@@ -188,6 +188,55 @@ done:
     return result;
 }
 
+/* The bytes of a float32 matrix; false with ValueError where they are too many, or the buffer is not aligned. */
+static bool is_matrix(const Py_buffer *buffer, Py_ssize_t n_rows, Py_ssize_t n_cols, const char *what) {
+    size_t n_bytes;
+    if (__builtin_mul_overflow((size_t)n_rows, (size_t)n_cols, &n_bytes) ||
+        __builtin_mul_overflow(n_bytes, sizeof(float), &n_bytes)) {
+        PyErr_Format(PyExc_ValueError, "%zd rows of %zd columns are more bytes than memory can hold", n_rows, n_cols);
+        return false;
+    }
+    if ((uintptr_t)buffer->buf % sizeof(float)) {
+        PyErr_Format(PyExc_ValueError, "%s is not aligned to float32", what);
+        return false;
+    }
+    return has_length(buffer, n_bytes, what);
+}
+
+static PyObject *add_product(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer a, b, sums;
+    Py_ssize_t n_rows, n_cols, rank;
+    if (!PyArg_ParseTuple(args, "y*y*w*nnn:add_product", &a, &b, &sums, &n_rows, &n_cols, &rank)) return NULL;
+    PyObject *result = NULL;
+    if (are_not_negative(n_rows, n_cols) && are_not_negative(rank, 0) && is_matrix(&a, rank, n_cols, "a") &&
+        is_matrix(&b, n_rows, rank, "b") && is_matrix(&sums, n_rows, n_cols, "sums") && are_apart(&a, &sums) &&
+        are_apart(&b, &sums)) {
+        Py_BEGIN_ALLOW_THREADS mf_add_product(a.buf, b.buf, sums.buf, (size_t)n_rows, (size_t)n_cols, (size_t)rank);
+        Py_END_ALLOW_THREADS result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&a);
+    PyBuffer_Release(&b);
+    PyBuffer_Release(&sums);
+    return result;
+}
+
+static PyObject *row_lengths(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer x, lengths;
+    Py_ssize_t n_rows, n_cols;
+    if (!PyArg_ParseTuple(args, "y*w*nn:row_lengths", &x, &lengths, &n_rows, &n_cols)) return NULL;
+    PyObject *result = NULL;
+    if (are_not_negative(n_rows, n_cols) && is_matrix(&x, n_rows, n_cols, "x") &&
+        is_matrix(&lengths, n_rows, 1, "lengths") && are_apart(&x, &lengths)) {
+        Py_BEGIN_ALLOW_THREADS mf_row_lengths(x.buf, lengths.buf, (size_t)n_rows, (size_t)n_cols);
+        Py_END_ALLOW_THREADS result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&x);
+    PyBuffer_Release(&lengths);
+    return result;
+}
+
 static PyObject *swap_bytes(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer buffer;
@@ -324,6 +373,8 @@ static PyMethodDef methods[] = {
     {"types", types, METH_NOARGS, NULL},
     {"convert", (PyCFunction)(void (*)(void))convert, METH_VARARGS | METH_KEYWORDS, NULL},
     {"error_sums", error_sums, METH_VARARGS, NULL},
+    {"add_product", add_product, METH_VARARGS, NULL},
+    {"row_lengths", row_lengths, METH_VARARGS, NULL},
     {"swap_bytes", swap_bytes, METH_VARARGS, NULL},
     {"gather_rows", gather_rows, METH_VARARGS, NULL},
     {"skip_strings", skip_strings, METH_VARARGS, NULL},

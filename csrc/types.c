@@ -6,6 +6,8 @@ mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_t
                             mf_fault *fault);
 mf_error_sums MF_LEVEL(error_sums)(const mf_type *a_type, const void *a, const mf_type *b_type, const void *b, size_t n,
                                    float *scratch);
+void MF_LEVEL(add_product)(const float *a, const float *b, float *sums, size_t n_rows, size_t n_cols, size_t rank);
+void MF_LEVEL(row_lengths)(const float *x, float *lengths, size_t n_rows, size_t n_cols);
 extern const mf_level MF_LEVEL(mf_level);
 
 #define MF_FUNCTIONS_NONE(kernel) NULL, NULL, NULL
@@ -26,4 +28,6 @@ const mf_level MF_LEVEL(mf_level) = {
     .types = types,
     .convert = MF_LEVEL(convert),
     .error_sums = MF_LEVEL(error_sums),
+    .add_product = MF_LEVEL(add_product),
+    .row_lengths = MF_LEVEL(row_lengths),
 };

@@ -80,9 +80,9 @@ class Network:
         self.n_vocab = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model)))
         self.n_embd = int(library.llama_model_n_embd(self._model))
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """float32 [tokens, vocabulary]: after each token, the logits of the next."""
-        with Session(self) as session:
+    def logits(self, tokens: Sequence[int], adapter: Path | None = None) -> NDArray[np.float32]:
+        """float32 [tokens, vocabulary]: after each token, the logits of the next. adapter: a GGUF adapter."""
+        with Session(self, adapter=adapter) as session:
             return session.run(tokens)
 
     def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -114,7 +114,8 @@ class Network:
 class Session:
     """A context of a network: texts of up to n_ctx tokens, one after another, each from the start.
 
-    embeddings: hidden states instead of logits. products: what llama_products.Observer sees of every matrix product.
+    embeddings: hidden states instead of logits. adapter: a GGUF adapter that works, times one. products: what
+    llama_products.Observer sees of every matrix product.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Session:
         threads: int = 1,
         embeddings: bool = False,
         products: Observer | None = None,
+        adapter: Path | None = None,
     ) -> None:
         self._library = _library()
         params = self._library.llama_context_default_params()
@@ -139,8 +141,19 @@ class Session:
         params.cb_eval = None if products is None else ctypes.cast(products.callback, _POINTER)
         self._context = self._library.llama_init_from_model(network._model, params)
         assert self._context, "".join(llama_vocab._LOG)
+        if adapter is not None:
+            self._adapt(network, adapter)
         self._get = self._library.llama_get_embeddings_ith if embeddings else self._library.llama_get_logits_ith
         self._width = network.n_embd if embeddings else network.n_vocab
+
+    def _adapt(self, network: Network, path: Path) -> None:
+        """Raises llama_vocab.Refused."""
+        llama_vocab._LOG.clear()
+        adapter = self._library.llama_adapter_lora_init(network._model, str(path).encode())  # freed with the model
+        if not adapter:
+            raise Refused("".join(llama_vocab._LOG))
+        failed = self._library.llama_set_adapters_lora(self._context, (_POINTER * 1)(adapter), 1, (_F32 * 1)(1.0))
+        assert failed == 0, "".join(llama_vocab._LOG)
 
     def run(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
         """float32 [tokens - first, width]: logits of the next token (or hidden states) from token `first` on."""
@@ -189,6 +202,8 @@ def _library() -> Any:
         ("llama_memory_clear", None, [_POINTER, ctypes.c_bool]),
         ("llama_get_logits_ith", floats, [_POINTER, _I32]),
         ("llama_get_embeddings_ith", floats, [_POINTER, _I32]),
+        ("llama_adapter_lora_init", _POINTER, [_POINTER, ctypes.c_char_p]),
+        ("llama_set_adapters_lora", _I32, [_POINTER, ctypes.POINTER(_POINTER), ctypes.c_size_t, floats]),
         ("llama_free", None, [_POINTER]),
     ):
         function = getattr(library, name)

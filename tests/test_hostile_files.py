@@ -114,6 +114,30 @@ def read_imatrix(path: Path) -> None:
     list(read(str(path), Files()).entries.values())
 
 
+ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4.0, "alpha_pattern": {"b": 3}, "use_rslora": True}
+
+
+def adapter_bytes() -> bytes:
+    """The weights of a LoRA adapter."""
+    entries = [Entry("base_model.model.a.lora_A.weight", "F32", (2, 3)), Entry("a.lora_B.weight", "F32", (3, 2))]
+    ((layout,), _) = safetensors.layout(entries, metadata={})
+    return bytes(layout.header).ljust(layout.size, b"\0")
+
+
+def adapter_config_bytes() -> bytes:
+    """The configuration of a LoRA adapter."""
+    return json.dumps(ADAPTER).encode()
+
+
+def read_adapter(path: Path) -> None:
+    """Open the adapter of which this is one file, the other as it should be."""
+    others = {"adapter_model.safetensors": adapter_bytes(), "adapter_config.json": adapter_config_bytes()}
+    for name, data in others.items():
+        if path.name != name and not (path.parent / name).exists():
+            (path.parent / name).write_bytes(data)
+    read_model(path.parent)
+
+
 READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "gguf": ("f.gguf", gguf_bytes, read_model),
     "safetensors": ("f.safetensors", safetensors_bytes, read_model),
@@ -121,6 +145,8 @@ READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "pytorch": ("f.pt", pytorch_bytes, read_model),
     "pytorch-old": ("f.bin", pytorch_old_bytes, read_model),
     "pickle": ("f.pkl", pickle_bytes, read_model),
+    "peft": ("adapter_model.safetensors", adapter_bytes, read_adapter),
+    "peft-config": ("adapter_config.json", adapter_config_bytes, read_adapter),
 }
 
 
@@ -133,6 +159,9 @@ def opened_or_refused(path: Path) -> None:
         refusal = error
     assert refusal is None or refusal.path
 
+
+MUTANTS = {"peft": 1000, "peft-config": 1000}
+"""How many, where a reader is mostly another one of the table, or slow."""
 
 OPTIONAL_TAIL = {"gguf": 26, "imatrix": 12}
 """Bytes at the end that may be absent: padding behind the last tensor; chunk count and data set."""
@@ -211,7 +240,7 @@ def mutants(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("name", READERS)
 def test_mutants(name: str, tmp_path: Path) -> None:
     file, make, read = READERS[name]
-    for data in mutants(make(), 4000, seed=11):
+    for data in mutants(make(), MUTANTS.get(name, 4000), seed=11):
         attempt(tmp_path / file, data, read)
 
 

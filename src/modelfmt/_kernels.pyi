@@ -53,6 +53,17 @@ def convert(
 def error_sums(src_type: int, src: Buffer, dst_type: int, dst: Buffer, n_elements: int) -> tuple[float, float, float]:
     """Sum of (src - dst)^2, sum of src^2 and largest |src - dst|, in float64; the same doubles on every CPU."""
 
+def add_product(a: Buffer, b: Buffer, sums: Buffer, n_rows: int, n_cols: int, rank: int) -> None:
+    """sums [n_rows, n_cols] += b [n_rows, rank] times a [rank, n_cols], float32, aligned.
+
+    Each element is summed in the order of the rank, whatever the level and however the matrices are cut: a rank added
+    in several calls gives the same bits. sums must not overlap the others. Raises ValueError.
+    """
+
+def row_lengths(x: Buffer, lengths: Buffer, n_rows: int, n_cols: int) -> None:
+    """lengths[i] = the Euclidean norm of row i of x [n_rows, n_cols], float32, summed in float64; the same bits on
+    every CPU. Raises ValueError."""
+
 def swap_bytes(type: int, buffer: Buffer) -> None:
     """Turns whole blocks from big-endian to little-endian or back, in place."""
 

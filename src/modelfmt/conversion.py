@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,18 @@ if TYPE_CHECKING:
     from modelfmt.sources import Source
 
     RecipeSource = str | os.PathLike[str] | Mapping[str, Any] | Recipe
+    AdapterSource = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
 
 __all__ = ["convert", "parse_size", "plan"]
 
 ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
 """Destination format -> the module that drafts it."""
+
+SPECIAL_ROUTES = {
+    ("peft", "gguf"): "modelfmt.routes.gguf_adapter",
+    ("huggingface", "huggingface"): "modelfmt.routes.checkpoint",
+}
+"""(source format, destination format) that have a module of their own."""
 
 DENSE = ("F32", "F16", "BF16")
 
@@ -40,6 +48,8 @@ def plan(
     quant: str | Sequence[str] | None = None,
     recipes: RecipeSource | Sequence[RecipeSource] | None = None,
     target_bpw: float | None = None,
+    adapter: AdapterSource | Sequence[AdapterSource] | None = None,
+    base: Source | Model | None = None,
     imatrix: str | os.PathLike[str] | None = None,
     tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     output_tensor_type: str | None = None,
@@ -64,7 +74,9 @@ def plan(
     such as "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users'
     own, one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md;
     the plan keeps their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each
-    tensor is measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat
+    tensor is measured to choose its type; for every one of `recipes`, or by itself. adapter: LoRA adapters to merge
+    into the source, each a folder of PEFT or (folder, weight). base: the model that the source, an adapter, is for: it
+    becomes a GGUF adapter (docs/lora.md). imatrix: importance matrix, .dat
     or GGUF. tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size:
     bytes, or text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
@@ -74,8 +86,14 @@ def plan(
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     check_rounding(rounding)
-    model = sources.open(_absolute(source))
+    opened = model = sources.open(_absolute(source))
+    base_model = None if base is None else sources.open(_absolute(base))
     try:
+        merging = _adapters(adapter)
+        if merging:
+            model = _merged(model, merging)
+        if base_model is not None and model.format != "peft":
+            raise UsageError("a base is for a source that is an adapter", code="base-unused", found=model.format)
         target = _format_of(dest, model) if to is None else to
         if target not in ROUTES:
             raise UsageError(
@@ -100,13 +118,16 @@ def plan(
             intermediate=intermediate,
             rounding=rounding,
             carry=carry,
+            base=base_model,
         )
         from importlib import import_module
 
         from modelfmt.quant.recipe_files import as_mapping
 
-        drafts: list[Draft] = import_module(ROUTES[target]).drafts(model, wanted, options)
-        recipe = {
+        drafts: list[Draft] = import_module(SPECIAL_ROUTES.get((model.format, target), ROUTES[target])).drafts(
+            model, wanted, options
+        )
+        recipe: dict[str, Any] = {
             "to": target,
             "quant": [recipe.label for recipe in wanted],
             "recipes": [as_mapping(recipe) for recipe in wanted if recipe.own],
@@ -114,10 +135,14 @@ def plan(
             "rounding": rounding,
             "source": model.path,
         }
+        if merging:
+            recipe["adapters"] = [[os.fspath(path), weight] for path, weight in merging]
         planned = _assemble(model, drafts, _paths(dest, drafts, target, model), recipe, stats)
     finally:
-        if model is not source:
-            model.close()
+        if opened is not source:
+            opened.close()
+        if base_model is not None and base_model is not base:
+            base_model.close()
     if strict and planned.losses:
         raise LossyError(
             "the conversion would lose something",
@@ -155,6 +180,29 @@ def convert(
             model.close()
 
 
+def _adapters(found: AdapterSource | Sequence[AdapterSource] | None) -> list[tuple[Path, float]]:
+    """(folder, weight) of each adapter."""
+    if found is None:
+        return []
+    single = isinstance(found, str | os.PathLike) or (
+        isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], int | float)
+    )
+    several: Sequence[Any] = [found] if single else found  # type: ignore[assignment]
+    pairs = [one if isinstance(one, tuple) else (one, 1.0) for one in several]
+    if not all(math.isfinite(weight) for _, weight in pairs):
+        raise UsageError("the weight of an adapter is a finite number", code="adapter-weight", found=pairs)
+    return [(Path(path).absolute(), float(weight)) for path, weight in pairs]
+
+
+def _merged(model: Model, adapters: Sequence[tuple[Path, float]]) -> Model:
+    """The model with adapters merged into it; their files are opened beside its own."""
+    from modelfmt.checkpoints import merged, peft
+    from modelfmt.tiles import Evaluator
+
+    read = [(peft.read(os.fspath(path), model.files, Evaluator(model.files)), weight) for path, weight in adapters]
+    return merged.merge(model, [(adapter.extras["peft"], weight) for adapter, weight in read])
+
+
 def _absolute(source: Source | Model) -> Source | Model:
     """A plan may be run from another folder."""
     return source if isinstance(source, Mapping) else Path(source).absolute()
@@ -185,7 +233,7 @@ def _format_of(dest: str | os.PathLike[str], model: Model) -> str:
 
     suffix = Path(dest).suffix.lower()
     named_folder = not suffix or os.fspath(dest).endswith(os.sep) or Path(dest).is_dir()
-    if named_folder and model.format == "gguf":
+    if named_folder and model.format in ("gguf", "huggingface"):
         return "huggingface"
     found = next((row.name for row in FORMATS.values() if suffix in row.suffixes and row.writes), None)
     if found is None:
@@ -194,7 +242,7 @@ def _format_of(dest: str | os.PathLike[str], model: Model) -> str:
             code="unknown-destination",
             found=os.fspath(dest),
             allowed=f"a name that ends in {', '.join(row.suffixes[0] for row in FORMATS.values() if row.writes)}; "
-            "from GGUF also a folder",
+            "from GGUF and from a folder also a folder",
             hint="say --to gguf, --to safetensors or --to huggingface",
         )
     return found

@@ -85,7 +85,8 @@ def formats() -> tuple[FormatInfo, ...]:
     )
     ranks = FormatInfo("torch_ranks", (), b"", False, "a PyTorch file of every rank (DTensor, ShardedTensor)")
     zero = FormatInfo("deepspeed", (), b"", False, "a ZeRO checkpoint's float32 weights, from the files of all ranks")
-    return (folder, distributed, ranks, zero, *FORMATS.values())
+    adapter = FormatInfo("peft", (), b"", False, "a LoRA adapter: adapter_config.json, adapter_model.safetensors")
+    return (folder, adapter, distributed, ranks, zero, *FORMATS.values())
 
 
 class ArchitectureInfo(msgspec.Struct, frozen=True):

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ROUNDINGS",
     "KernelType",
+    "add_product",
     "can_decode",
     "can_encode",
     "check_rounding",
     "convert",
     "error_sums",
     "kernel_types",
+    "row_lengths",
     "swap_bytes",
 ]
 
@@ -117,6 +119,20 @@ def convert(
         raise UnsupportedError(str(error), code="no-kernel", found=f"{source_type} to {target_type}") from None
     except ValueError as error:
         raise ArrayError(str(error), code="buffer-size") from None
+
+
+def add_product(a: NDArray[Any], b: NDArray[Any], sums: NDArray[Any]) -> None:
+    """sums [n, columns] += b [n, rank] @ a [rank, columns], contiguous float32, each in the order of the rank."""
+    _kernels.add_product(a, b, sums, len(sums), sums.shape[1], len(a))
+
+
+def row_lengths(x: NDArray[Any]) -> NDArray[Any]:
+    """The Euclidean norm of each row of x, contiguous float32 [n, columns], summed in float64: float32 [n]."""
+    import numpy as np
+
+    lengths = np.empty(len(x), np.float32)
+    _kernels.row_lengths(x, lengths, *x.shape)
+    return lengths
 
 
 def swap_bytes(name: str, rows: NDArray[Any]) -> None:

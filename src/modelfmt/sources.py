@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["detect", "open"]
 
 _HEAD_BYTES = 4096
-FOLDERS = ("huggingface", "torch_dcp", "torch_ranks", "deepspeed")
+FOLDERS = ("huggingface", "peft", "torch_dcp", "torch_ranks", "deepspeed")
 """Folder conventions, each a module of checkpoints."""
 _OTHERS = ("config.json", "modules.json", ".safetensors", "pytorch_model.bin", ".index.json")
 """Files that make a folder a Hugging Face checkpoint before it is anything else."""
@@ -67,8 +67,10 @@ def detect(path: str, files: Files | None = None) -> str:
     if (kind := _distributed(place)) is not None:
         return kind
     if place.is_dir():
-        from modelfmt.checkpoints import huggingface
+        from modelfmt.checkpoints import huggingface, peft
 
+        if peft.is_adapter(path):
+            return "peft"
         if huggingface.is_checkpoint(path):
             return "huggingface"
         raise UnsupportedError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelfmt.errors import CorruptFile, UnsupportedError
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import Expression, Leaf, geometry, row_bytes
-from modelfmt.kernels import convert, kernel_types, swap_bytes
+from modelfmt.kernels import add_product, convert, kernel_types, row_lengths, swap_bytes
 from modelfmt.storage.files import Files
 
 if TYPE_CHECKING:
@@ -64,6 +65,26 @@ class Evaluator:
             swap_bytes(expr.encoding, out)
         return out
 
+    def encoded(self, expr: Expression, start: int, stop: int, encoding: str) -> NDArray[np.uint8]:
+        """Rows start..stop in another dense encoding, uint8 [stop - start, row_bytes], each value rounded once."""
+        import numpy as np
+
+        n_cols = geometry(expr.shape, expr.stored)[1]
+        rows = self.rows(expr, start, stop)
+        if expr.stored.name == encoding:
+            return rows
+        out = np.empty((stop - start, ENCODINGS[encoding].row_bytes(n_cols)), np.uint8)
+        convert(expr.stored.name, rows, encoding, out, stop - start, n_cols)
+        return out
+
+    def add_product(self, a: NDArray[np.float32], b: NDArray[np.float32], sums: NDArray[np.float32]) -> None:
+        """sums [n, columns] += b [n, rank] @ a [rank, columns], each element in the order of the rank."""
+        add_product(a, b, sums)
+
+    def row_lengths(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The Euclidean norm of each row, float32 [n]."""
+        return row_lengths(x)
+
 
 def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float32]:
     """Encoded rows uint8 [n, row_bytes] -> float32 [n, n_cols]."""
@@ -75,8 +96,6 @@ def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float3
         out = np.empty((len(rows), n_cols), np.float32)
         convert(name, rows, "F32", out, len(rows), n_cols)
         return out
-    from modelfmt.ir.encoding import ENCODINGS
-
     row = ENCODINGS[name]
     if not row.numpy or row.element.kind == "complex":
         raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)

@@ -25,6 +25,8 @@ _PLAN = (
     click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
     click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
     click.option("--to", type=click.Choice(["gguf", "huggingface", "pytorch", "safetensors"]), help="Destination format. Default: from its name."),
+    click.option("--adapter", multiple=True, metavar="PATH[=WEIGHT]", help="LoRA adapter (a folder of PEFT) to merge into the model, times WEIGHT; repeat it for several (docs/lora.md)."),
+    click.option("--base", metavar="PATH", help="The model that SOURCE, a LoRA adapter, is for; it becomes a GGUF adapter (docs/lora.md)."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
     click.option("--tensor-type", "tensor_type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name the expression finds; the first that matches wins."),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
@@ -81,9 +83,24 @@ def plan_keywords(given: dict[str, Any]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError("no key and value", code="metadata", found=text, allowed="KEY=VALUE")
         metadata[key] = _value(value)
-    lists = {"quant": given.pop("quant") or None, "recipes": given.pop("recipe") or None}
+    adapters = [_adapter(text) for text in given.pop("adapter")]
+    lists = {
+        "adapter": adapters or None,
+        "base": given.pop("base"),
+        "quant": given.pop("quant") or None,
+        "recipes": given.pop("recipe") or None,
+    }
     keywords = {name: given.pop(name) for name in _SAME_NAME}
     return keywords | lists | {"tensor_types": pairs, "metadata": metadata}
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """PATH or PATH=WEIGHT."""
+    path, equals, weight = text.rpartition("=")
+    try:
+        return (path, float(weight)) if equals and path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _value(text: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from modelfmt.errors import ShapeError
+from modelfmt.errors import BadValue, ShapeError
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 
 if TYPE_CHECKING:
@@ -28,14 +28,20 @@ SHORT_RUN = 1 << 16
 MAX_PARTS = 1 << 14
 """Boxes that one tensor may be cut into."""
 
+FACTOR_ELEMENTS = 1 << 20
+"""Elements of a factor of low rank that are held at once, about."""
+
 __all__ = [
     "ROUNDED",
     "AddConstant",
+    "AddLowRank",
     "Affine",
+    "Cast",
     "Concat",
     "Constant",
     "Dequantize",
     "Expression",
+    "Finite",
     "FlipBits",
     "Leaf",
     "NegativeExp",
@@ -68,6 +74,15 @@ class Reader(Protocol):
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> Rows:
         """Columns first..last of a dense expression's rows, uint8 [n, (last - first) * itemsize]."""
+
+    def encoded(self, expr: Expression, start: int, stop: int, encoding: str) -> Rows:
+        """Rows start..stop in another dense encoding, each value rounded once."""
+
+    def add_product(self, a: NDArray[np.float32], b: NDArray[np.float32], sums: NDArray[np.float32]) -> None:
+        """sums += b @ a, each element in the order of the inner dimension."""
+
+    def row_lengths(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The Euclidean norm of each row, float32 [n]."""
 
 
 def geometry(shape: tuple[int, ...], encoding: Encoding) -> tuple[int, int]:
@@ -410,6 +425,116 @@ class Dequantize(_Computed, frozen=True):
         return reader.values(self.input, start, stop).view(np.uint8)
 
 
+class Cast(_Op, frozen=True):
+    """The values in another dense encoding, rounded once: a result keeps the type of what it was made from."""
+
+    input: Expression
+    encoding: str
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        return reader.encoded(self.input, start, stop, self.encoding)
+
+
+class Finite(_Op, frozen=True):
+    """The same bytes, of dense values none of which is NaN or infinite. name: for the error."""
+
+    input: Expression
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        bad = ~np.isfinite(reader.values(self.input, start, stop)).all(axis=1)
+        if bad.any():
+            row = start + int(bad.argmax())
+            raise BadValue(
+                "a value that is not finite in an adapter",
+                code="lora-not-finite",
+                path=self.name,
+                place=f"row {row}",
+                found="NaN or infinity",
+                allowed="finite numbers",
+                hint="the adapter was saved from a diverged run, or is damaged",
+                row=row,
+            )
+        return reader.rows(self.input, start, stop)
+
+
+class AddLowRank(_Computed, frozen=True):
+    """input + scale * (b @ a), in float32: an adapter of low rank merged into its weight.
+
+    input: [*outer, rows, columns], or [columns] as one row; a: [*outer, rank, columns], or [rank, columns] for all of
+    outer; b: [*outer, rows, rank]. magnitude: [rows, 1] over all of outer, the length that each row of the sum is given
+    (DoRA). Sums are made in the order of the rank.
+    """
+
+    input: Expression
+    a: Expression
+    b: Expression
+    scale: float
+    magnitude: Expression | None = None
+
+    def __post_init__(self) -> None:
+        *outer, rows, columns = self.input.shape if len(self.input.shape) > 1 else (1, *self.input.shape)
+        rank = self.b.shape[-1]
+        fits = self.a.shape in ((*outer, rank, columns), (rank, columns)) and self.b.shape == (*outer, rows, rank)
+        if self.magnitude is not None:
+            fits = fits and self.magnitude.shape == (prod(outer) * rows, 1)
+        if not fits:
+            raise ShapeError(
+                "factors that do not fit their weight",
+                code="low-rank",
+                found=(self.b.shape, self.a.shape),
+                allowed=self.input.shape,
+            )
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return (self.input, self.a, self.b) if self.magnitude is None else (self.input, self.a, self.b, self.magnitude)
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        rank, columns = self.a.shape[-2:]
+        per_matrix = self.b.shape[-2]
+        sums = np.zeros((stop - start, columns), np.float32)
+        step = max(1, FACTOR_ELEMENTS // max(columns, stop - start, 1))
+        at = 0
+        for matrix, first, last in spans(start, stop, per_matrix):
+            skip = matrix * rank if len(self.a.shape) > 2 else 0
+            rows = (matrix * per_matrix + first, matrix * per_matrix + last)
+            for k in range(0, rank, step):
+                end = min(k + step, rank)
+                a = np.ascontiguousarray(reader.values(self.a, skip + k, skip + end))
+                b = self._b(rows, k, end, reader)
+                reader.add_product(a, b, sums[at : at + last - first])
+            at += last - first
+        sums *= np.float32(self.scale)
+        sums += reader.values(self.input, start, stop).reshape(sums.shape)
+        if self.magnitude is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                sums *= reader.values(self.magnitude, start, stop) / reader.row_lengths(sums)[:, None]
+        return sums.view(np.uint8)
+
+    def _b(self, rows: tuple[int, int], first: int, last: int, reader: Reader) -> NDArray[np.float32]:
+        import numpy as np
+
+        b = reader.values(self.b, *rows)
+        return np.ascontiguousarray(b if last - first == b.shape[1] else b[:, first:last])
+
+
 class Pad(_Op, frozen=True):
     """Zero rows appended until the first axis has `rows` entries (vocabulary padding)."""
 
@@ -606,6 +731,9 @@ Expression = (
     | NegativeExp
     | NegativeLog
     | Dequantize
+    | Cast
+    | Finite
+    | AddLowRank
     | Pad
     | Strided
     | Tiled

@@ -31,7 +31,8 @@ Metadata = list[tuple[str, str, Any]]
 
 @dataclass
 class _Content:
-    """What goes into the file, before a type is chosen. keep: the type a tensor has whatever was asked for."""
+    """What goes into the file, before a type is chosen. keep: the type a tensor has whatever was asked for. merged:
+    the types of tensors before an adapter was merged into them, where they were quantized."""
 
     tensors: dict[str, Expression]
     metadata: Metadata
@@ -40,6 +41,11 @@ class _Content:
     keep: dict[str, str] = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    merged: Mapping[str, str] = field(default_factory=dict)
+
+    def present(self, name: str) -> str:
+        """The type that a tensor has; where an adapter changes it, that it had."""
+        return self.merged.get(name) or self.tensors[name].stored.name
 
 
 def drafts(model: Model, wanted: Sequence[recipes.Recipe], options: Options) -> list[Draft]:
@@ -78,7 +84,7 @@ def quantizable(model: Model) -> tuple[dict[str, tuple[int, ...]], frozenset[str
 
 def _infos(content: _Content) -> list[mixture.TensorInfo]:
     return [
-        mixture.TensorInfo(name, expr.shape, expr.stored.name, force=content.keep.get(name))
+        mixture.TensorInfo(name, expr.shape, content.present(name), force=content.keep.get(name))
         for name, expr in content.tensors.items()
     ]
 
@@ -115,7 +121,10 @@ def _draft(
         expr = content.tensors[name]
         importance = name if name in measurer.covered and not ENCODINGS[choice.type].dense else None
         tensors[name] = DraftTensor(expr, choice.type, choice.via, importance, choice.reason)
-        losses += _loss(name, expr.stored, choice, options)
+        present = content.present(name)
+        losses += _loss(name, ENCODINGS[present], choice, options)
+        if choice.type == present != expr.stored.name:
+            losses.append(Loss("requantized", name, f"{choice.type} to {choice.type}, with the adapter added"))
         if choice.reason.startswith("fallback"):
             notes.append(Note(name, choice.reason))
     notes += [Note(pattern, "this pattern matches no tensor") for pattern in overrides.unmatched(content.tensors)]
@@ -272,6 +281,8 @@ def _from_gguf(model: Model) -> _Content:
         metadata=[(key, types[key], value) for key, value in model.metadata.items() if key != "general.alignment"],
         context=mixture.MixtureContext.from_metadata(model.metadata),
         from_checkpoint=False,
+        notes=[Note("adapter", str(note)) for note in model.extras.get("notes", ())],
+        merged=model.extras.get("merged", {}),
     )
 
 
