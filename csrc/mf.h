@@ -79,6 +79,7 @@ typedef struct mf_level {
                          size_t n_cols, const float *importance, mf_rounding rounding, float *scratch, mf_fault *fault);
     mf_error_sums (*error_sums)(const mf_type *a_type, const void *a, const mf_type *b_type, const void *b, size_t n,
                                 float *scratch);
+    const struct mf_grid_level *grid; /* grid.h */
 } mf_level;
 
 /* cpu.c, dispatch.c */

@@ -1,5 +1,5 @@
 /* The table of types of one level: types.def with this level's functions filled in. */
-#include "level.h"
+#include "grid_level.h"
 
 mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_type *dst_type, void *dst, size_t n_rows,
                             size_t n_cols, const float *importance, mf_rounding rounding, float *scratch,
@@ -20,10 +20,19 @@ static const mf_type types[] = {
 #undef MF_TYPE
 };
 
+static const mf_grid_level grid_level = {
+    .unpack = MF_LEVEL(grid_unpack),
+    .pack = MF_LEVEL(grid_pack),
+    .values = MF_LEVEL(grid_values),
+    .to_blocks = MF_LEVEL(grid_to_blocks),
+    .from_blocks = MF_LEVEL(grid_from_blocks),
+};
+
 const mf_level MF_LEVEL(mf_level) = {
     .name = MF_STRING(MF_LEVEL_NAME),
     .n_types = sizeof types / sizeof types[0],
     .types = types,
     .convert = MF_LEVEL(convert),
     .error_sums = MF_LEVEL(error_sums),
+    .grid = &grid_level,
 };

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelfmt import grids
 from modelfmt.errors import CorruptFile, UnsupportedError
-from modelfmt.ir.ops import Expression, Leaf, geometry, row_bytes
+from modelfmt.ir.ops import GRIDDED, Expression, Leaf, geometry, row_bytes
 from modelfmt.kernels import convert, kernel_types, swap_bytes
 from modelfmt.storage.files import Files
 
@@ -26,6 +27,8 @@ class Evaluator:
 
     def rows(self, expr: Expression, start: int, stop: int) -> NDArray[np.uint8]:
         """Encoded rows start..stop, uint8 [stop - start, row_bytes]."""
+        if isinstance(expr, GRIDDED):
+            return grids.tile(expr, start, stop, self)
         if not isinstance(expr, Leaf):
             return expr.tile(start, stop, self)
         import numpy as np
@@ -71,6 +74,8 @@ def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float3
 
     if name == "F32":
         return rows.view(np.float32)
+    if name.startswith("GRID:"):
+        return grids.values(rows, name).astype(np.float32)
     if name in kernel_types():
         out = np.empty((len(rows), n_cols), np.float32)
         convert(name, rows, "F32", out, len(rows), n_cols)
