@@ -54,6 +54,7 @@ def plan(
     intermediate: str = "auto",
     rounding: str = "ggml",
     carry: bool = True,
+    transcode: str = "auto",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -70,6 +71,8 @@ def plan(
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
     none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
+    transcode: what may become of quantized tensors where no type is asked for: "exact", "near:1e-3" (the smallest type
+    within a bound), "any" (quantized again, with allow_requantize), "auto" (exact, else near); docs/transcoding.md.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
@@ -100,6 +103,8 @@ def plan(
             intermediate=intermediate,
             rounding=rounding,
             carry=carry,
+            transcode=transcode,
+            target=target,
         )
         from importlib import import_module
 
@@ -327,6 +332,8 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
                     wanted.importance,
                     wanted.reason,
                     _rounding(wanted, recipe["rounding"]),
+                    wanted.moved,
+                    wanted.bound,
                 )
                 sinks.setdefault(id(wanted.expr), []).append(sink)
             outputs.append(
@@ -361,7 +368,8 @@ def _check_kernels(name: str, wanted: DraftTensor) -> None:
     if source.name == target:
         return
     missing = [] if can_encode(target) else [target]
-    missing += [] if can_decode(source.name) or (source.dense and source.numpy) else [source.name]
+    decoded = can_decode(source.name) or (source.dense and source.numpy) or source.name.startswith("GRID:")
+    missing += [] if decoded else [source.name]
     if missing:
         raise UnsupportedError(
             "there is no kernel for this type",

@@ -250,6 +250,7 @@ class _Session:
                     rounding=sink.rounding,
                     tensor=sink.name,
                     first_row=job.start + at,
+                    moved=bool(sink.moved),
                 )
             )
             at += last - first

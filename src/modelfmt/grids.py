@@ -295,9 +295,8 @@ def _fields(words: NDArray[np.uint32], param: Param) -> NDArray[np.uint8]:
     """Fields of `bits` bits along the last axis of words, lowest first, [n, words] -> [n, codes]."""
     import numpy as np
 
-    if param.add:
-        adds = param.add if 32 % param.bits else 0
-        words = words + np.uint32(adds) if adds else _three_words(words)
+    if param.add:  # where codes straddle words, to each code instead: that is what gptqmodel does
+        words = words + np.uint32(param.add if 32 % param.bits == 0 else 0)
     n = words.shape[1] * 32 // param.bits
     out = np.empty((len(words), n), np.uint8)
     rows = np.empty((len(words), grid.RECORD + n), np.uint8)
@@ -305,18 +304,11 @@ def _fields(words: NDArray[np.uint32], param: Param) -> NDArray[np.uint8]:
     if n:
         _kernels.grid_unpack((0, 0, param.bits, 0, words.shape[1] * 4), (len(words), n, n), packed, rows)
         out = rows[:, grid.RECORD :]
+    if param.add and 32 % param.bits:
+        out = (out + np.uint8(param.add)) & np.uint8((1 << param.bits) - 1)
     if param.order == "awq":
         out = out.reshape(len(words), -1, 8)[..., _AWQ].reshape(len(words), -1)
     return out
-
-
-def _three_words(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """One added to each of 32 codes in three words, as gptqmodel's three constants do it word by word."""
-    import numpy as np
-
-    constants = np.array([0b00100100100100100100100100100100, 0b10010010010010010010010010010010, 0b01001001001001001001001001001001], np.uint32)  # fmt: skip
-    found: NDArray[np.uint32] = words + np.tile(constants[[2, 1, 0]], -(-words.shape[1] // 3))[: words.shape[1]]
-    return found
 
 
 def _span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols: int) -> tuple[Rows, int]:

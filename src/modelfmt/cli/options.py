@@ -17,7 +17,7 @@ Decorated = Callable[..., Any]
 
 _SAME_NAME = (
     *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "rounding", "pre"),
-    *("target_bpw", "split_size", "split_tensors", "alignment", "allow_requantize", "carry", "strict", "stats"),
+    *("target_bpw", "split_size", "split_tensors", "alignment", "allow_requantize", "carry", "strict", "stats", "transcode"),
 )
 
 _PLAN = (
@@ -38,6 +38,7 @@ _PLAN = (
     click.option("--split-tensors", type=click.IntRange(min=1), metavar="N", help="Largest number of tensors in a file."),
     click.option("--alignment", type=click.IntRange(min=8), metavar="BYTES", help="Alignment of GGUF tensors, a power of two. Default: the source's, else 32."),
     click.option("--allow-requantize", is_flag=True, help="Allow quantized tensors to be quantized again."),
+    click.option("--transcode", default="auto", metavar="POLICY", help="What may become of quantized tensors where no type is asked for: exact, near:BOUND (the smallest type within it), any (with --allow-requantize), auto (exact, else near). See docs/transcoding.md."),
     click.option("--carry/--no-carry", default=True, help="GGUF from a checkpoint: write keys that make the way back exact; without, the keys are those of llama.cpp's converter. Default: --carry."),
     click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
     click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),

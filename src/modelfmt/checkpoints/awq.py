@@ -1,0 +1,78 @@
+"""AWQ: 4-bit codes with zero points, eight to a word, in an order of their own.
+
+gemm: qweight I32 [in, out / 8] with words across outputs, qzeros I32 [groups, out / 8], scales F16 [groups, out].
+gemv: qweight I32 [out, in / 8] in order, qzeros I32 [out, w], scales F16 [out, 8 w], whose columns behind the groups
+are padding. weight = (code - zero) * scale. Source: autoawq 0.2.9 modules/linear/gemm.py, gemv.py, utils/
+packing_utils.py. Not here: gemv_fast (its zeros are scaled), the tilings of marlin and exllama.
+"""
+
+from __future__ import annotations
+
+from modelfmt.checkpoints.coded import FLOATS, Parts
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Expression, Param
+
+__all__ = ["read"]
+
+VERSIONS = ("gemm", "gemv")
+_PER_WORD = 8
+
+
+def read(parts: Parts) -> None:
+    """Puts one tensor in the place of the parts of each module. Raises UnsupportedError, CorruptFile."""
+    settings = {"bits": parts.settings.get("w_bit"), "group_size": parts.settings.get("q_group_size")}
+    parts.settings = {**{key: value for key, value in settings.items() if value is not None}, **parts.settings}
+    parts.integer("bits", 4, allowed=(4,))
+    version = str(parts.settings.get("version") or "gemm").lower()
+    if version not in VERSIONS:
+        raise parts.refused("version", version, ", ".join(VERSIONS))
+    size = parts.integer("group_size", 128)
+    for module in parts.modules("qweight"):
+        weight = parts.need(module, "qweight", "I32")
+        make = _gemm if version == "gemm" else _gemv
+        expr = make(parts, module, weight, size)
+        parts.put(f"{module}.weight", expr, *(f"{module}.{part}" for part in ("qweight", "qzeros", "scales")))
+
+
+def _gemm(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
+    n_cols, n_words = _matrix(parts, module, weight)
+    n_rows, group = n_words * _PER_WORD, _group(parts, size, n_cols)
+    n_groups = n_cols // group
+    scales = parts.need(module, "scales", *FLOATS)
+    parts.shape(f"{module}.scales", scales, (n_groups, n_rows))
+    zeros = parts.get(module, "qzeros", "I32")
+    zero: float | Param = 8.0  # what the quantizer takes where it stores none
+    if zeros is not None:
+        parts.shape(f"{module}.qzeros", zeros, (n_groups, n_words))
+        zero = Param(zeros, turned=True, group=group, bits=4, along="rows", order="awq")
+    packing = Packing(4, "columns", "awq")
+    scale = Param(scales, turned=True, group=group)
+    return Coded(weight, packing, (n_rows, n_cols), "U4", group, (scale,), zero, label=f"AWQ int4, group {group}")
+
+
+def _gemv(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
+    n_rows, n_words = _matrix(parts, module, weight)
+    n_cols = n_words * _PER_WORD
+    group = _group(parts, size, n_cols)
+    scales, zeros = parts.need(module, "scales", *FLOATS), parts.need(module, "qzeros", "I32")
+    width = zeros.shape[-1]
+    parts.shape(f"{module}.qzeros", zeros, (n_rows, max(width, -(-n_cols // group // _PER_WORD))))
+    parts.shape(f"{module}.scales", scales, (n_rows, width * _PER_WORD), (n_rows, n_cols // group))
+    zero = Param(zeros, group=group, bits=4, along="groups")
+    scale = Param(scales, group=group)
+    return Coded(weight, Packing(4), (n_rows, n_cols), "U4", group, (scale,), zero, label=f"AWQ int4, group {group}")
+
+
+def _matrix(parts: Parts, module: str, weight: Expression) -> tuple[int, int]:
+    if len(weight.shape) != 2:
+        raise parts.refused(f"{module}.qweight", list(weight.shape), "a matrix")
+    return weight.shape[0], weight.shape[1]
+
+
+def _group(parts: Parts, size: int, n_cols: int) -> int:
+    group = n_cols if size == -1 else size
+    if group <= 0 or n_cols % group:
+        raise parts.refused("group_size", size, f"-1, or a divisor of {n_cols}")
+    return group
+
+
