@@ -8,8 +8,10 @@ and the table of pairs: docs/transcoding.md.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +20,7 @@ from modelfmt import grids
 from modelfmt.errors import LossyError, UsageError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.ops import Coded, Expression, Param, Reader, geometry, nodes, row_bytes, with_inputs
+from modelfmt.ir.ops import Coded, Constant, Expression, Param, Reader, geometry, nodes, row_bytes, with_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,13 +156,16 @@ def choose(expr: Expression, wanted: Policy, reader: Reader, *, name: str = "") 
 
 def _move(expr: Expression, target: str, reader: Reader, at_most: float) -> Move:
     if target == "NVFP4":
-        inner, scale = _without_tensor_scale(expr)
-        return Move(target, can_encode(inner, target, reader, at_most=at_most), inner, scale)
+        inner, scale, off = _without_tensor_scale(expr, reader)
+        verdict = can_encode(inner, target, reader, at_most=at_most)
+        if verdict.bound is not None and off:
+            verdict = Verdict("near", max(verdict.bound, off)) if off <= at_most else REQUANTIZE
+        return Move(target, verdict, inner, scale)
     return Move(target, can_encode(expr, target, reader, at_most=at_most), expr)
 
 
-def _without_tensor_scale(expr: Expression) -> tuple[Expression, Expression | None]:
-    """A tensor without the scale of its whole, and that scale."""
+def _without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression, Expression | None, float]:
+    """A tensor without the scale of its whole, that scale, and what rounding its reciprocal to float32 costs."""
     found: list[Param] = []
 
     def strip(part: Expression) -> Expression:
@@ -173,9 +178,15 @@ def _without_tensor_scale(expr: Expression) -> tuple[Expression, Expression | No
         return with_inputs(part, strip)
 
     inner = strip(expr)
-    if len(found) != 1 or found[0].divide:
-        return expr, None
-    return inner, found[0].input
+    if len(found) != 1:
+        return expr, None, 0.0
+    if not found[0].divide:
+        return inner, found[0].input, 0.0
+    divisor = float(reader.values(found[0].input, 0, 1)[0, 0])
+    if not divisor or not isfinite(divisor):
+        return expr, None, 0.0
+    rounded: float = struct.unpack("<f", struct.pack("<f", 1.0 / divisor))[0]
+    return inner, Constant(struct.pack("<f", rounded), (1, 1), "F32"), abs(rounded * divisor - 1.0)
 
 
 def _records(expr: Expression, reader: Reader) -> Iterator[NDArray[np.float64]]:
