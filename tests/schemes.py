@@ -327,6 +327,8 @@ SCHEMES: dict[str, Scheme] = {
     "ct-int4-channel": compressed(4, None, symmetric=True, scale=torch.float16),
     "ct-int8-pack": compressed(8, 64, symmetric=True, scale=torch.float16),
     "ct-int3-dense": compressed(3, 64, symmetric=True, scale=torch.float16),
+    "ct-int3-asym": compressed(3, 64, symmetric=False, scale=torch.float16),
+    "ct-int6-asym": compressed(6, 64, symmetric=False, scale=torch.float16),
     "ct-int6-dense": compressed(6, 64, symmetric=True, scale=torch.float16),
     "ct-int8": Scheme(_ct("int-quantized", 8, "int", True, "channel"), compressed_int8),
     "ct-fp8": Scheme(_ct("float-quantized", 8, "float", True, "tensor"), float8(None, "weight_scale")),
@@ -335,6 +337,9 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "ct-nvfp4": Scheme(_ct("nvfp4-pack-quantized", 4, "float", True, "tensor_group", 16), nvfp4(True)),
     "ct-mxfp4": Scheme(_ct("mxfp4-pack-quantized", 4, "float", True, "group", 32), mxfp4),
+    "ct-fp8-block": Scheme(
+        _ct("float-quantized", 8, "float", True, "block", block_structure=[128, 128]), float8((128, 128), "weight_scale")
+    ),
     "fp8-block": Scheme({**_FP8, "weight_block_size": [128, 128]}, float8((128, 128), "weight_scale_inv")),
     "fp8-ragged": Scheme({**_FP8, "weight_block_size": [96, 96]}, float8((96, 96), "weight_scale_inv")),
     "fp8-ue8m0": Scheme({**_FP8, "weight_block_size": [128, 128]}, float8((128, 128), "weight_scale_inv", power=True)),

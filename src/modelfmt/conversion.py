@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "parse_size", "plan"]
 
 ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
+ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "modelfmt.routes.quantized")
 """Destination format -> the module that drafts it."""
 
 DENSE = ("F32", "F16", "BF16")
@@ -84,7 +85,7 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target == "huggingface")
+        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target not in ("gguf", "pytorch", "safetensors"))
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)

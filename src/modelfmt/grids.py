@@ -277,9 +277,9 @@ def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
         words = np.ascontiguousarray(reader.rows(expr, first, last)).view(np.uint32)
         return _fields(words, param)
     n_lines = geometry(expr.shape, expr.stored)[0]
-    begin, end = first * param.bits // 32, -(-last * param.bits // 32)
-    if 32 % param.bits:  # three words hold 32 codes
-        begin, end = begin // 3 * 3, -(-end // 3) * 3
+    begin, end = first // per_word, -(-last // per_word)
+    if 32 % param.bits:  # codes straddle words: as many words as bits hold 32 of them
+        begin, end = first // 32 * param.bits, -(-last // 32) * param.bits
     if param.turned:
         end = min(end, expr.shape[-1])
         strip = np.ascontiguousarray(reader.columns(expr, (0, n_lines), begin, end)).view(np.uint32)
@@ -287,7 +287,7 @@ def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
     else:  # packed along the first axis
         strip = np.ascontiguousarray(reader.rows(expr, begin, min(end, n_lines))).view(np.uint32)
         fields = _fields(np.ascontiguousarray(strip.T), param).T
-    skip = first - begin * 32 // param.bits if 32 % param.bits else first - begin * per_word
+    skip = first - begin * 32 // param.bits
     return fields[skip : skip + last - first]
 
 
@@ -298,12 +298,11 @@ def _fields(words: NDArray[np.uint32], param: Param) -> NDArray[np.uint8]:
     if param.add:  # where codes straddle words, to each code instead: that is what gptqmodel does
         words = words + np.uint32(param.add if 32 % param.bits == 0 else 0)
     n = words.shape[1] * 32 // param.bits
-    out = np.empty((len(words), n), np.uint8)
     rows = np.empty((len(words), grid.RECORD + n), np.uint8)
+    out = rows[:, grid.RECORD :]
     packed = np.ascontiguousarray(words)
     if n:
         _kernels.grid_unpack((0, 0, param.bits, 0, words.shape[1] * 4), (len(words), n, n), packed, rows)
-        out = rows[:, grid.RECORD :]
     if param.add and 32 % param.bits:
         out = (out + np.uint8(param.add)) & np.uint8((1 << param.bits) - 1)
     if param.order == "awq":
@@ -441,18 +440,15 @@ def _numbers(expr: Numbers, start: int, stop: int, reader: Reader) -> Rows:
     import numpy as np
 
     n_rows = geometry(expr.input.shape, expr.input.stored)[0]
-    per_word = 32 // expr.bits if expr.bits else 1
     if expr.turned:  # every line has a number of every row
-        found = _of_records(expr, 0, n_rows, reader).T[start:stop] if not expr.bits else None
-        if found is None:
-            codes = _of_records(expr, 0, n_rows, reader).T[start:stop]
-            return _words(codes, expr.bits, expr.order)
-        return _dense(found, expr.encoding)
-    if expr.along == "rows":  # words of neighbouring rows, one line for each word
-        first, last = start * per_word, min(stop * per_word, n_rows)
-        codes = _of_records(expr, first, last, reader)
-        codes = np.pad(codes, ((0, (stop - start) * per_word - len(codes)), (0, 0)))
-        return np.ascontiguousarray(_words(codes.T, expr.bits, expr.order).view(np.uint32).T).view(np.uint8)
+        found = _of_records(expr, 0, n_rows, reader).T[start:stop]
+        return _words(found, expr.bits, expr.order) if expr.bits else _dense(found, expr.encoding)
+    if expr.along == "rows":  # words of neighbouring rows, one line for each word; as many words as bits hold 32 rows
+        first = start // expr.bits * 32
+        codes = _of_records(expr, first, min(-(-stop // expr.bits) * 32, n_rows), reader)
+        lines = _words(codes.T, expr.bits, expr.order).view(np.uint32).T
+        skip = start - start // expr.bits * expr.bits
+        return np.ascontiguousarray(lines[skip : skip + stop - start]).view(np.uint8)
     found = _of_records(expr, start, stop, reader)
     return _words(found, expr.bits, expr.order) if expr.bits else _dense(found, expr.encoding)
 
@@ -469,14 +465,14 @@ def _of_records(expr: Numbers, start: int, stop: int, reader: Reader) -> Values:
     records = records[:, ::step]
     scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
     if expr.what == "scale":
-        return scale / expr.divisor
+        return scale
+    if expr.what == "exponent":  # of a power of two, as an E8M0 byte
+        return np.frexp(scale)[1] + 126.0
     if expr.what == "offset":  # of codes that were moved so that `rezero` is their zero
         return offset - scale * (zero if expr.rezero == 0.0 else expr.rezero)
-    if expr.what == "whole":  # a zero that says what an offset says
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moved = np.where(scale == 0.0, 0.0, offset / scale)
-        return np.rint(zero - moved)
-    return zero
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero that says what an offset says
+        whole: Values = np.rint(zero - np.where(scale == 0.0, 0.0, offset / scale))
+    return whole
 
 
 def _words(codes: NDArray[Any], bits: int, order: str) -> Rows:
@@ -510,12 +506,6 @@ def _dense(found: Values, encoding: str) -> Rows:
     row = ENCODINGS[encoding]
     if row.element.kind == "int":
         return np.ascontiguousarray(np.rint(found).astype(row.numpy)).view(np.uint8).reshape(n, -1)
-    if encoding == "F8_E8M0":
-        return (np.frexp(found)[1] + 126).astype(np.uint8)
-    if encoding == "F8_E4M3":
-        import ml_dtypes
-
-        return np.ascontiguousarray(found.astype(ml_dtypes.float8_e4m3fn)).view(np.uint8)
     out = np.empty((n, m * row.block_bytes), np.uint8)
     if n and m:
         convert("F64", np.ascontiguousarray(found), encoding, out, n, m)

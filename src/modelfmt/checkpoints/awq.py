@@ -8,11 +8,18 @@ packing_utils.py. Not here: gemv_fast (its zeros are scaled), the tilings of mar
 
 from __future__ import annotations
 
-from modelfmt.checkpoints.coded import FLOATS, Parts
-from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Param
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["read"]
+from modelfmt.checkpoints.coded import FLOATS, Parts
+from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.errors import UnsupportedError
+from modelfmt.ir import grid
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
+from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
+
+__all__ = ["configuration", "read", "write"]
 
 VERSIONS = ("gemm", "gemv")
 _PER_WORD = 8
@@ -76,3 +83,40 @@ def _group(parts: Parts, size: int, n_cols: int) -> int:
     return group
 
 
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
+    """A 4-bit grid of whole zeros in the layout of gemm, [out, in]; None where there is none within a policy."""
+    own = grid.parse(expr.stored.name)
+    if len(expr.shape) != 2 or own.group < LEAST or own.table != "U4" or expr.shape[0] % _PER_WORD:
+        return None
+    (n_rows, n_cols), group = expr.shape, own.group
+    low, high = zeros(expr, reader)
+    form = verdict(rounding(expr, reader, scale="F16"))
+    if not 0 <= low <= high <= own.limit or not wanted.takes(form):
+        return None
+    shape = (n_cols // group, n_rows // _PER_WORD)
+    parts = {
+        "qweight": Packed(expr, Packing(4, "columns", "awq"), "I32"),
+        "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=4, order="awq", shape=shape),
+        "scales": numbers(expr, "scale", "F16", group, turned=True),
+    }
+    return Written(parts, form, {"group_size": -1 if group == n_cols else group}, 4 + 20 / group)
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json. Raises UnsupportedError (mixed-groups) where groups differ: AWQ knows one size."""
+    sizes = sorted({settings["group_size"] for settings in modules.values()})
+    if len(sizes) > 1:
+        raise UnsupportedError(
+            "AWQ has one size of groups for all tensors", code="mixed-groups", found=sizes, hint="write another scheme"
+        )
+    own = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": sizes[0],
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": [name for name in others if not name.endswith("embed_tokens")] or None,
+    }
+    return {"quantization_config": own}

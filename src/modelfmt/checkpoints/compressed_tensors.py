@@ -11,15 +11,20 @@ formats, marlin-24, transforms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts, floats, matching, scale_of, viewed
+from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.ir import grid
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Param, Reshape
+from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
+from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
 
-__all__ = ["read"]
+__all__ = ["configuration", "read", "write"]
 
 _FORMATS = (
     *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
@@ -178,3 +183,117 @@ def _fours(parts: Parts, module: str, packed: Expression) -> Coded:
         params = (param, Param(Reshape(outermost, (1, 1)), rows=0, divide=True))
     label = f"compressed-tensors {'MXFP4' if is_mx else 'NVFP4'}, group {group}"
     return Coded(packed, Packing(4), shape, "E2M1", gcd(group, shape[-1]), params, label=label)
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
+    """The smallest form that a policy allows of a grid, [out, in]; None where there is none.
+
+    Integers with whole zeros, packed; 8-bit floats; four-bit floats under powers of two. Scales take the first of
+    float16, bfloat16 and float32 that holds them as exactly as asked.
+    """
+    own = grid.parse(expr.stored.name)
+    if len(expr.shape) != 2 or own.group < LEAST:
+        return None
+    if own.table == "E2M1":
+        return _written_mxfp4(expr, own, reader) or _written_nvfp4(expr, reader, wanted)
+    if own.table == "E4M3" and isinstance(expr, Coded) and len(expr.scales) == 1 and expr.scales[0].rows > 1:
+        return _written_blocks(expr)
+    if not own.integer and own.table != "E4M3":
+        return None
+    found = [_form(expr, own, reader, encoding) for encoding in ("F16", "BF16", "F32")]
+    usable = [row for row in found if row is not None]
+    exact = (row for row in usable if row.verdict.kind == "exact")
+    near = (row for row in usable if wanted.takes(row.verdict))
+    return next(exact, None) or next(near, None) if wanted.name == "auto" else next(near, None)
+
+
+def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str) -> Written | None:
+    n_rows, n_cols = expr.shape
+    group = own.group
+    settings: dict[str, Any] = {"group_size": None, "strategy": "channel", "symmetric": True}
+    if group != n_cols:
+        settings |= {"group_size": group, "strategy": "group"}
+    error = rounding(expr, reader, scale=encoding)
+    scale = numbers(expr, "scale", encoding, group)
+    if own.table == "E4M3":
+        settings |= {"num_bits": 8, "type": "float", "format": "float-quantized"}
+        parts: dict[str, Expression] = {"weight": Packed(expr, Packing(8), "F8_E4M3"), "weight_scale": scale}
+        return Written(parts, verdict(error), settings, 8.0) if group == n_cols else None
+    bits, (low, high) = grid.INTEGERS[own.table], zeros(expr, reader)
+    if n_cols * bits % 32 or not 0 <= low <= high <= own.limit:
+        return None
+    half = 1 << (bits - 1)
+    shape = _integers((n_rows, n_cols))
+    parts = {"weight_packed": Packed(expr, Packing(bits), "I32"), "weight_scale": scale, "weight_shape": shape}
+    settings |= {"num_bits": bits, "type": "int", "format": "pack-quantized", "symmetric": low == high == half}
+    if not settings["symmetric"]:
+        words = (-(-n_rows * bits // 32), n_cols // group)
+        parts["weight_zero_point"] = numbers(expr, "zero", "I32", group, bits=bits, along="rows", shape=words)
+    return Written(parts, verdict(error), settings, bits + 8 * ENCODINGS[encoding].block_bytes / group)
+
+
+def _written_mxfp4(expr: Expression, own: grid.Grid, reader: Reader) -> Written | None:
+    if own.group % 32 or not powers(expr, reader):
+        return None
+    scale = numbers(expr, "exponent", "U8", 32)
+    parts: dict[str, Expression] = {"weight_packed": Packed(expr, Packing(4), "U8"), "weight_scale": scale}
+    settings = {"num_bits": 4, "type": "float", "group_size": 32, "strategy": "group", "symmetric": True}
+    return Written(parts, verdict(0.0), {**settings, "format": "mxfp4-pack-quantized"}, 4.25)
+
+
+def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
+    """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already."""
+    if not isinstance(expr, Coded) or len(expr.scales) != 2 or expr.scales[0].input.stored.name != "F8_E4M3":
+        return None
+    whole = expr.scales[1]
+    given = float(reader.values(whole.input, 0, 1)[0, 0])
+    if whole.rows or whole.group or not 0.0 < given < float("inf"):
+        return None
+    inverse = given if whole.divide else struct.unpack("<f", struct.pack("<f", 1.0 / given))[0]
+    form = verdict(0.0 if whole.divide else abs(inverse * given - 1.0))
+    parts = {
+        "weight_packed": expr.codes,
+        "weight_scale": expr.scales[0].input,
+        "weight_global_scale": Constant(struct.pack("<f", inverse), (1,), "F32"),
+    }
+    settings = {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group", "symmetric": True}
+    found = Written(parts, form, {**settings, "format": "nvfp4-pack-quantized"}, 4.5)
+    return found if wanted.takes(form) or wanted.name == "auto" else None
+
+
+def _written_blocks(expr: Coded) -> Written:
+    """8-bit floats under blocks of rows and columns: other names for the same bytes."""
+    (scale,) = expr.scales
+    settings = {"num_bits": 8, "type": "float", "group_size": None, "strategy": "block", "symmetric": True}
+    settings |= {"block_structure": [scale.rows, scale.group], "format": "float-quantized"}
+    return Written({"weight": expr.codes, "weight_scale": scale.input}, verdict(0.0), settings, 8.0)
+
+
+def _integers(values: tuple[int, ...]) -> Constant:
+    """A small tensor of integers."""
+    return Constant(b"".join(value.to_bytes(8, "little") for value in values), (len(values),), "I64")
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json: a group for each scheme; of several, with the names of their modules."""
+    schemes: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, settings in modules.items():
+        schemes.setdefault(repr(sorted(settings.items())), (dict(settings), []))[1].append(name)
+    groups, formats = {}, []
+    for number, (weights, names) in enumerate(schemes.values()):
+        formats.append(weights.pop("format"))
+        groups[f"group_{number}"] = {
+            "targets": ["Linear"] if len(schemes) == 1 else names,
+            "weights": {**weights, "dynamic": False},
+            "input_activations": None,
+            "output_activations": None,
+            **({"format": formats[-1]} if len(set(formats)) > 1 or len(schemes) > 1 else {}),
+        }
+    own = {
+        "quant_method": "compressed-tensors",
+        "format": formats[0] if len(set(formats)) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": list(others),
+    }
+    return {"quantization_config": own}

@@ -9,11 +9,17 @@ which are left out.
 
 from __future__ import annotations
 
-from modelfmt.checkpoints.coded import FLOATS, Parts, floats, scale_of, viewed
-from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Param, Reshape
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["read"]
+from modelfmt.checkpoints.coded import FLOATS, Parts, floats, scale_of, viewed
+from modelfmt.checkpoints.written import Written
+from modelfmt.errors import UnsupportedError
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Expression, Param, Reader, Reshape
+from modelfmt.quant.transcode import Policy, verdict
+
+__all__ = ["configuration", "read", "write"]
 
 _EIGHT = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")
@@ -57,3 +63,27 @@ def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
     parts.shape(f"{module}.weight_scale_2", whole, (), (1,))
     params = (param, Param(Reshape(whole, (1, 1)), rows=0))
     return Coded(weight, Packing(4), shape, "E2M1", group, params, label=f"NVFP4, group {group}")
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
+    """8-bit floats under one scale for each block, as DeepSeek and Qwen have them: other names for the same bytes."""
+    if not isinstance(expr, Coded) or expr.table != "E4M3" or len(expr.scales) != 1 or expr.scales[0].rows <= 1:
+        return None
+    (scale,) = expr.scales
+    parts = {"weight": expr.codes, "weight_scale_inv": scale.input}
+    return Written(parts, verdict(0.0), {"weight_block_size": [scale.rows, scale.group]}, 8.0)
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json. Raises UnsupportedError (mixed-groups) where blocks differ."""
+    sizes = sorted({tuple(settings["weight_block_size"]) for settings in modules.values()})
+    if len(sizes) > 1:
+        raise UnsupportedError("one size of blocks is for all tensors", code="mixed-groups", found=sizes)
+    own = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": list(sizes[0]),
+        "modules_to_not_convert": [name for name in others if not name.endswith("embed_tokens")],
+    }
+    return {"quantization_config": own}

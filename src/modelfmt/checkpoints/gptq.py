@@ -9,12 +9,20 @@ whole words: a zero of 0 borrows from its neighbour, so that the addition must b
 
 from __future__ import annotations
 
-from modelfmt.checkpoints.coded import FLOATS, Parts
-from modelfmt.errors import CorruptFile
-from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Param, Reshape
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["ONES", "read"]
+from modelfmt.checkpoints.coded import FLOATS, Parts
+from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.errors import CorruptFile
+from modelfmt.ir import grid
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
+from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
+
+__all__ = ["ONES", "configuration", "read", "write"]
 
 ONES = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
 """Width -> one in each code of a word; of 3 bits, which straddle words, one for each code by itself."""
@@ -91,3 +99,49 @@ def _index(parts: Parts, module: str, n_cols: int, n_groups: int, group: int) ->
         )
     plain = np.array_equal(index, np.arange(n_cols) // group)
     return None if plain else Reshape(found, (1, n_cols))
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
+    """A grid of whole zeros as version 2, [out, in]; None where there is no such form within a policy."""
+    own = grid.parse(expr.stored.name)
+    if len(expr.shape) != 2 or own.group < LEAST or not own.integer or grid.INTEGERS[own.table] not in ONES:
+        return None
+    bits, (n_rows, n_cols), group = grid.INTEGERS[own.table], expr.shape, own.group
+    low, high = zeros(expr, reader)
+    if not 0 <= low <= high <= own.limit or n_cols * bits % 32 or n_rows * bits % 32:
+        return None
+    form = verdict(rounding(expr, reader, scale="F16"))
+    index = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
+    shape = (n_cols // group, n_rows * bits // 32)
+    parts = {
+        "qweight": Packed(expr, Packing(bits, "words"), "I32"),
+        "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=bits, shape=shape),
+        "scales": numbers(expr, "scale", "F16", group, turned=True),
+        "g_idx": Constant(index, (n_cols,), "I32"),
+    }
+    settings = {"bits": bits, "group_size": -1 if group == n_cols else group, "sym": low == high == 1 << (bits - 1)}
+    return Written(parts, form, settings, bits + (16 + bits) / group) if wanted.takes(form) else None
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json: what most modules have; `dynamic` for those that differ and those left out."""
+    counts = Counter((row["bits"], row["group_size"]) for row in modules.values())
+    bits, group = counts.most_common(1)[0][0]
+    dynamic: dict[str, Any] = {
+        rf"+:^{re.escape(name)}$": {"bits": row["bits"], "group_size": row["group_size"]}
+        for name, row in modules.items()
+        if (row["bits"], row["group_size"]) != (bits, group)
+    }
+    dynamic |= {rf"-:^{re.escape(name)}$": {} for name in others if not name.endswith("embed_tokens")}
+    own = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group,
+        "desc_act": False,
+        "sym": all(row["sym"] for row in modules.values()),
+        "lm_head": False,
+        "checkpoint_format": "gptq_v2",
+        "pack_dtype": "int32",
+        **({"dynamic": dynamic} if dynamic else {}),
+    }
+    return {"quantization_config": own}

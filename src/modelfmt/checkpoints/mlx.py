@@ -7,11 +7,19 @@ and mode, and modules that differ by their path. Source: mlx 0.32.4 ops.quantize
 
 from __future__ import annotations
 
-from modelfmt.checkpoints.coded import FLOATS, Parts, viewed
-from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Param
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-__all__ = ["MODES", "read"]
+from modelfmt.checkpoints.coded import FLOATS, Parts, viewed
+from modelfmt.checkpoints.written import Written, group_of, numbers
+from modelfmt.ir import grid
+from modelfmt.ir.encoding import ENCODINGS
+from modelfmt.ir.grid import INTEGERS, Packing
+from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
+from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
+
+__all__ = ["MODES", "configuration", "read", "write"]
 
 MODES = {"affine": ("", 0), "mxfp4": ("E2M1", 4), "mxfp8": ("E4M3", 8), "nvfp4": ("E2M1", 4)}
 """Mode -> table and bits; affine has any bits."""
@@ -54,3 +62,62 @@ def _module(parts: Parts, module: str) -> Coded:
     kind = "F8_E4M3" if mode == "nvfp4" else "F8_E8M0"
     scale = Param(viewed(scales, kind, scales.shape, parts, f"{module}.scales"), group=group)
     return Coded(weight, Packing(bits), shape, table, group, (scale,), label=label)
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
+    """The smallest form that a policy allows of a grid, [.., out, in]; None where there is none.
+
+    Codes keep their width where scale and bias can be stored (in 16 bits or, larger but exact, in 32); moved around a
+    power of two they need one bit more and no more than the scale's own bits for the bias.
+    """
+    own = grid.parse(expr.stored.name)
+    found = sorted(_forms(expr, own, reader), key=lambda row: row.bits)
+    exact = (row for row in found if row.verdict.kind == "exact")
+    near = (row for row in found if wanted.takes(row.verdict))
+    return next(exact, None) or next(near, None) if wanted.name == "auto" else next(near, None)
+
+
+def _forms(expr: Expression, own: grid.Grid, reader: Reader) -> Iterator[Written]:
+    if own.table == "E2M1" and own.group % 32 == 0 and powers(expr, reader):
+        yield _small(expr, "mxfp4", 4, 32)
+    if own.table == "E4M3" and own.group % 32 == 0 and powers(expr, reader):
+        yield _small(expr, "mxfp8", 8, 32)
+    group = group_of(expr, (32, 64, 128))
+    if not own.integer or group is None:
+        return
+    bits = INTEGERS[own.table]
+    bits = 8 if bits == 7 else bits
+    for encoding in ("F16", "BF16", "F32"):
+        error = rounding(expr, reader, scale=encoding, offset=encoding)
+        yield _affine(expr, bits, group, encoding, -1, 0.0, error)
+    low, high = zeros(expr, reader)
+    if bits < 6 and 0 <= low and high <= own.limit:
+        middle = float(1 << bits)
+        error = rounding(expr, reader, scale="F16", offset="F16", rezero=middle)
+        yield _affine(expr, bits + 1, group, "F16", int(middle), middle, error)
+
+
+def _affine(
+    expr: Expression, bits: int, group: int, encoding: str, rezero: int, middle: float, error: float
+) -> Written:
+    parts = {
+        "weight": Packed(expr, Packing(bits), "U32", rezero),
+        "scales": numbers(expr, "scale", encoding, group),
+        "biases": numbers(expr, "offset", encoding, group, rezero=middle),
+    }
+    size = bits + 2 * ENCODINGS[encoding].block_bytes * 8 / group
+    return Written(parts, verdict(error), {"group_size": group, "bits": bits}, size)
+
+
+def _small(expr: Expression, mode: str, bits: int, group: int) -> Written:
+    parts = {"weight": Packed(expr, Packing(bits), "U32"), "scales": numbers(expr, "exponent", "U8", group)}
+    return Written(parts, verdict(0.0), {"group_size": group, "bits": bits, "mode": mode}, bits + 8 / group)
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json: what most modules have, and those that differ. others: weights that stay dense."""
+    counts = Counter(tuple(sorted(settings.items())) for settings in modules.values())
+    usual = dict(counts.most_common(1)[0][0]) if counts else {"group_size": 64, "bits": 4}
+    differing = {name: dict(settings) for name, settings in modules.items() if dict(settings) != usual}
+    own = {**usual, **differing, **dict.fromkeys(others, False)}
+    return {"quantization": own, "quantization_config": own}

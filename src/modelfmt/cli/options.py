@@ -24,7 +24,7 @@ _PLAN = (
     click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
     click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
     click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
-    click.option("--to", type=click.Choice(["gguf", "huggingface", "pytorch", "safetensors"]), help="Destination format. Default: from its name."),
+    click.option("--to", type=click.Choice(["gguf", "huggingface", "pytorch", "safetensors", "mlx", "compressed-tensors", "gptq", "awq", "fp8"]), help="Destination format. Default: from its name."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
     click.option("--tensor-type", "tensor_type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name the expression finds; the first that matches wins."),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),

@@ -670,9 +670,9 @@ class Packed(_Op, frozen=True):
 class Numbers(_Op, frozen=True):
     """The scales, zeros or offsets of a grid of records, in a dense encoding.
 
-    what: scale, zero or offset; with bits, zeros packed in 32-bit words along the rows or groups (see Param). rows,
-    group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows]. minus: taken off each, or
-    with `times` multiplied; rezero: the offset is offset - scale * zero + .. see modelfmt.grids.
+    what: scale; exponent (of a scale that is a power of two, plus 127); zero (whole, offsets included); offset (of codes
+    whose zero is none, or `rezero`). bits: zeros packed in 32-bit words along the rows or groups (see Param). rows,
+    group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows].
     """
 
     input: Expression
@@ -686,7 +686,6 @@ class Numbers(_Op, frozen=True):
     along: str = ""
     order: str = "low"
     rezero: float = 0.0
-    divisor: float = 1.0
 
     @property
     def stored(self) -> Encoding:

@@ -26,7 +26,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["AUTO", "DENSE", "Move", "Policy", "Verdict", "can_encode", "choose", "is_grid", "label", "policy"]
+__all__ = [
+    "AUTO",
+    "DENSE",
+    "Move",
+    "Policy",
+    "Verdict",
+    "can_encode",
+    "choose",
+    "is_grid",
+    "label",
+    "policy",
+    "powers",
+    "rounding",
+    "verdict",
+    "whole_zeros",
+    "zeros",
+]
 
 AUTO = "auto"
 NEAR = 1e-3
@@ -121,6 +137,15 @@ def can_encode(expr: Expression, target: str, reader: Reader, *, at_most: float 
     bound = _proved(expr, own, target, reader)
     if bound is None or bound > at_most:
         bound = _seen(expr, own, target, reader, at_most)
+    return verdict(bound, at_most)
+
+
+def verdict(bound: float | None, at_most: float = 1.0) -> Verdict:
+    """The verdict of a bound: None and what is above at_most requantizes.
+
+    >>> str(verdict(0.0)), str(verdict(4e-4)), str(verdict(None))
+    ('exact', 'near 4.0e-04', 'requantize')
+    """
     return REQUANTIZE if bound is None or bound > at_most else EXACT if bound == 0.0 else Verdict("near", bound)
 
 
@@ -157,10 +182,10 @@ def choose(expr: Expression, wanted: Policy, reader: Reader, *, name: str = "") 
 def _move(expr: Expression, target: str, reader: Reader, at_most: float) -> Move:
     if target == "NVFP4":
         inner, scale, off = _without_tensor_scale(expr, reader)
-        verdict = can_encode(inner, target, reader, at_most=at_most)
-        if verdict.bound is not None and off:
-            verdict = Verdict("near", max(verdict.bound, off)) if off <= at_most else REQUANTIZE
-        return Move(target, verdict, inner, scale)
+        found = can_encode(inner, target, reader, at_most=at_most)
+        if found.bound is not None and off:
+            found = verdict(max(found.bound, off), at_most)
+        return Move(target, found, inner, scale)
     return Move(target, can_encode(expr, target, reader, at_most=at_most), expr)
 
 
@@ -273,3 +298,68 @@ def _dense(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> Ver
             tiny = np.where(reach > 0.0, 2.0 ** (least - 1) / reach, 0.0)
         worst = max(worst, 2.0**-bits, float(tiny.max(initial=0.0)))
     return EXACT if exact else Verdict("near", worst)
+
+
+def rounding(
+    expr: Expression, reader: Reader, *, scale: str, offset: str | None = None, rezero: float | None = None
+) -> float:
+    """The bound of storing scales as one dense type and, with `offset`, offset - scale * zero as another.
+
+    rezero: the codes are moved so that this is their zero. Without offset, zeros must be whole and offsets nothing:
+    what is left of them counts. Infinity where a number has no place.
+    """
+    import numpy as np
+
+    own, worst = grid.parse(expr.stored.name), 0.0
+    top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
+    for records in _records(expr, reader):
+        size, shift, zero = _distinct(records).T
+        low = shift - size * zero
+        reach = np.maximum(np.abs(low), np.abs(low + size * own.limit)) if own.integer else np.abs(size) * top
+        off = np.abs(_rounded(size, scale) - size) * (own.limit if own.integer else top)
+        if offset is not None:
+            base = low if rezero is None else shift - size * rezero
+            off = off + np.abs(_rounded(base, offset) - base)
+        elif own.integer:
+            off = off + np.abs(shift - size * (zero - whole_zeros(size, shift, zero)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.where(off == 0.0, 0.0, off / reach)
+        worst = max(worst, float(np.nan_to_num(found, nan=np.inf).max(initial=0.0)))
+    return worst
+
+
+def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
+    """The whole numbers nearest to the zeros that say the same as zero and offset."""
+    import numpy as np
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.rint(zero - np.where(scale == 0.0, 0.0, offset / scale))
+
+
+def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
+    """The smallest and the largest whole zero of a grid."""
+    low, high = float("inf"), float("-inf")
+    for records in _records(expr, reader):
+        found = whole_zeros(*records.T)
+        low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))
+    return low, high
+
+
+def powers(expr: Expression, reader: Reader) -> bool:
+    """True where every scale is a power of two that an E8M0 byte holds."""
+    import numpy as np
+
+    for records in _records(expr, reader):
+        fraction, exponent = np.frexp(records[:, 0])
+        if not np.all((fraction == 0.5) & (exponent > -127) & (exponent <= 128)) or records[:, 1:].any():
+            return False
+    return True
+
+
+def _rounded(numbers: Any, encoding: str) -> Any:
+    import ml_dtypes
+    import numpy as np
+
+    name = ENCODINGS[encoding].numpy
+    with np.errstate(over="ignore"):
+        return numbers.astype(getattr(ml_dtypes, name, None) or np.dtype(name)).astype(np.float64)
