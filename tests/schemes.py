@@ -65,13 +65,9 @@ def words(fields: NDArray[np.int64], bits: int, order: tuple[int, ...] = ()) -> 
     if order:
         n = fields.shape[-1]
         fields = fields[..., [8 * (i // 8) + order[i % 8] for i in range(n)]]
-    n_bits = fields.shape[-1] * bits
-    out = np.zeros((*fields.shape[:-1], n_bits // 32), np.uint64)
-    for i in range(fields.shape[-1]):
-        for b in range(bits):
-            at = i * bits + b
-            out[..., at // 32] |= ((fields[..., i].astype(np.uint64) >> np.uint64(b)) & np.uint64(1)) << np.uint64(at % 32)
-    return out.astype(np.uint32).view(np.int32)
+    stream = (fields[..., None].astype(np.int64) >> np.arange(bits) & 1).astype(np.uint8)
+    flat = np.ascontiguousarray(stream).reshape(*fields.shape[:-1], -1)
+    return np.packbits(flat, axis=-1, bitorder="little").view(np.int32)
 
 
 def awq(group: int, version: str = "gemm") -> Scheme:
