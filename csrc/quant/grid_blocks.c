@@ -8,16 +8,17 @@
 
 #include <math.h>
 
-typedef struct {
-    const uint8_t *codes;
-    mf_record record;
-    double limit; /* the largest code */
-} piece;
-
-/* The error of a block over its reach; negative: the codes or the scale have no place. */
-typedef double (*block_fn)(piece from, uint8_t *block);
-
 enum { NO_PLACE = -1 };
+
+/* What a record means for a type without minimum: codes + shift, between 0 and top, under `scale`; or, where only that
+ * fits, mirror - codes under -scale, as -8 .. 7 does for -7 .. 8. With a minimum, codes stay as they are. */
+typedef struct {
+    uint8_t shift, low, span; /* codes from low to low + span fit */
+    uint8_t mirror, mirror_low, mirror_span;
+    uint8_t scale[4], mirror_scale[2]; /* with a minimum: scale and minimum */
+    bool fits, mirror_fits;
+    double error; /* relative, the same both ways */
+} stage;
 
 static double f16_of(double x, uint8_t *out) {
     const uint16_t half = mf_f32_to_f16((float)x);
@@ -25,10 +26,9 @@ static double f16_of(double x, uint8_t *out) {
     return (double)mf_f16_to_f32(half);
 }
 
-static double reach_of(piece from) {
-    const double low = from.record.offset - from.record.scale * from.record.zero;
-    const double high = low + from.record.scale * from.limit;
-    return fmax(fabs(low), fabs(high));
+static double reach_of(mf_record record, double limit) {
+    const double low = record.offset - record.scale * record.zero;
+    return fmax(fabs(low), fabs(low + record.scale * limit));
 }
 
 static double relative(double error, double reach) { return error == 0.0 ? 0.0 : error / reach; }
@@ -42,59 +42,94 @@ static double whole_zero(mf_record record, double *rest) {
     return zero;
 }
 
-static void bounds(const uint8_t *codes, size_t n, int *least, int *most) {
-    uint8_t low = 255, high = 0;
-    for (size_t i = 0; i < n; i++) {
-        low = codes[i] < low ? codes[i] : low;
-        high = codes[i] > high ? codes[i] : high;
-    }
-    *least = low;
-    *most = high;
+/* Codes c with least <= c + shift <= top, as a range of bytes; false: none. */
+static bool range_of(int first, int last, uint8_t *low, uint8_t *span) {
+    if (first < 0) first = 0;
+    if (last > 255) last = 255;
+    if (first > last) return false;
+    *low = (uint8_t)first;
+    *span = (uint8_t)(last - first);
+    return true;
 }
 
-/* A block without a minimum, of n codes around `middle`: the codes as it has them, and its scale. Codes that only fit
- * the other way round, as -8 .. 7 does for -7 .. 8, get a negative scale where mirrored allows it. */
-static double symmetric(piece from, size_t n, int middle, int top, bool mirrored, uint8_t *codes, uint8_t *scale) {
+static stage stage_symmetric(mf_record record, double limit, int middle, int top) {
+    stage found = {0};
     double rest;
-    const double zero = whole_zero(from.record, &rest), reach = reach_of(from);
-    int least, most;
-    bounds(from.codes, n, &least, &most);
-    if (!(fabs(zero) <= 1024.0)) return NO_PLACE;
-    const int shift = middle - (int)zero, mirror = middle + (int)zero;
-    double size = from.record.scale;
-    if (least + shift >= 0 && most + shift <= top) {
-        for (size_t i = 0; i < n; i++) codes[i] = (uint8_t)(from.codes[i] + shift);
-    } else if (mirrored && mirror - most >= 0 && mirror - least <= top) {
-        for (size_t i = 0; i < n; i++) codes[i] = (uint8_t)(mirror - from.codes[i]);
-        size = -size;
-    } else {
-        return NO_PLACE;
-    }
-    const double stored = f16_of(size, scale);
-    if (!isfinite(stored)) return NO_PLACE;
-    const double widest = fmax(fabs(zero), fabs(from.limit - zero));
-    return relative(fabs(stored - size) * widest + rest, reach);
+    const double zero = whole_zero(record, &rest);
+    if (!(fabs(zero) <= 1024.0)) return found;
+    const int whole = (int)zero, shift = middle - whole, mirror = middle + whole;
+    const double stored = f16_of(record.scale, found.scale);
+    f16_of(-record.scale, found.mirror_scale);
+    if (!isfinite(stored)) return found;
+    found.shift = (uint8_t)shift;
+    found.mirror = (uint8_t)mirror;
+    found.fits = range_of(-shift, top - shift, &found.low, &found.span);
+    found.mirror_fits = range_of(mirror - top, mirror, &found.mirror_low, &found.mirror_span);
+    const double widest = fmax(fabs(zero), fabs(limit - zero));
+    found.error = relative(fabs(stored - record.scale) * widest + rest, reach_of(record, limit));
+    return found;
 }
 
-/* A block with a minimum, of n codes from 0 to top. */
-static double affine(piece from, size_t n, int top, uint8_t *codes, uint8_t *scale) {
-    int least, most;
-    bounds(from.codes, n, &least, &most);
-    if (most > top) return NO_PLACE;
-    memcpy(codes, from.codes, n);
-    const double minimum = from.record.offset - from.record.scale * from.record.zero;
-    const double d = f16_of(from.record.scale, scale), m = f16_of(minimum, scale + 2);
-    if (!isfinite(d) || !isfinite(m)) return NO_PLACE;
-    return relative(fabs(d - from.record.scale) * from.limit + fabs(m - minimum), reach_of(from));
+static stage stage_affine(mf_record record, double limit, int top) {
+    stage found = {.low = 0, .span = (uint8_t)top};
+    const double minimum = record.offset - record.scale * record.zero;
+    const double d = f16_of(record.scale, found.scale), m = f16_of(minimum, found.scale + 2);
+    found.fits = isfinite(d) && isfinite(m);
+    found.error = relative(fabs(d - record.scale) * limit + fabs(m - minimum), reach_of(record, limit));
+    return found;
+}
+
+/* Four-bit floats under a power of two. A negative scale turns the signs of the codes: `shift` is what flips them. */
+static stage stage_mxfp4(mf_record record) {
+    stage found = {.span = 15, .shift = record.scale < 0.0 ? 8 : 0};
+    int exponent;
+    const double fraction = frexp(fabs(record.scale), &exponent);
+    found.fits = record.offset == 0.0 && record.zero == 0.0 && fraction == 0.5 && exponent > -127 && exponent <= 128;
+    found.scale[0] = (uint8_t)(exponent + 126);
+    return found;
+}
+
+static inline bool any_byte(vb mask) {
+    uint64_t halves[2];
+    memcpy(halves, &mask, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+}
+
+/* Whether n codes lie in a range of bytes; n a multiple of 16. */
+static inline bool all_in(const uint8_t *codes, size_t n, uint8_t low, uint8_t span) {
+    vb outside = vb_set1(0);
+    const vb lows = vb_set1(low), spans = vb_set1(span);
+    for (size_t i = 0; i < n; i += 16) outside |= (vb)((vb_load(codes + i) - lows) > spans);
+    return !any_byte(outside);
+}
+
+/* The codes as the block has them; false: they do not fit. */
+static inline bool moved(const stage *at, const uint8_t *codes, size_t n, bool xors, uint8_t *out,
+                         const uint8_t **scale) {
+    const bool plain = at->fits && all_in(codes, n, at->low, at->span);
+    *scale = at->scale;
+    if (!plain) {
+        if (!at->mirror_fits || !all_in(codes, n, at->mirror_low, at->mirror_span)) return false;
+        *scale = at->mirror_scale;
+        for (size_t i = 0; i < n; i++) out[i] = (uint8_t)(at->mirror - codes[i]);
+        return true;
+    }
+    const vb shift = vb_set1(at->shift);
+    for (size_t i = 0; i < n; i += 16) {
+        const vb given = vb_load(codes + i), made = xors ? given ^ shift : given + shift;
+        memcpy(out + i, &made, sizeof made);
+    }
+    return true;
 }
 
 /* 32 codes as halves of bytes: byte j has codes j and j + 16. */
-static void halves(const uint8_t *codes, uint8_t *out) {
-    for (size_t j = 0; j < 16; j++) out[j] = (uint8_t)((codes[j] & 15) | codes[j + 16] << 4);
+static inline void halves(const uint8_t *codes, uint8_t *out) {
+    const vb low = vb_load(codes) & 15, high = vb_load(codes + 16) << 4, both = low | high;
+    memcpy(out, &both, sizeof both);
 }
 
 /* Bit 4 of 32 codes, code j in bit j: a product gathers those of eight. */
-static void fifth_bits(const uint8_t *codes, uint8_t *out) {
+static inline void fifth_bits(const uint8_t *codes, uint8_t *out) {
     for (size_t k = 0; k < 4; k++) {
         uint64_t eight;
         memcpy(&eight, codes + 8 * k, sizeof eight);
@@ -102,74 +137,53 @@ static void fifth_bits(const uint8_t *codes, uint8_t *out) {
     }
 }
 
-static double to_q4_0(piece from, uint8_t *block) {
-    uint8_t codes[32];
-    const double error = symmetric(from, 32, 8, 15, true, codes, block);
-    halves(codes, block + 2);
-    return error;
+static stage stage_of(int type, mf_record record, double limit) {
+    switch (type) {
+    case MF_Q4_0:
+        return stage_symmetric(record, limit, 8, 15);
+    case MF_Q5_0:
+        return stage_symmetric(record, limit, 16, 31);
+    case MF_Q8_0:
+        return stage_symmetric(record, limit, 128, 255);
+    case MF_Q2_0:
+        return stage_symmetric(record, limit, 1, 3); /* -1, 0, 1 and 2 */
+    case MF_TQ2_0:
+        return stage_symmetric(record, limit, 1, 2);
+    case MF_Q4_1:
+        return stage_affine(record, limit, 15);
+    case MF_Q5_1:
+        return stage_affine(record, limit, 31);
+    default:
+        return stage_mxfp4(record);
+    }
 }
 
-static double to_q4_1(piece from, uint8_t *block) {
-    uint8_t codes[32];
-    const double error = affine(from, 32, 15, codes, block);
-    halves(codes, block + 4);
-    return error;
-}
-
-static double to_q5_0(piece from, uint8_t *block) {
-    uint8_t codes[32];
-    const double error = symmetric(from, 32, 16, 31, true, codes, block);
-    fifth_bits(codes, block + 2);
-    halves(codes, block + 6);
-    return error;
-}
-
-static double to_q5_1(piece from, uint8_t *block) {
-    uint8_t codes[32];
-    const double error = affine(from, 32, 31, codes, block);
-    fifth_bits(codes, block + 4);
-    halves(codes, block + 8);
-    return error;
-}
-
-static double to_q8_0(piece from, uint8_t *block) {
-    const double error = symmetric(from, 32, 128, 255, true, block + 2, block);
-    for (size_t i = 0; i < 32; i++) block[2 + i] ^= 128;
-    return error;
-}
-
-/* -1, 0, 1 and 2. */
-static double to_q2_0(piece from, uint8_t *block) {
-    uint8_t codes[64];
-    const double error = symmetric(from, 64, 1, 3, true, codes, block);
-    for (size_t j = 0; j < 16; j++)
-        block[2 + j] = (uint8_t)(codes[4 * j] | codes[4 * j + 1] << 2 | codes[4 * j + 2] << 4 | codes[4 * j + 3] << 6);
-    return error;
-}
-
-static double to_tq2_0(piece from, uint8_t *block) {
-    uint8_t codes[256];
-    const double error = symmetric(from, 256, 1, 2, true, codes, block + 64);
-    for (size_t half = 0; half < 2; half++)
-        for (size_t m = 0; m < 32; m++) {
-            const uint8_t *c = codes + half * 128 + m;
-            block[half * 32 + m] = (uint8_t)(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
+/* A block of codes that have been moved. */
+static inline void store(int type, const uint8_t *codes, const uint8_t *scale, uint8_t *block) {
+    const size_t n_scale = type == MF_MXFP4 ? 1 : type == MF_Q4_1 || type == MF_Q5_1 ? 4 : 2;
+    uint8_t *rest = block + n_scale;
+    if (type == MF_TQ2_0) {
+        memcpy(block + 64, scale, 2);
+        for (size_t half = 0; half < 2; half++)
+            for (size_t m = 0; m < 32; m++) {
+                const uint8_t *c = codes + half * 128 + m;
+                block[half * 32 + m] = (uint8_t)(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
+            }
+        return;
+    }
+    memcpy(block, scale, n_scale);
+    if (type == MF_Q8_0) {
+        for (size_t i = 0; i < 32; i++) rest[i] = codes[i] ^ 128;
+    } else if (type == MF_Q2_0) {
+        for (size_t j = 0; j < 16; j++)
+            rest[j] = (uint8_t)(codes[4 * j] | codes[4 * j + 1] << 2 | codes[4 * j + 2] << 4 | codes[4 * j + 3] << 6);
+    } else {
+        if (type == MF_Q5_0 || type == MF_Q5_1) {
+            fifth_bits(codes, rest);
+            rest += 4;
         }
-    return error;
-}
-
-/* Four-bit floats under a power of two. A negative scale turns the signs of the codes. */
-static double to_mxfp4(piece from, uint8_t *block) {
-    int exponent;
-    const double fraction = frexp(fabs(from.record.scale), &exponent);
-    uint8_t codes[32];
-    if (from.record.offset != 0.0 || from.record.zero != 0.0 || fraction != 0.5) return NO_PLACE;
-    if (exponent - 1 < -127 || exponent - 1 > 127) return NO_PLACE;
-    const uint8_t flip = from.record.scale < 0.0 ? 8 : 0;
-    for (size_t i = 0; i < 32; i++) codes[i] = from.codes[i] ^ flip;
-    block[0] = (uint8_t)(exponent - 1 + 127);
-    halves(codes, block + 1);
-    return 0.0;
+        halves(codes, rest);
+    }
 }
 
 /* The scale as an e4m3 number without sign, which it must be. */
@@ -187,34 +201,16 @@ static int ue4m3_of(double scale) {
 }
 
 /* Four groups of 16; byte j of a group has codes j and j + 8. The tensor's own scale is divided out before. */
-static double to_nvfp4(const piece from[4], uint8_t *block) {
+static bool to_nvfp4(const mf_record records[4], const uint8_t *codes, uint8_t *block) {
     for (size_t g = 0; g < 4; g++) {
-        const mf_record record = from[g].record;
+        const mf_record record = records[g];
         const int code = isfinite(record.scale) ? ue4m3_of(record.scale) : NO_PLACE;
-        if (record.offset != 0.0 || record.zero != 0.0 || code < 0) return NO_PLACE;
-        const uint8_t flip = record.scale < 0.0 ? 8 : 0;
+        if (record.offset != 0.0 || record.zero != 0.0 || code < 0) return false;
+        const uint8_t flip = record.scale < 0.0 ? 8 : 0, *from = codes + 16 * g;
         block[g] = (uint8_t)code;
         for (size_t j = 0; j < 8; j++)
-            block[4 + 8 * g + j] = (uint8_t)(((from[g].codes[j] ^ flip) & 15) | (from[g].codes[j + 8] ^ flip) << 4);
+            block[4 + 8 * g + j] = (uint8_t)(((from[j] ^ flip) & 15) | (from[j + 8] ^ flip) << 4);
     }
-    return 0.0;
-}
-
-static const struct {
-    int type;
-    size_t elements, bytes;
-    block_fn make;
-} makers[] = {{MF_Q4_0, 32, 18, to_q4_0},    {MF_Q4_1, 32, 20, to_q4_1},  {MF_Q5_0, 32, 22, to_q5_0},
-              {MF_Q5_1, 32, 24, to_q5_1},    {MF_Q8_0, 32, 34, to_q8_0},  {MF_Q2_0, 64, 18, to_q2_0},
-              {MF_TQ2_0, 256, 66, to_tq2_0}, {MF_MXFP4, 32, 17, to_mxfp4}};
-
-static bool accept(double error, size_t row, size_t column, mf_fit *fit) {
-    if (!(error >= 0.0)) {
-        fit->fits = false;
-        fit->fault = (mf_fault){row, column};
-        return false;
-    }
-    if (error > fit->worst) fit->worst = error;
     return true;
 }
 
@@ -226,41 +222,92 @@ static bool one_record(mf_grid grid, const uint8_t *row, size_t first, size_t n,
     return true;
 }
 
+static void misfit(size_t row, size_t column, mf_fit *fit) {
+    fit->fits = false;
+    fit->fault = (mf_fault){row, column};
+}
+
 static void nvfp4_rows(mf_grid grid, const uint8_t *rows, uint8_t *blocks, mf_fit *fit) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
     uint8_t spare[36];
     for (size_t row = 0; row < grid.n_rows; row++, rows += size)
         for (size_t col = 0; col < grid.n_cols; col += 64) {
-            piece from[4];
+            mf_record records[4];
             bool same = true;
-            for (size_t g = 0; g < 4; g++) {
-                from[g].codes = rows + head + col + 16 * g;
-                same = same && one_record(grid, rows, col + 16 * g, 16, &from[g].record);
+            for (size_t g = 0; g < 4; g++) same = same && one_record(grid, rows, col + 16 * g, 16, &records[g]);
+            if (!same || !to_nvfp4(records, rows + head + col, blocks ? blocks : spare)) {
+                misfit(row, col, fit);
+                return;
             }
-            if (!accept(same ? to_nvfp4(from, blocks ? blocks : spare) : NO_PLACE, row, col, fit)) return;
             blocks = blocks ? blocks + 36 : NULL;
         }
+}
+
+/* The type is a constant wherever this is called, so that a block is straight code. */
+static inline __attribute__((always_inline)) void block_rows(int type, size_t n, size_t bytes, mf_grid grid,
+                                                             unsigned limit, const uint8_t *rows, uint8_t *blocks,
+                                                             mf_fit *fit) {
+    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
+    const bool whole = grid.group % n == 0;
+    uint8_t codes[256];
+    for (size_t row = 0; row < grid.n_rows; row++, rows += size) {
+        stage at = {0};
+        for (size_t col = 0; col < grid.n_cols; col += n) {
+            mf_record record;
+            if (!whole || col % grid.group == 0) {
+                if (!one_record(grid, rows, col, n, &record)) {
+                    misfit(row, col, fit);
+                    return;
+                }
+                at = stage_of(type, record, (double)limit);
+                if (at.error > fit->worst) fit->worst = at.error;
+                if (!(at.error >= 0.0)) at.fits = at.mirror_fits = false;
+            }
+            const uint8_t *scale;
+            if (!moved(&at, rows + head + col, n, type == MF_MXFP4, codes, &scale)) {
+                misfit(row, col, fit);
+                return;
+            }
+            if (blocks) {
+                store(type, codes, scale, blocks);
+                blocks += bytes;
+            }
+        }
+    }
 }
 
 bool MF_LEVEL(grid_to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks,
                               mf_fit *fit) {
     *fit = (mf_fit){0.0, true, {0, 0}};
-    if (type == MF_NVFP4) {
+    switch (type) {
+    case MF_Q4_0:
+        block_rows(MF_Q4_0, 32, 18, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_Q4_1:
+        block_rows(MF_Q4_1, 32, 20, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_Q5_0:
+        block_rows(MF_Q5_0, 32, 22, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_Q5_1:
+        block_rows(MF_Q5_1, 32, 24, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_Q8_0:
+        block_rows(MF_Q8_0, 32, 34, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_Q2_0:
+        block_rows(MF_Q2_0, 64, 18, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_TQ2_0:
+        block_rows(MF_TQ2_0, 256, 66, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_MXFP4:
+        block_rows(MF_MXFP4, 32, 17, grid, limit, rows, blocks, fit);
+        return true;
+    case MF_NVFP4:
         nvfp4_rows(grid, rows, blocks, fit);
         return true;
+    default:
+        return false;
     }
-    size_t t = 0;
-    while (t < sizeof makers / sizeof makers[0] && makers[t].type != type) t++;
-    if (t == sizeof makers / sizeof makers[0]) return false;
-    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid), n = makers[t].elements;
-    uint8_t spare[66];
-    for (size_t row = 0; row < grid.n_rows; row++, rows += size)
-        for (size_t col = 0; col < grid.n_cols; col += n) {
-            piece from = {rows + head + col, {0, 0, 0}, (double)limit};
-            const bool same = one_record(grid, rows, col, n, &from.record);
-            const double error = same ? makers[t].make(from, blocks ? blocks : spare) : NO_PLACE;
-            if (!accept(error, row, col, fit)) return true;
-            if (blocks) blocks += makers[t].bytes;
-        }
-    return true;
 }
