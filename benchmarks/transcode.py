@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import struct
 import subprocess
@@ -112,7 +113,10 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
             entries[f"{module}.weight_shape"] = ("I64", (2,), struct.pack("<qq", n, k))
     for norm in ("input_layernorm", "post_attention_layernorm"):
         entries[f"{norm}.weight"] = ("F32", (hidden,), np.ones(hidden, np.float32).tobytes())
-    outer = {name: ("F16", (vocab, hidden), bytes(vocab * hidden * 2)) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    outer = {
+        name: ("F16", (vocab, hidden), bytes(vocab * hidden * 2))
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
     outer["model.norm.weight"] = ("F32", (hidden,), np.ones(hidden, np.float32).tobytes())
     order = [(f"model.layers.{i}.{name}", row) for i in range(layers) for name, row in entries.items()]
     order += list(outer.items())
@@ -157,28 +161,27 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
 def speed(layers: int, where: str | None) -> None:
     """Seconds and peak memory of each transcoding, and of `cp` of the same folder, from the page cache."""
     place = Path(tempfile.mkdtemp(dir=where))
+    ours = [sys.executable, "-m", "modelfmt"]
     try:
         for kind, target in (("compressed-tensors", "out.gguf"), ("awq", "out.gguf"), ("awq", "gptq")):
-            folder = place / f"{kind}-{target}"
+            folder, dest = place / f"{kind}-{target}", place / target
             size = checkpoint(folder, layers, kind)
-            copied = timed([["cp", "-r", str(folder), str(place / "copy")]], place / "copy")
-            to = ["--to", "gptq"] if target == "gptq" else []
-            command = [sys.executable, "-m", "modelfmt", "convert", str(folder), str(place / target), "-q", *to]
-            planned = timed([[sys.executable, "-m", "modelfmt", "plan", str(folder), str(place / target), "--summary", *to]], place / "none")
-            made = timed([command], place / target)
-            peak = int(subprocess.run(["/usr/bin/env", "python3", "-c", _PEAK, *command], capture_output=True, text=True, check=True).stdout.split()[-1])
-            shutil.rmtree(place / target, ignore_errors=True)
-            (place / target).unlink(missing_ok=True) if not (place / target).is_dir() else None
-            print(f"{kind} to {target}: {size / 1e9:.2f} GB, cp {copied:.2f} s, modelfmt {made:.2f} s (of that the plan {planned:.2f} s), {made / copied:.2f} of cp, peak {peak / 1024:.0f} MiB")
+            options = ["--to", "gptq"] if target == "gptq" else []
+            copied = timed(["cp", "-r", str(folder), str(place / "copy")], place / "copy")
+            planned = timed([*ours, "plan", str(folder), str(dest), "--summary", *options], place / "none")
+            made = timed([*ours, "convert", str(folder), str(dest), "-q", *options], dest)
+            # of all children so far, the largest: this one
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+            print(
+                f"{kind} to {target}: {size / 1e9:.2f} GB, cp {copied:.2f} s, modelfmt {made:.2f} s "
+                f"(planning alone {planned:.2f} s), {made / copied:.2f} of cp, peak {peak / 1024:.0f} MiB"
+            )
             shutil.rmtree(folder)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-_PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-
-
-def timed(commands: list[list[str]], made: Path, tries: int = 3) -> float:
+def timed(command: list[str], made: Path, tries: int = 3) -> float:
     """The best of some tries, each to a destination that is not there."""
     best = float("inf")
     for _ in range(tries):
@@ -186,8 +189,7 @@ def timed(commands: list[list[str]], made: Path, tries: int = 3) -> float:
             shutil.rmtree(made)
         made.unlink(missing_ok=True)
         begin = time.perf_counter()
-        for command in commands:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         best = min(best, time.perf_counter() - begin)
     if made.is_dir():
         shutil.rmtree(made)

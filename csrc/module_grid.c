@@ -5,6 +5,9 @@
 #endif
 #include <Python.h>
 
+#include <errno.h>
+#include <unistd.h>
+
 #include "fpenv.h"
 #include "grid.h"
 #include "module_grid.h"
@@ -218,5 +221,44 @@ PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args) {
     }
     PyBuffer_Release(&rows);
     PyBuffer_Release(&blocks);
+    return result;
+}
+
+/* Lines of a file that lie `stride` bytes apart, one behind the other in the buffer: one call where a strip of a matrix
+ * would be thousands. Returns how many lines are whole. */
+PyObject *mf_py_read_strip(PyObject *module, PyObject *args) {
+    (void)module;
+    int handle;
+    long long offset;
+    Py_ssize_t stride, size;
+    Py_buffer out;
+    if (!PyArg_ParseTuple(args, "iLnnw*:read_strip", &handle, &offset, &stride, &size, &out)) return NULL;
+    PyObject *result = NULL;
+    long long last;
+    const Py_ssize_t n = size > 0 ? out.len / size : 0;
+    if (offset < 0 || stride < 0 || size <= 0 || out.len % size ||
+        __builtin_mul_overflow((long long)n, stride, &last) || __builtin_add_overflow(last, offset, &last)) {
+        PyErr_Format(PyExc_ValueError, "no strip of lines of %zd bytes, %zd apart, fills %zd bytes", size, stride,
+                     out.len);
+    } else {
+        Py_ssize_t done = 0;
+        int failure = 0;
+        Py_BEGIN_ALLOW_THREADS while (done < n) {
+            const ssize_t got =
+                pread(handle, (char *)out.buf + done * size, (size_t)size, (off_t)(offset + done * stride));
+            if (got < 0 && errno == EINTR) continue;
+            if (got != size) {
+                failure = got < 0 ? errno : 0;
+                break;
+            }
+            done++;
+        }
+        Py_END_ALLOW_THREADS if (failure) {
+            errno = failure;
+            PyErr_SetFromErrno(PyExc_OSError);
+        }
+        else result = PyLong_FromSsize_t(done);
+    }
+    PyBuffer_Release(&out);
     return result;
 }

@@ -109,7 +109,9 @@ def gptq(bits: int, group: int, *, v2: bool = False, act_order: bool = False, sy
             if bits == 3:
                 stored = words((zeros.T - 1) % 8, bits)
             else:
-                stored = (stored.view(np.uint32) - np.uint32(ONES[bits])).view(np.int32)  # borrows run, as they do there
+                stored = (stored.view(np.uint32) - np.uint32(ONES[bits])).view(
+                    np.int32
+                )  # borrows run, as they do there
         parts = {
             "qweight": np.ascontiguousarray(words(codes[:, back], bits).T),
             "qzeros": stored,
@@ -159,7 +161,14 @@ def compressed(bits: int, group: int | None, *, symmetric: bool, scale: torch.dt
 def _ct(
     form: str, bits: int, kind: str, symmetric: bool, strategy: str, group: int | None = None, **more: Any
 ) -> dict[str, Any]:
-    weights = {"num_bits": bits, "type": kind, "symmetric": symmetric, "strategy": strategy, "group_size": group, **more}
+    weights = {
+        "num_bits": bits,
+        "type": kind,
+        "symmetric": symmetric,
+        "strategy": strategy,
+        "group_size": group,
+        **more,
+    }
     own = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     return {
         "quant_method": "compressed-tensors",
@@ -334,7 +343,8 @@ SCHEMES: dict[str, Scheme] = {
     "ct-nvfp4": Scheme(_ct("nvfp4-pack-quantized", 4, "float", True, "tensor_group", 16), nvfp4(True)),
     "ct-mxfp4": Scheme(_ct("mxfp4-pack-quantized", 4, "float", True, "group", 32), mxfp4),
     "ct-fp8-block": Scheme(
-        _ct("float-quantized", 8, "float", True, "block", block_structure=[128, 128]), float8((128, 128), "weight_scale")
+        _ct("float-quantized", 8, "float", True, "block", block_structure=[128, 128]),
+        float8((128, 128), "weight_scale"),
     ),
     "fp8-block": Scheme({**_FP8, "weight_block_size": [128, 128]}, float8((128, 128), "weight_scale_inv")),
     "fp8-ragged": Scheme({**_FP8, "weight_block_size": [96, 96]}, float8((96, 96), "weight_scale_inv")),

@@ -1,4 +1,4 @@
-"""Folders of other schemes: what MLX, compressed-tensors and the text of GPTQ and AWQ read in them is what was there."""
+"""Folders of other schemes: MLX, compressed-tensors and the text of GPTQ and AWQ read in them what was there."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_compressed(parts: Arrays, config: dict[str, Any], module: str, shape: t
     groups = section["config_groups"].values()
     weights = next((g for g in groups if module in g["targets"]), next(iter(groups)))["weights"]
     if "weight" in parts:
-        rows, columns = parts["weight_scale"].shape
+        columns = parts["weight_scale"].shape[1]
         scale = parts["weight_scale"].double().numpy()
         high, across = weights.get("block_structure") or (1, -(-shape[1] // columns))
         whole = np.repeat(np.repeat(scale, high, 0), across, 1)[: shape[0], : shape[1]]
@@ -102,11 +102,14 @@ READERS: dict[str, Callable[[Arrays, dict[str, Any], str, tuple[int, int]], Valu
 }
 
 EXACT = {
-    "mlx": ("awq-g64", "gptq-4-v1", "gptq-3-v1", "gptq-8-v1", "ct-int4-sym", "ct-int8", "ct-mxfp4", "fp8-ue8m0", "mlx-4"),
-    "compressed-tensors": ("awq-g128", "awq-gemv-g64", "gptq-4-v1", "gptq-3-v1", "gptq-2-v1", "ct-int6-asym", "fp8-block"),
+    "mlx": ("awq-g64", "gptq-4-v1", "gptq-3-v1", "gptq-8-v1", "ct-int4-sym", "ct-int8", "ct-mxfp4", "fp8-ue8m0"),
+    "compressed-tensors": ("awq-g128", "awq-gemv-g64", "gptq-3-v1", "gptq-2-v1", "ct-int6-asym", "fp8-block"),
     "gptq": ("awq-g64", "ct-int4-asym", "ct-int3-asym", "gptq-8-v1", "gptq-4-sym"),
     "awq": ("gptq-4-v1", "ct-int4-channel", "awq-g64"),
 }  # fmt: skip
+
+FROM_GGUF = (("Q4_0", "awq"), ("Q5_0", "mlx"), ("Q4_K", "mlx"))
+FROM_GGUF += (("Q8_0", "compressed-tensors"), ("Q6_K", "compressed-tensors"))
 
 
 @pytest.mark.parametrize(("target", "name"), [(target, name) for target, names in EXACT.items() for name in names])
@@ -122,12 +125,14 @@ def check(folder: Path, target: str, values: dict[str, Values], bound: float) ->
     config = json.loads((folder / "config.json").read_text())
     for name, expected in values.items():
         module = name.removesuffix(".weight")
-        parts = {key.removeprefix(f"{module}."): value for key, value in tensors.items() if key.startswith(f"{module}.")}
+        parts = {
+            key.removeprefix(f"{module}."): value for key, value in tensors.items() if key.startswith(f"{module}.")
+        }
         read = READERS[target](parts, config, module, (expected.shape[0], expected.shape[1]))
         assert np.abs(read - expected).max() <= bound * np.abs(expected).max(), name
 
 
-@pytest.mark.parametrize(("kind", "target"), [("Q4_0", "mlx"), ("Q8_0", "compressed-tensors"), ("Q5_0", "mlx"), ("Q4_K", "mlx"), ("Q4_0", "awq"), ("Q6_K", "compressed-tensors")])  # fmt: skip
+@pytest.mark.parametrize(("kind", "target"), FROM_GGUF)
 def test_gguf_becomes_a_folder(kind: str, target: str, golden: Path, tmp_path: Path) -> None:
     source = golden / "checkpoints/llama3-big"
     modelfmt.convert(source, tmp_path / "in.gguf", quant="F16", tensor_types={"ffn": kind, "attn_[qkvo]": kind})
@@ -139,7 +144,9 @@ def test_gguf_becomes_a_folder(kind: str, target: str, golden: Path, tmp_path: P
     for module, short in names.items():
         tensor = found[f"blk.1.{short}.weight"]
         assert tensor.tensor_type.name == kind
-        values[f"model.layers.1.{module}.weight"] = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(float)
+        values[f"model.layers.1.{module}.weight"] = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(
+            float
+        )
     check(tmp_path / "out", target, values, 2.0**-24)
 
 

@@ -10,6 +10,8 @@ from functools import cache
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from modelfmt import _kernels
 from modelfmt.errors import BadValue, UnsupportedError
 from modelfmt.ir import grid
@@ -26,7 +28,7 @@ from modelfmt.ir.ops import (
     row_bytes,
     with_inputs,
 )
-from modelfmt.kernels import kernel_types
+from modelfmt.kernels import convert, kernel_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +41,7 @@ __all__ = [
     "BLOCKS",
     "GROUPS",
     "as_blocks",
+    "decode",
     "doubles",
     "fit",
     "records_of",
@@ -52,14 +55,30 @@ __all__ = [
 GROUPS = {
     **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "IQ4_NL", "IQ4_XS", "MXFP4"), 32),
     **dict.fromkeys(("Q2_K", "Q3_K", "Q6_K", "NVFP4"), 16),
-    **{"TQ2_0": 256, "Q1_0": 128, "Q2_0": 64},
+    "TQ2_0": 256,
+    "Q1_0": 128,
+    "Q2_0": 64,
 }
 """GGUF type -> the columns that share a record in its grid."""
 
 _TABLES = {
-    **{"Q4_0": "U4", "Q4_1": "U4", "Q5_0": "U5", "Q5_1": "U5", "Q8_0": "U8", "Q2_K": "U2", "Q3_K": "U3", "Q4_K": "U4"},
-    **{"Q5_K": "U5", "Q6_K": "U6", "IQ4_NL": "IQ4", "IQ4_XS": "IQ4", "TQ2_0": "U2", "MXFP4": "E2M1", "NVFP4": "E2M1"},
-    **{"Q1_0": "U1", "Q2_0": "U2"},
+    "Q4_0": "U4",
+    "Q4_1": "U4",
+    "Q5_0": "U5",
+    "Q5_1": "U5",
+    "Q8_0": "U8",
+    "Q2_K": "U2",
+    "Q3_K": "U3",
+    "Q4_K": "U4",
+    "Q5_K": "U5",
+    "Q6_K": "U6",
+    "IQ4_NL": "IQ4",
+    "IQ4_XS": "IQ4",
+    "TQ2_0": "U2",
+    "MXFP4": "E2M1",
+    "NVFP4": "E2M1",
+    "Q1_0": "U1",
+    "Q2_0": "U2",
 }
 
 BLOCKS = ("TQ2_0", "Q2_0", "MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -104,8 +123,6 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> Rows:
 
 def records_of(expr: Expression) -> Expression:
     """The same rows of a grid without their codes: what scales and zeros there are, for a fraction of the bytes."""
-    import msgspec
-
     if isinstance(expr, Coded | Regrid):
         return msgspec.structs.replace(expr, records=True)
     return with_inputs(expr, records_of)
@@ -113,13 +130,14 @@ def records_of(expr: Expression) -> Expression:
 
 def restricted(expr: Expression, first: int, last: int, group: int) -> Expression:
     """Columns first..last of a grid, in groups of `group`, which divides the grid's and both numbers."""
-    import msgspec
-
     if isinstance(expr, Coded):
         shape = (*expr.shape[:-1], last - first)
         return msgspec.structs.replace(expr, shape=shape, group=group, first=expr.first + first, whole=expr.n_cols)
     if isinstance(expr, Regrid):
         return msgspec.structs.replace(expr, first=expr.first + first, width=last - first, group=group)
+    if isinstance(expr, Reshape):
+        inner = restricted(expr.input, first, last, group)
+        return msgspec.structs.replace(expr, input=inner, shape=(*expr.shape[:-1], last - first))
     return with_inputs(expr, lambda part: restricted(part, first, last, group))
 
 
@@ -142,9 +160,30 @@ def doubles(rows: Rows, name: str, n_cols: int) -> Values:
     if name in GROUPS:
         own = grid.grid_name(_TABLES[name], GROUPS[name], n_cols)
         return values(_opened(rows, name, n_cols), own)
-    from modelfmt.tiles import decode
-
     return decode(rows, name, n_cols).astype(np.float64)
+
+
+def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float32]:
+    """Encoded rows uint8 [n, row_bytes] -> float32 [n, n_cols]."""
+    import numpy as np
+
+    if name == "F32":
+        return rows.view(np.float32)
+    if name.startswith("GRID:"):
+        return values(rows, name).astype(np.float32)
+    if name in kernel_types():
+        out = np.empty((len(rows), n_cols), np.float32)
+        convert(name, rows, "F32", out, len(rows), n_cols)
+        return out
+    from modelfmt.ir.encoding import ENCODINGS
+
+    row = ENCODINGS[name]
+    if not row.numpy or row.element.kind == "complex":
+        raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)
+    import ml_dtypes
+
+    dtype = np.dtype(getattr(ml_dtypes, row.numpy, None) or row.numpy)
+    return rows.view(dtype).astype(np.float32)
 
 
 def as_blocks(rows: Rows, name: str, target: str) -> Rows:
@@ -195,7 +234,7 @@ def _coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
     if expr.packing.lay == "columns" and (start % 8 or stop % 8):  # words hold eight rows
         first, last = start // 8 * 8, -(-stop // 8) * 8
         return _coded(expr, first, last, reader)[start - first : stop - first]
-    n, n_cols, n_groups = stop - start, expr.shape[-1], expr.shape[-1] // expr.group
+    n, n_groups = stop - start, expr.shape[-1] // expr.group
     out = np.empty((n, row_bytes(expr)), np.uint8)
     order = None if expr.index is None else reader.rows(expr.index, 0, 1).reshape(-1).view(np.int32)
     if not expr.records:
@@ -225,9 +264,7 @@ def _records(expr: Coded, start: int, stop: int, columns: NDArray[np.int64], rea
         )
     found[..., 0] = scale
     found[..., 1] = 0.0 if expr.offset is None else _param(expr.offset, start, stop, columns, expr, reader)
-    found[..., 2] = (
-        _param(expr.zero, start, stop, columns, expr, reader) if isinstance(expr.zero, Param) else expr.zero
-    )
+    found[..., 2] = _param(expr.zero, start, stop, columns, expr, reader) if isinstance(expr.zero, Param) else expr.zero
     return found
 
 
@@ -241,7 +278,8 @@ def _param(
         places = (np.arange(start, stop)[:, None] * expr.n_cols + columns) // param.group
         first, last = int(places.min(initial=0)), int(places.max(initial=-1)) + 1
         line = Reshape(param.input, (int(np.prod(param.input.shape)), 1))
-        return reader.values(line, first, max(first, last)).reshape(-1)[places - first].astype(np.float64)
+        flat: Values = reader.values(line, first, max(first, last)).reshape(-1)[places - first].astype(np.float64)
+        return flat
     groups = np.zeros(len(columns), np.int64) if param.group == 0 else columns // param.group
     rows = np.zeros(stop - start, np.int64) if param.rows == 0 else np.arange(start, stop) // param.rows
     first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
@@ -262,8 +300,6 @@ def _param(
 def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
     """Numbers of lines first..last, [n, groups], of packed words or plain values."""
     import numpy as np
-
-    from modelfmt.tiles import decode
 
     expr = param.input
     if param.bits == 0:
@@ -291,7 +327,7 @@ def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
     return fields[skip : skip + last - first]
 
 
-def _fields(words: NDArray[np.uint32], param: Param) -> NDArray[np.uint8]:
+def _fields(words: NDArray[Any], param: Param) -> NDArray[np.uint8]:
     """Fields of `bits` bits along the last axis of words, lowest first, [n, words] -> [n, codes]."""
     import numpy as np
 
@@ -336,9 +372,7 @@ def _unpack(expr: Coded, start: int, stop: int, reader: Reader, out: Rows) -> No
     _kernels.grid_unpack(layout, (stop - start, expr.shape[-1], expr.group), packed, out)
 
 
-def _sorted_codes(
-    expr: Coded, start: int, stop: int, reader: Reader, order: NDArray[np.int64], out: Rows
-) -> None:
+def _sorted_codes(expr: Coded, start: int, stop: int, reader: Reader, order: NDArray[np.int64], out: Rows) -> None:
     """The columns in the order of their groups, of which expr may be a window."""
     import numpy as np
 
@@ -357,9 +391,7 @@ def _opened(blocks: Rows, name: str, n_cols: int) -> Rows:
 
     group = GROUPS[name]
     out = np.empty((len(blocks), n_cols // group * grid.RECORD + n_cols), np.uint8)
-    _kernels.grid_from_blocks(
-        kernel_types()[name].id, (len(blocks), n_cols, group), np.ascontiguousarray(blocks), out
-    )
+    _kernels.grid_from_blocks(kernel_types()[name].id, (len(blocks), n_cols, group), np.ascontiguousarray(blocks), out)
     return out
 
 
@@ -416,8 +448,6 @@ def _packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
 
 def _packed_threes(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
     """Words of 3-bit codes, of which three go together."""
-    import msgspec
-
     first, last = start // 3 * 3, -(-stop // 3) * 3
     columns = first * 32 // 3, last * 32 // 3
     group = gcd(grid.parse(expr.input.stored.name).group, columns[0], columns[1] - columns[0])
@@ -500,7 +530,6 @@ def _dense(found: Values, encoding: str) -> Rows:
     import numpy as np
 
     from modelfmt.ir.encoding import ENCODINGS
-    from modelfmt.kernels import convert
 
     n, m = found.shape
     row = ENCODINGS[encoding]

@@ -23,7 +23,7 @@ __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 TILE_ELEMENTS = 1 << 20
 """Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
 
-WIDE = 4
+WIDE = 8
 """So many more where rows are read as columns of their file."""
 
 

@@ -83,8 +83,6 @@ def _group(parts: Parts, size: int, n_cols: int) -> int:
     return group
 
 
-
-
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     """A 4-bit grid of whole zeros in the layout of gemm, [out, in]; None where there is none within a policy."""
     own = grid.parse(expr.stored.name)
@@ -96,7 +94,7 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     if not 0 <= low <= high <= own.limit or not wanted.takes(form):
         return None
     shape = (n_cols // group, n_rows // _PER_WORD)
-    parts = {
+    parts: dict[str, Expression] = {
         "qweight": Packed(expr, Packing(4, "columns", "awq"), "I32"),
         "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=4, order="awq", shape=shape),
         "scales": numbers(expr, "scale", "F16", group, turned=True),

@@ -90,7 +90,9 @@ def _module(parts: Parts, module: str, scheme: Mapping[str, Any]) -> Coded:
 
 def _packed(parts: Parts, module: str, packed: Expression, bits: int) -> Coded:
     packed = parts.need(module, "weight_packed", "I32")
-    shape = tuple(int(n) for n in parts.array(parts.need(module, "weight_shape", "I64", "I32"), f"{module}.weight_shape"))
+    shape = tuple(
+        int(n) for n in parts.array(parts.need(module, "weight_shape", "I64", "I32"), f"{module}.weight_shape")
+    )
     if len(shape) < 2 or min(shape) <= 0 or max(shape) >= 1 << 31:
         raise parts.refused(f"{module}.weight_shape", list(shape), "a matrix")
     *outer, n_cols = shape
@@ -123,9 +125,7 @@ def _index(parts: Parts, module: str, index: Expression, group: int) -> Expressi
     return None if plain else Reshape(index, (1, len(found)))
 
 
-def _zero(
-    parts: Parts, module: str, zeros: Expression, shape: tuple[int, ...], group: int, bits: int
-) -> Param:
+def _zero(parts: Parts, module: str, zeros: Expression, shape: tuple[int, ...], group: int, bits: int) -> Param:
     """Zeros as packed as the codes, along the rows, or plain bytes."""
     n_rows, n_cols = shape[-2:]
     place, n_groups = f"{module}.weight_zero_point", n_cols // group

@@ -59,9 +59,7 @@ def _module(parts: Parts, module: str, less_one: bool) -> Coded:
     size = parts.integer("group_size", -1)
     group = _group(parts, module, n_cols, n_groups, size)
     index = _index(parts, module, n_cols, n_groups, group)
-    zero = Param(
-        zeros, turned=True, group=group, bits=bits, along="rows", add=ONES[bits] if less_one else 0
-    )
+    zero = Param(zeros, turned=True, group=group, bits=bits, along="rows", add=ONES[bits] if less_one else 0)
     scale = Param(scales, turned=True, group=group)
     label = f"GPTQ int{bits}, group {group}" + (", act-order" if index is not None else "")
     packing = Packing(bits, "words")
@@ -88,7 +86,7 @@ def _index(parts: Parts, module: str, n_cols: int, n_groups: int, group: int) ->
         return None
     parts.shape(f"{module}.g_idx", found, (n_cols,))
     index = parts.array(found, f"{module}.g_idx")
-    if n_cols and not (0 <= index.min() and index.max() < n_groups):
+    if n_cols and not (index.min() >= 0 and index.max() < n_groups):
         raise CorruptFile(
             "g_idx names a group that is not there",
             code="group-index",
@@ -113,7 +111,7 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     form = verdict(rounding(expr, reader, scale="F16"))
     index = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
     shape = (n_cols // group, n_rows * bits // 32)
-    parts = {
+    parts: dict[str, Expression] = {
         "qweight": Packed(expr, Packing(bits, "words"), "I32"),
         "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=bits, shape=shape),
         "scales": numbers(expr, "scale", "F16", group, turned=True),

@@ -91,7 +91,7 @@ def _forms(expr: Expression, own: grid.Grid, reader: Reader) -> Iterator[Written
         error = rounding(expr, reader, scale=encoding, offset=encoding)
         yield _affine(expr, bits, group, encoding, -1, 0.0, error)
     low, high = zeros(expr, reader)
-    if bits < 6 and 0 <= low and high <= own.limit:
+    if bits < 6 and low >= 0 and high <= own.limit:
         middle = float(1 << bits)
         error = rounding(expr, reader, scale="F16", offset="F16", rezero=middle)
         yield _affine(expr, bits + 1, group, "F16", int(middle), middle, error)
@@ -100,7 +100,7 @@ def _forms(expr: Expression, own: grid.Grid, reader: Reader) -> Iterator[Written
 def _affine(
     expr: Expression, bits: int, group: int, encoding: str, rezero: int, middle: float, error: float
 ) -> Written:
-    parts = {
+    parts: dict[str, Expression] = {
         "weight": Packed(expr, Packing(bits), "U32", rezero),
         "scales": numbers(expr, "scale", encoding, group),
         "biases": numbers(expr, "offset", encoding, group, rezero=middle),
@@ -110,7 +110,10 @@ def _affine(
 
 
 def _small(expr: Expression, mode: str, bits: int, group: int) -> Written:
-    parts = {"weight": Packed(expr, Packing(bits), "U32"), "scales": numbers(expr, "exponent", "U8", group)}
+    parts: dict[str, Expression] = {
+        "weight": Packed(expr, Packing(bits), "U32"),
+        "scales": numbers(expr, "exponent", "U8", group),
+    }
     return Written(parts, verdict(0.0), {"group_size": group, "bits": bits, "mode": mode}, bits + 8 / group)
 
 

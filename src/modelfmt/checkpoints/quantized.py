@@ -33,7 +33,7 @@ CONVENTIONS = {
 """quant_method -> the file beside this one that reads it."""
 
 REFUSED = {
-    **dict.fromkeys(("exl2", "exl3", "aqlm", "quip", "quip_sharp", "vptq", "spqr", "higgs"), "its values lie on no grid"),
+    **dict.fromkeys(("exl2", "exl3", "aqlm", "quip", "vptq", "spqr", "higgs"), "its values lie on no grid"),
     **dict.fromkeys(("fp_quant", "fouroversix"), "its weights are transformed"),
     **dict.fromkeys(("hqq", "torchao", "quark", "bitnet", "quanto", "eetq", "sinq", "auto-round"), "not read yet"),
     **dict.fromkeys(("mxfp8", "nvfp4", "metal", "gemma", "gguf"), "not read yet"),

@@ -17,7 +17,17 @@ Decorated = Callable[..., Any]
 
 _SAME_NAME = (
     *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "rounding", "pre"),
-    *("target_bpw", "split_size", "split_tensors", "alignment", "allow_requantize", "carry", "strict", "stats", "transcode"),
+    *(
+        "target_bpw",
+        "split_size",
+        "split_tensors",
+        "alignment",
+        "allow_requantize",
+        "carry",
+        "strict",
+        "stats",
+        "transcode",
+    ),
 )
 
 _PLAN = (

@@ -186,7 +186,6 @@ _ROWS = (
 )
 
 
-
 class _Encodings(dict[str, Encoding]):
     """The rows above, and grids, which are made from their names."""
 

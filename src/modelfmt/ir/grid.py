@@ -22,6 +22,8 @@ RECORD = 24
 
 INTEGERS = {f"U{bits}": bits for bits in range(1, 9)}
 
+_THIRDS = (0.3333333432674408, 0.5, 0.1666666716337204, 0.25)
+
 TABLES: dict[str, tuple[float, ...]] = {
     "E2M1": tuple(sign * size for sign in (1.0, -1.0) for size in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)),
     "NF4": (
@@ -29,7 +31,11 @@ TABLES: dict[str, tuple[float, ...]] = {
         *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
         *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
     ),
-    "FP4": tuple(sign * size for sign in (1.0, -1.0) for size in (0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25)),
+    "FP4": tuple(
+        sign * size
+        for sign in (1.0, -1.0)
+        for size in (0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, *_THIRDS)
+    ),
     "IQ4": tuple(map(float, (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))),
 }  # fmt: skip
 """What codes stand for where they are no integers: four-bit floats, bitsandbytes' two tables, ggml's non-linear one.

@@ -28,9 +28,9 @@ SHORT_RUN = 1 << 16
 """Bytes that are read at once for a view, however few of them it uses."""
 
 __all__ = [
+    "GRIDDED",
     "ROUNDED",
     "AddConstant",
-    "GRIDDED",
     "Affine",
     "Coded",
     "Concat",
@@ -670,9 +670,9 @@ class Packed(_Op, frozen=True):
 class Numbers(_Op, frozen=True):
     """The scales, zeros or offsets of a grid of records, in a dense encoding.
 
-    what: scale; exponent (of a scale that is a power of two, plus 127); zero (whole, offsets included); offset (of codes
-    whose zero is none, or `rezero`). bits: zeros packed in 32-bit words along the rows or groups (see Param). rows,
-    group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows].
+    what: scale; exponent (of a scale that is a power of two, plus 127); zero (whole, offsets included); offset (of
+    codes whose zero is none, or `rezero`). bits: zeros packed in 32-bit words along the rows or groups (see Param).
+    rows, group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows].
     """
 
     input: Expression
@@ -716,7 +716,8 @@ class Nested(_Computed, frozen=True):
         scales = reader.values(Reshape(self.scales, (prod(self.scales.shape), 1)), first, last).reshape(-1)
         table = np.array(self.table, np.float32)
         found = table[codes.reshape(-1)] * scales[blocks - first] + np.float32(self.offset)
-        return found.reshape(codes.shape).view(np.uint8)
+        made: Rows = found.reshape(codes.shape).view(np.uint8)
+        return made
 
 
 GRIDDED = (Coded, Regrid, Packed, Numbers)

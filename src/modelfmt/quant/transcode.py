@@ -2,8 +2,8 @@
 
 A verdict is checked on the data. Scales and zeros are read whole; where they alone prove that every code of the scheme
 has its place, no code is read; otherwise the codes are looked at until the first that has none. The error of a near
-verdict is that of rounding scales and offsets, over the largest magnitude that the group's grid reaches. The mathematics
-and the table of pairs: docs/transcoding.md.
+verdict is that of rounding scales and offsets, over the largest magnitude that the group's grid reaches. The
+mathematics and the table of pairs: docs/transcoding.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, lcm
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -134,6 +134,10 @@ def can_encode(expr: Expression, target: str, reader: Reader, *, at_most: float 
         return REQUANTIZE
     if own.integer == (target in ("MXFP4", "NVFP4")) or not (own.integer or own.table == "E2M1"):
         return REQUANTIZE
+    if _plain(expr, own, target, reader):
+        return EXACT
+    if not _probed(expr, target, reader):
+        return REQUANTIZE
     bound = _proved(expr, own, target, reader)
     if bound is None or bound > at_most:
         bound = _seen(expr, own, target, reader, at_most)
@@ -226,6 +230,67 @@ def _records(expr: Expression, reader: Reader) -> Iterator[NDArray[np.float64]]:
         yield np.ascontiguousarray(rows).view(np.float64).reshape(-1, 3)
 
 
+_SYMMETRIC = {"Q4_0": (8, 15), "Q5_0": (16, 31), "Q8_0": (128, 255), "Q2_0": (1, 3), "TQ2_0": (1, 2)}
+"""Type without minimum -> its zero and its largest code."""
+
+
+def _plain(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> bool:
+    """Whether a type holds every code of the scheme and every scale that there is, as the parts' own types tell."""
+    if target not in _SYMMETRIC or own.group % ENCODINGS[target].block_elements:
+        return False
+    middle, top = _SYMMETRIC[target]
+    for node in nodes(expr):
+        if isinstance(node, Coded):
+            bounds = _zero_bounds(node)
+            if bounds is None or not _fits(*bounds, own.limit, middle, top) or not scales_fit(node, "F16", reader):
+                return False
+        elif is_grid(node) and not any(map(is_grid, node.inputs)):
+            return False
+    return True
+
+
+def _fits(least: float, most: float, limit: int, middle: int, top: int) -> bool:
+    plain = middle - most >= 0 and limit + middle - least <= top
+    return plain or (middle + least - limit >= 0 and middle + most <= top)
+
+
+def _zero_bounds(node: Coded) -> tuple[float, float] | None:
+    """The zeros that a scheme can have, where its form tells."""
+    if node.offset is not None:
+        return None
+    if not isinstance(node.zero, Param):
+        return (node.zero, node.zero) if node.zero.is_integer() else None
+    return (0.0, float((1 << node.zero.bits) - 1)) if node.zero.bits and not node.zero.plus else None
+
+
+def scales_fit(node: Coded, encoding: str, reader: Reader) -> bool:
+    """Whether every scale of a tensor with one level of them is a number of a dense type."""
+    import numpy as np
+
+    if len(node.scales) != 1 or node.scales[0].divide:
+        return False
+    expr = node.scales[0].input
+    if expr.stored.name == encoding:
+        return True
+    n_rows = geometry(expr.shape, expr.stored)[0]
+    step = max(1, _CHUNK // max(row_bytes(expr), 1))
+    for start in range(0, n_rows, step):
+        given = reader.values(expr, start, min(start + step, n_rows)).astype(np.float64)
+        if not np.array_equal(_rounded(given, encoding), given):
+            return False
+    return True
+
+
+def _probed(expr: Expression, target: str, reader: Reader) -> bool:
+    """False where a corner of the tensor already has a code or a scale without a place."""
+    own = grid.parse(expr.stored.name)
+    unit = lcm(own.group, ENCODINGS[target].block_elements)
+    width = unit * max(1, 512 // unit)
+    window = grids.restricted(expr, 0, width, own.group) if width < own.n_cols and own.n_cols % unit == 0 else expr
+    n_rows = min(64, geometry(expr.shape, expr.stored)[0])
+    return grids.fit(reader.rows(window, 0, n_rows), window.stored.name, target) is not None
+
+
 def _proved(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> float | None:
     """The bound for every code that the grid has, from its records alone; None where some have no place."""
     import numpy as np
@@ -256,7 +321,8 @@ def _distinct(records: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(records) < 2:
         return records
     differs = np.any(records[1:] != records[:-1], axis=1)
-    return records[np.concatenate([[True], differs])]
+    kept: NDArray[np.float64] = records[np.concatenate([[True], differs])]
+    return kept
 
 
 def _seen(expr: Expression, own: grid.Grid, target: str, reader: Reader, at_most: float) -> float | None:
@@ -280,7 +346,7 @@ def _dense(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> Ver
     bits, least, largest = DENSE[target]
     exact, worst = True, 0.0
     own_bits, own_least = _SIGNIFICANT.get(own.table, (None, 0))
-    top = max((abs(value) for value in grid.values(own.table) or ()  if value == value), default=0.0)
+    top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for records in _records(expr, reader):
         scale, offset, zero = _distinct(records).T
         widest = np.maximum(np.abs(zero), np.abs(own.limit - zero)) if own.integer else np.full_like(scale, top)
@@ -311,6 +377,12 @@ def rounding(
     import numpy as np
 
     own, worst = grid.parse(expr.stored.name), 0.0
+    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
+    whole = offset is None and len(coded) == sum(
+        is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr)
+    )
+    if whole and all(_zero_bounds(node) and scales_fit(node, scale, reader) for node in coded):
+        return 0.0
     top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for records in _records(expr, reader):
         size, shift, zero = _distinct(records).T
@@ -337,8 +409,13 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
-    """The smallest and the largest whole zero of a grid."""
+    """The smallest and the largest whole zero of a grid, or bounds of them where the scheme's form tells."""
+    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
     low, high = float("inf"), float("-inf")
+    if isinstance(expr, Coded) or (coded and all(not isinstance(node.zero, Param) for node in coded)):
+        bounds = [_zero_bounds(node) for node in coded]
+        if all(bounds):
+            return min(pair[0] for pair in bounds if pair), max(pair[1] for pair in bounds if pair)
     for records in _records(expr, reader):
         found = whole_zeros(*records.T)
         low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))

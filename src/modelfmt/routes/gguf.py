@@ -173,9 +173,7 @@ def _moves(
     return moves
 
 
-def _moved(
-    name: str, move: transcode.Move, options: Options
-) -> tuple[DraftTensor, dict[str, DraftTensor], list[Loss]]:
+def _moved(name: str, move: transcode.Move, options: Options) -> tuple[DraftTensor, dict[str, DraftTensor], list[Loss]]:
     """The tensor, the scale of the whole where it has one, and what that loses."""
     verdict, source = move.verdict, transcode.label(move.expr)
     if verdict.kind == "requantize" and not options.allow_requantize and not ENCODINGS[move.encoding].dense:
@@ -184,9 +182,7 @@ def _moved(
     bound = "" if not verdict.bound else f", within {verdict.bound:.1e} of the group's largest"
     found = [] if losses is None else [Loss(losses, name, f"{source} to {move.encoding}{bound}")]
     moved = "" if verdict.kind == "requantize" else verdict.kind
-    draft = DraftTensor(
-        move.expr, move.encoding, reason=f"transcoded: {verdict}", moved=moved, bound=verdict.bound
-    )
+    draft = DraftTensor(move.expr, move.encoding, reason=f"transcoded: {verdict}", moved=moved, bound=verdict.bound)
     if move.scale is None:
         return draft, {}, found
     whole = f"{name.removesuffix('.weight')}.scale"

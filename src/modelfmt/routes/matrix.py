@@ -1,8 +1,8 @@
 """What can go where without being quantized again: a table made by asking the code about an example of each scheme.
 
-The examples have what decides: scales with every bit that their type has, zeros at both ends, every code. A tensor whose
-numbers are kinder may do better; one of these verdicts is what any tensor of the scheme gets at least, as long as its
-scales are in the range of the type they go to.
+The examples have what decides: scales with every bit that their type has, zeros at both ends, every code. A tensor
+whose numbers are kinder may do better; one of these verdicts is what any tensor of the scheme gets at least, as long as
+its scales are in the range of the type they go to.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _tabled(
         numbers = np.exp2(rng.integers(-9, 3, (N // rows, K // group)))
         if scale not in ("F8_E8M0",):
             numbers = numbers * rng.uniform(1, 2, numbers.shape)
-        scales = (Param(_array(numbers, scale), rows=rows, group=group),)
+        scales: tuple[Param, ...] = (Param(_array(numbers, scale), rows=rows, group=group),)
         if whole:
             scales += (Param(_array(np.full((1, 1), 0.0123), "F32"), rows=0),)
         return Coded(_array(codes, "U8"), Packing(bits), (N, K), table, group, scales)

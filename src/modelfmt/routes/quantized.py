@@ -1,4 +1,4 @@
-"""Any quantized model to a folder of another scheme: MLX, compressed-tensors, GPTQ, AWQ or FP8, codes moved as they are.
+"""Any quantized model to a folder of another scheme: MLX, compressed-tensors, GPTQ, AWQ, FP8. Codes move as they are.
 
 The source is a quantized checkpoint, or a GGUF file, which first becomes a checkpoint by the inverse of its
 architecture's table. Each weight takes the smallest form of the scheme that the policy allows; what is not quantized in
@@ -152,5 +152,3 @@ def _no_form(name: str, expr: Expression, options: Options, policy: transcode.Po
         allowed=f"{policy.name}, {policy.bound:g}",
         hint="another scheme may have one (modelfmt transcode --matrix); --transcode any leaves such tensors dense",
     )
-
-
