@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "fpenv.h"
@@ -220,6 +221,75 @@ PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args) {
         else PyErr_Format(PyExc_ValueError, "blocks of the type %d are no grid of groups of %zd", type, group);
     }
     PyBuffer_Release(&rows);
+    PyBuffer_Release(&blocks);
+    return result;
+}
+
+enum { MOVE_BYTES = 1 << 18, MOVE_ROWS = 32 };
+
+/* Blocks from packed codes and records, some rows at a time, so that the grid between them stays in the cache. */
+static void move_rows(mf_packing packing, mf_grid grid, const uint8_t *packed, const uint8_t *records, int type,
+                      unsigned limit, uint8_t *blocks, size_t block_row, uint8_t *scratch, size_t at_once,
+                      mf_fit *fit) {
+    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
+    const mf_grid_level *level = mf_active_grid();
+    *fit = (mf_fit){0.0, true, {0, 0}};
+    for (size_t row = 0; row < grid.n_rows && fit->fits; row += at_once) {
+        const size_t n = grid.n_rows - row < at_once ? grid.n_rows - row : at_once;
+        const mf_grid piece = {n, grid.n_cols, grid.group};
+        const size_t skip = packing.lay == MF_LAY_ROWS    ? row * packing.stride
+                            : packing.lay == MF_LAY_WORDS ? row * 4
+                                                          : row / 2;
+        for (size_t r = 0; r < n; r++) memcpy(scratch + r * size, records + (row + r) * head, head);
+        level->unpack(packing, piece, packed + skip, scratch);
+        level->to_blocks(type, piece, limit, scratch, blocks + row * block_row, fit);
+        fit->fault.row += row;
+    }
+}
+
+PyObject *mf_py_grid_move(PyObject *module, PyObject *args) {
+    (void)module;
+    int lay, order, bits, flip, type, limit;
+    Py_ssize_t stride, n_rows, n_cols, group;
+    Py_buffer packed, records, blocks;
+    if (!PyArg_ParseTuple(args, "(iiiin)(nnn)y*y*iiw*:grid_move", &lay, &order, &bits, &flip, &stride, &n_rows, &n_cols,
+                          &group, &packed, &records, &type, &limit, &blocks))
+        return NULL;
+    PyObject *result = NULL;
+    uint8_t *scratch = NULL;
+    mf_packing packing;
+    mf_grid grid;
+    size_t n_packed, n_grid, n_blocks;
+    if (!packing_of(lay, order, bits, flip, stride, &packing) || !grid_of(n_rows, n_cols, group, &grid, &n_grid) ||
+        !packed_bytes(packing, grid, &n_packed) || !long_enough(&packed, n_packed, "packed") ||
+        !long_enough(&records, grid.n_rows * mf_grid_head(grid), "records") || !block_bytes(type, grid, &n_blocks) ||
+        !long_enough(&blocks, n_blocks, "blocks"))
+        goto done;
+    if (limit < 1 || limit > 255) {
+        PyErr_Format(PyExc_ValueError, "no largest code is %d", limit);
+        goto done;
+    }
+    const size_t size = mf_grid_row_bytes(grid), fitting = MOVE_BYTES / size / MOVE_ROWS * MOVE_ROWS;
+    const size_t at_once = fitting ? fitting : MOVE_ROWS;
+    scratch = PyMem_Malloc(at_once * size);
+    if (!scratch) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    mf_fit fit = {0.0, true, {0, 0}};
+    if (grid.n_rows) {
+        Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
+        move_rows(packing, grid, packed.buf, records.buf, type, (unsigned)limit, blocks.buf, n_blocks / grid.n_rows,
+                  scratch, at_once, &fit);
+        mf_fpenv_restore(saved);
+        Py_END_ALLOW_THREADS
+    }
+    result =
+        fit.fits ? Py_NewRef(Py_None) : Py_BuildValue("(nn)", (Py_ssize_t)fit.fault.row, (Py_ssize_t)fit.fault.column);
+done:
+    PyMem_Free(scratch);
+    PyBuffer_Release(&packed);
+    PyBuffer_Release(&records);
     PyBuffer_Release(&blocks);
     return result;
 }

@@ -93,6 +93,18 @@ def grid_to_blocks(
 def grid_from_blocks(type: int, grid: tuple[int, int, int], blocks: Buffer, rows: Buffer) -> None:
     """A grid's rows from blocks; the group is the type's own."""
 
+def grid_move(
+    packing: tuple[int, int, int, int, int],
+    grid: tuple[int, int, int],
+    packed: Buffer,
+    records: Buffer,
+    type: int,
+    limit: int,
+    blocks: Buffer,
+) -> tuple[int, int] | None:
+    """grid_unpack and grid_to_blocks in one; records: float64 [rows, groups, 3]. (row, column) of what does not fit; of
+    a type that is made of no grid the blocks are left as they are."""
+
 def read_strip(handle: int, offset: int, stride: int, size: int, out: Buffer) -> int:
     """Lines of `size` bytes of an open file, `stride` apart from offset on, until out is full: how many are whole.
 

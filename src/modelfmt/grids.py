@@ -16,7 +16,9 @@ from modelfmt import _kernels
 from modelfmt.errors import BadValue, UnsupportedError
 from modelfmt.ir import grid
 from modelfmt.ir.ops import (
+    Blocks,
     Coded,
+    Concat,
     Expression,
     Numbers,
     Packed,
@@ -24,6 +26,10 @@ from modelfmt.ir.ops import (
     Reader,
     Regrid,
     Reshape,
+    RopePermute,
+    Slice,
+    Stack,
+    Swap,
     geometry,
     row_bytes,
     with_inputs,
@@ -41,6 +47,7 @@ __all__ = [
     "BLOCKS",
     "GROUPS",
     "as_blocks",
+    "blocks_of",
     "decode",
     "doubles",
     "fit",
@@ -118,7 +125,58 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> Rows:
             return _packed(expr, start, stop, reader)
         case Numbers():
             return _numbers(expr, start, stop, reader)
+        case Blocks():
+            return _blocks(expr, start, stop, reader)
     raise AssertionError(type(expr).__name__)
+
+
+def blocks_of(expr: Expression, target: str) -> Expression | None:
+    """The same rows, made into blocks of a type where they are read, before operations move them: those move blocks as
+    well. None where codes are not read from tensors of their own."""
+    if isinstance(expr, Coded):
+        return None if expr.index is not None or expr.records else Blocks(expr, target)
+    if is_row_operation(expr):
+        parts = [blocks_of(part, target) for part in expr.inputs]
+        return None if None in parts else with_inputs(expr, lambda part: blocks_of(part, target) or part)
+    return None
+
+
+def is_row_operation(expr: Expression) -> bool:
+    """True for what moves whole rows of its inputs and nothing else."""
+    return isinstance(expr, Reshape | RopePermute | Stack | Concat | Slice | Swap)
+
+
+def _blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    inner, row = expr.input, kernel_types()[expr.encoding]
+    if inner.packing.lay == "columns" and (start % 8 or stop % 8):
+        first, last = start // 8 * 8, -(-stop // 8) * 8
+        return _blocks(expr, first, last, reader)[start - first : stop - first]
+    own, n = grid.parse(inner.stored.name), stop - start
+    packed, stride = _span(inner, start, stop, reader, inner.first, own.n_cols)
+    columns = inner.first + np.arange(own.n_cols // own.group) * own.group
+    records = _records(inner, start, stop, columns, reader)
+    out = np.empty((n, row_bytes(expr)), np.uint8)
+    packing = inner.packing
+    layout = (_LAYS[packing.lay], _ORDERS[packing.order], packing.bits, packing.flip, stride)
+    size = (n, own.n_cols, own.group)
+    fault = _kernels.grid_move(layout, size, packed, records, row.id, own.limit, out)
+    if fault is not None:
+        raise _no_place(*fault, expr.encoding, start)
+    return out
+
+
+def _no_place(row: int, column: int, target: str, first: int = 0) -> BadValue:
+    return BadValue(
+        "a code or a scale has no place in this type",
+        code="no-place",
+        place=f"row {first + row}, column {column}",
+        found=target,
+        hint="the source has changed since the plan was made",
+        row=first + row,
+        column=column,
+    )
 
 
 def records_of(expr: Expression) -> Expression:
@@ -194,15 +252,7 @@ def as_blocks(rows: Rows, name: str, target: str) -> Rows:
     out = np.empty((len(rows), own.n_cols // row.block_elements * row.block_bytes), np.uint8)
     _, fits, at, column = _kernels.grid_to_blocks(row.id, (len(rows), own.n_cols, own.group), own.limit, rows, out)
     if not fits:
-        raise BadValue(
-            "a code or a scale has no place in this type",
-            code="no-place",
-            place=f"row {at}, column {column}",
-            found=target,
-            hint="the source has changed since the plan was made",
-            row=at,
-            column=column,
-        )
+        raise _no_place(at, column, target)
     return out
 
 
@@ -434,15 +484,7 @@ def _packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
     layout = (_LAYS[packing.lay], _ORDERS[packing.order], packing.bits, packing.flip, stride)
     fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), np.ascontiguousarray(rows), out, expr.rezero)
     if fault is not None:
-        raise BadValue(
-            "a code has no place in this type",
-            code="no-place",
-            place=f"row {fault[0]}, column {fault[1]}",
-            found=f"{packing.bits} bits",
-            hint="the source has changed since the plan was made",
-            row=fault[0],
-            column=fault[1],
-        )
+        raise _no_place(*fault, f"{packing.bits} bits")
     return out
 
 
@@ -461,7 +503,7 @@ def _packed_threes(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
     out = np.empty((last - first, stride), np.uint8)
     layout = (1, 0, expr.packing.bits, expr.packing.flip, stride)
     if _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), rows, out, expr.rezero) is not None:
-        raise BadValue("a code has no place in this type", code="no-place", found="3 bits")
+        raise _no_place(0, 0, f"{expr.packing.bits} bits")
     return out[start - first : stop - first]
 
 

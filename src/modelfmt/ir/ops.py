@@ -32,6 +32,7 @@ __all__ = [
     "ROUNDED",
     "AddConstant",
     "Affine",
+    "Blocks",
     "Coded",
     "Concat",
     "Constant",
@@ -632,6 +633,21 @@ class Regrid(_Op, frozen=True):
         return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
 
 
+class Blocks(_Op, frozen=True):
+    """Codes moved into blocks of a GGUF type, where all of them fit: what a sink makes, made before rows are moved."""
+
+    input: Coded
+    encoding: str
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+
 class Packed(_Op, frozen=True):
     """The codes of a grid, packed in words of `encoding`. rezero: codes become code - zero + rezero (-1: as they are).
 
@@ -720,7 +736,7 @@ class Nested(_Computed, frozen=True):
         return made
 
 
-GRIDDED = (Coded, Regrid, Packed, Numbers)
+GRIDDED = (Coded, Regrid, Packed, Numbers, Blocks)
 """Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""
 
 
@@ -728,7 +744,7 @@ def with_inputs(expr: Expression, change: Callable[[Expression], Expression]) ->
     """The same operation over other inputs: `change` of each. Sources of grids and leaves stay as they are."""
     if isinstance(expr, Stack | Concat):
         return msgspec.structs.replace(expr, parts=tuple(map(change, expr.parts)))
-    if isinstance(expr, Leaf | Constant | Coded | Regrid):
+    if isinstance(expr, Leaf | Constant | Coded | Regrid | Blocks):
         return expr
     return msgspec.structs.replace(expr, input=change(expr.input))
 
@@ -757,6 +773,7 @@ Expression = (
     | Packed
     | Numbers
     | Nested
+    | Blocks
 )
 
 

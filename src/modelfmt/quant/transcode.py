@@ -136,7 +136,7 @@ def can_encode(expr: Expression, target: str, reader: Reader, *, at_most: float 
         return REQUANTIZE
     if _plain(expr, own, target, reader):
         return EXACT
-    if not _probed(expr, target, reader):
+    if not _probed(expr, target, reader, at_most):
         return REQUANTIZE
     bound = _proved(expr, own, target, reader)
     if bound is None or bound > at_most:
@@ -281,14 +281,15 @@ def scales_fit(node: Coded, encoding: str, reader: Reader) -> bool:
     return True
 
 
-def _probed(expr: Expression, target: str, reader: Reader) -> bool:
+def _probed(expr: Expression, target: str, reader: Reader, at_most: float) -> bool:
     """False where a corner of the tensor already has a code or a scale without a place."""
     own = grid.parse(expr.stored.name)
     unit = lcm(own.group, ENCODINGS[target].block_elements)
     width = unit * max(1, 512 // unit)
     window = grids.restricted(expr, 0, width, own.group) if width < own.n_cols and own.n_cols % unit == 0 else expr
     n_rows = min(64, geometry(expr.shape, expr.stored)[0])
-    return grids.fit(reader.rows(window, 0, n_rows), window.stored.name, target) is not None
+    found = grids.fit(reader.rows(window, 0, n_rows), window.stored.name, target)
+    return found is not None and found <= at_most
 
 
 def _proved(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> float | None:
