@@ -18,6 +18,8 @@ typedef struct {
     uint8_t scale[4], mirror_scale[2]; /* with a minimum: scale and minimum */
     bool fits, mirror_fits;
     double error; /* relative, the same both ways */
+    double zero;  /* of a symmetric stage that any scale of float16 can have: all else follows from it */
+    bool any_scale;
 } stage;
 
 static double f16_of(double x, uint8_t *out) {
@@ -26,9 +28,11 @@ static double f16_of(double x, uint8_t *out) {
     return (double)mf_f16_to_f32(half);
 }
 
+static inline double larger(double a, double b) { return a > b ? a : b; } /* fmax is a call */
+
 static double reach_of(mf_record record, double limit) {
     const double low = record.offset - record.scale * record.zero;
-    return fmax(fabs(low), fabs(low + record.scale * limit));
+    return larger(fabs(low), fabs(low + record.scale * limit));
 }
 
 static double relative(double error, double reach) { return error == 0.0 ? 0.0 : error / reach; }
@@ -36,6 +40,8 @@ static double relative(double error, double reach) { return error == 0.0 ? 0.0 :
 /* The whole number nearest to the zero that says the same as zero and offset; rest: what it leaves of the offset. */
 static double whole_zero(mf_record record, double *rest) {
     double zero = record.zero;
+    *rest = 0.0;
+    if (record.offset == 0.0 && fabs(zero) <= 1024.0 && (double)(int)zero == zero) return zero;
     if (record.offset != 0.0 && record.scale != 0.0) zero -= record.offset / record.scale;
     zero = nearbyint(zero);
     *rest = fabs(record.offset - record.scale * (record.zero - zero));
@@ -59,15 +65,30 @@ static stage stage_symmetric(mf_record record, double limit, int middle, int top
     if (!(fabs(zero) <= 1024.0)) return found;
     const int whole = (int)zero, shift = middle - whole, mirror = middle + whole;
     const double stored = f16_of(record.scale, found.scale);
-    f16_of(-record.scale, found.mirror_scale);
     if (!isfinite(stored)) return found;
+    found.mirror_scale[0] = found.scale[0];
+    found.mirror_scale[1] = found.scale[1] ^ 0x80;
     found.shift = (uint8_t)shift;
     found.mirror = (uint8_t)mirror;
     found.fits = range_of(-shift, top - shift, &found.low, &found.span);
     found.mirror_fits = range_of(mirror - top, mirror, &found.mirror_low, &found.mirror_span);
-    const double widest = fmax(fabs(zero), fabs(limit - zero));
+    found.zero = record.zero;
+    found.any_scale = record.offset == 0.0 && rest == 0.0;
+    if (stored == record.scale && rest == 0.0) return found;
+    const double widest = larger(fabs(zero), fabs(limit - zero));
     found.error = relative(fabs(stored - record.scale) * widest + rest, reach_of(record, limit));
     return found;
+}
+
+/* A stage for another scale under the same zero, where that is a float16; false: it has to be made anew. */
+static inline bool rescale(stage *at, mf_record record) {
+    if (!at->any_scale || record.zero != at->zero || record.offset != 0.0) return false;
+    const uint16_t half = mf_f32_to_f16((float)record.scale), mirror = half ^ 0x8000;
+    if ((double)mf_f16_to_f32(half) != record.scale || (half & 0x7c00) == 0x7c00) return false;
+    memcpy(at->scale, &half, sizeof half);
+    memcpy(at->mirror_scale, &mirror, sizeof mirror);
+    at->error = 0.0;
+    return true;
 }
 
 static stage stage_affine(mf_record record, double limit, int top) {
@@ -75,7 +96,8 @@ static stage stage_affine(mf_record record, double limit, int top) {
     const double minimum = record.offset - record.scale * record.zero;
     const double d = f16_of(record.scale, found.scale), m = f16_of(minimum, found.scale + 2);
     found.fits = isfinite(d) && isfinite(m);
-    found.error = relative(fabs(d - record.scale) * limit + fabs(m - minimum), reach_of(record, limit));
+    if (d != record.scale || m != minimum)
+        found.error = relative(fabs(d - record.scale) * limit + fabs(m - minimum), reach_of(record, limit));
     return found;
 }
 
@@ -259,7 +281,7 @@ static inline __attribute__((always_inline)) void block_rows(int type, size_t n,
                     misfit(row, col, fit);
                     return;
                 }
-                at = stage_of(type, record, (double)limit);
+                if (!rescale(&at, record)) at = stage_of(type, record, (double)limit);
                 if (at.error > fit->worst) fit->worst = at.error;
                 if (!(at.error >= 0.0)) at.fits = at.mirror_fits = false;
             }
