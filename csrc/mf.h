@@ -1,5 +1,5 @@
 /* The plain C side of modelfmt: tensor types, row conversion, byte moves. No Python, no allocation, no I/O, no globals
- * that change after the level is picked. Every length has been checked by the caller (module.c) before a pointer gets
+ * that change after the level is picked. Every length has been checked by the caller (module*.c) before a pointer gets
  * here. Type ids, names and block layouts are ggml's (ggml.h enum ggml_type, ggml-common.h). */
 #ifndef MF_H
 #define MF_H

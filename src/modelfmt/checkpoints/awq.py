@@ -47,7 +47,8 @@ def _gemm(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
     n_groups = n_cols // group
     scales = parts.need(module, "scales", *FLOATS)
     parts.shape(f"{module}.scales", scales, (n_groups, n_rows))
-    zeros = parts.get(module, "qzeros", "I32")
+    stored = parts.need if parts.settings.get("zero_point", True) else parts.get
+    zeros = stored(module, "qzeros", "I32")
     zero: float | Param = 8.0  # what the quantizer takes where it stores none
     if zeros is not None:
         parts.shape(f"{module}.qzeros", zeros, (n_groups, n_words))
