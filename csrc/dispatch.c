@@ -1,6 +1,7 @@
 /* Picks a level once, on first use: the fastest this CPU runs, or the one named by the environment variable
  * MODELFMT_ISA. A name that cannot be honoured is kept for mf_refused_level() and the fastest level is used. */
 #include "fpenv.h"
+#include "grid.h"
 #include "mf.h"
 
 #include <stdlib.h>
@@ -53,6 +54,8 @@ const mf_level *mf_active_level(void) {
     }
     return active;
 }
+
+const mf_grid_level *mf_active_grid(void) { return mf_active_level()->grid; }
 
 const char *mf_refused_level(void) { return refused; }
 

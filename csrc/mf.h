@@ -1,5 +1,5 @@
 /* The plain C side of modelfmt: tensor types, row conversion, byte moves. No Python, no allocation, no I/O, no globals
- * that change after the level is picked. Every length has been checked by the caller (module.c) before a pointer gets
+ * that change after the level is picked. Every length has been checked by the caller (module*.c) before a pointer gets
  * here. Type ids, names and block layouts are ggml's (ggml.h enum ggml_type, ggml-common.h). */
 #ifndef MF_H
 #define MF_H
@@ -81,6 +81,7 @@ typedef struct mf_level {
                                 float *scratch);
     void (*add_product)(const float *a, const float *b, float *sums, size_t n_rows, size_t n_cols, size_t rank);
     void (*row_lengths)(const float *x, float *lengths, size_t n_rows, size_t n_cols);
+    const struct mf_grid_level *grid; /* grid.h */
 } mf_level;
 
 /* cpu.c, dispatch.c */

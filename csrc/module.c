@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "mf.h"
+#include "module_grid.h"
 
 typedef struct {
     PyObject *kernel_error;
@@ -378,6 +379,13 @@ static PyMethodDef methods[] = {
     {"swap_bytes", swap_bytes, METH_VARARGS, NULL},
     {"gather_rows", gather_rows, METH_VARARGS, NULL},
     {"skip_strings", skip_strings, METH_VARARGS, NULL},
+    {"grid_unpack", mf_py_grid_unpack, METH_VARARGS, NULL},
+    {"grid_pack", mf_py_grid_pack, METH_VARARGS, NULL},
+    {"grid_values", mf_py_grid_values, METH_VARARGS, NULL},
+    {"grid_to_blocks", mf_py_grid_to_blocks, METH_VARARGS, NULL},
+    {"grid_from_blocks", mf_py_grid_from_blocks, METH_VARARGS, NULL},
+    {"grid_move", mf_py_grid_move, METH_VARARGS, NULL},
+    {"read_strip", mf_py_read_strip, METH_VARARGS, NULL},
     {"isa", isa, METH_NOARGS, NULL},
     {"isa_levels", isa_levels, METH_NOARGS, NULL},
     {"set_isa", set_isa, METH_VARARGS, NULL},

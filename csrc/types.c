@@ -1,5 +1,5 @@
 /* The table of types of one level: types.def with this level's functions filled in. */
-#include "level.h"
+#include "grid_level.h"
 
 mf_status MF_LEVEL(convert)(const mf_type *src_type, const void *src, const mf_type *dst_type, void *dst, size_t n_rows,
                             size_t n_cols, const float *importance, mf_rounding rounding, float *scratch,
@@ -22,6 +22,14 @@ static const mf_type types[] = {
 #undef MF_TYPE
 };
 
+static const mf_grid_level grid_level = {
+    .unpack = MF_LEVEL(grid_unpack),
+    .pack = MF_LEVEL(grid_pack),
+    .values = MF_LEVEL(grid_values),
+    .to_blocks = MF_LEVEL(grid_to_blocks),
+    .from_blocks = MF_LEVEL(grid_from_blocks),
+};
+
 const mf_level MF_LEVEL(mf_level) = {
     .name = MF_STRING(MF_LEVEL_NAME),
     .n_types = sizeof types / sizeof types[0],
@@ -30,4 +38,5 @@ const mf_level MF_LEVEL(mf_level) = {
     .error_sums = MF_LEVEL(error_sums),
     .add_product = MF_LEVEL(add_product),
     .row_lengths = MF_LEVEL(row_lengths),
+    .grid = &grid_level,
 };

@@ -17,6 +17,7 @@ LEVELS: dict[str, int] = {
             ("errors",),
             ("report", "ir", "storage", "_kernels"),
             ("kernels",),
+            ("grids",),
             ("tiles", "pickles"),
             ("formats", "archs", "tokenizers", "quant"),
             ("checkpoints", "graphs"),

@@ -78,6 +78,50 @@ def skip_strings(
     Stops before a string that is not wholly inside the buffer. begins: uint64 [n], gets where each begins.
     """
 
+def grid_unpack(
+    packing: tuple[int, int, int, int, int], grid: tuple[int, int, int], packed: Buffer, rows: Buffer
+) -> None:
+    """Packed codes into the codes of a grid's rows (csrc/grid.h); the records are left as they are.
+
+    packing: (layout: rows 0, words 1, columns 2; order of nibbles: low 0, high 1, AWQ's 2; bits; bits exchanged in each
+    code; bytes between packed lines). grid: (rows, columns, group).
+    """
+
+def grid_pack(
+    packing: tuple[int, int, int, int, int], grid: tuple[int, int, int], rows: Buffer, packed: Buffer, rezero: int
+) -> tuple[int, int] | None:
+    """The inverse; rezero: codes become code - zero + rezero, -1: stay. (row, column) of a code without a place."""
+
+def grid_values(grid: tuple[int, int, int], rows: Buffer, table: Buffer | None, values: Buffer) -> None:
+    """Values of a grid's rows, float64 [rows, columns], aligned; table: float64 [256]."""
+
+def grid_to_blocks(
+    type: int, grid: tuple[int, int, int], limit: int, rows: Buffer, blocks: Buffer | None
+) -> tuple[float, bool, int, int]:
+    """Blocks of a type from a grid whose largest code is `limit`: (largest error over the largest magnitude of a
+    block's grid, whether all fits, and the row and column where not). blocks None: only look."""
+
+def grid_from_blocks(type: int, grid: tuple[int, int, int], blocks: Buffer, rows: Buffer) -> None:
+    """A grid's rows from blocks; the group is the type's own."""
+
+def grid_move(
+    packing: tuple[int, int, int, int, int],
+    grid: tuple[int, int, int],
+    packed: Buffer,
+    records: Buffer,
+    type: int,
+    limit: int,
+    blocks: Buffer,
+) -> tuple[int, int] | None:
+    """grid_unpack and grid_to_blocks in one; records: float64 [rows, groups, 3]. (row, column) of what does not fit; of
+    a type that is made of no grid the blocks are left as they are."""
+
+def read_strip(handle: int, offset: int, stride: int, size: int, out: Buffer) -> int:
+    """Lines of `size` bytes of an open file, `stride` apart from offset on, until out is full: how many are whole.
+
+    Raises OSError.
+    """
+
 def isa() -> str:
     """The active level. ValueError where MODELFMT_ISA named one that is unknown or not for this CPU."""
 

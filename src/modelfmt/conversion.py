@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "parse_size", "plan"]
 
 ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
+ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "modelfmt.routes.quantized")
 """Destination format -> the module that drafts it."""
 
 SPECIAL_ROUTES = {
@@ -64,6 +65,7 @@ def plan(
     intermediate: str = "auto",
     rounding: str = "ggml",
     carry: bool = True,
+    transcode: str = "auto",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -82,6 +84,8 @@ def plan(
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
     none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
+    transcode: what may become of quantized tensors where no type is asked for: "exact", "near:1e-3" (the smallest type
+    within a bound), "any" (quantized again, with allow_requantize), "auto" (exact, else near); docs/transcoding.md.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
@@ -99,7 +103,7 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target == "huggingface")
+        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target not in ("gguf", "pytorch", "safetensors"))
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
@@ -119,6 +123,8 @@ def plan(
             rounding=rounding,
             carry=carry,
             base=base_model,
+            transcode=transcode,
+            target=target,
         )
         from importlib import import_module
 
@@ -375,6 +381,8 @@ def _assemble(model: Model, drafts: list[Draft], paths: list[Path], recipe: dict
                     wanted.importance,
                     wanted.reason,
                     _rounding(wanted, recipe["rounding"]),
+                    wanted.moved,
+                    wanted.bound,
                 )
                 sinks.setdefault(id(wanted.expr), []).append(sink)
             outputs.append(
@@ -409,7 +417,8 @@ def _check_kernels(name: str, wanted: DraftTensor) -> None:
     if source.name == target:
         return
     missing = [] if can_encode(target) else [target]
-    missing += [] if can_decode(source.name) or (source.dense and source.numpy) else [source.name]
+    decoded = can_decode(source.name) or (source.dense and source.numpy) or source.name.startswith("GRID:")
+    missing += [] if decoded else [source.name]
     if missing:
         raise UnsupportedError(
             "there is no kernel for this type",

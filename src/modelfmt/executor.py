@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelfmt import grids
 from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes, spans
@@ -130,6 +131,7 @@ class _Session:
         self.journal = Journal.beside(plan.outputs[0].path, self.token, name)
         importance = _load_importance(plan, self.files)
         self.weights = lru_cache(KEPT_WEIGHTS)(importance.weights if importance else _no_weights)
+        self.moved = lru_cache(None)(self._moved)
         self.lock = threading.Lock()
         self.read = self.written = self.done = self.resumed = 0
         self.errors: _Errors = {}
@@ -190,12 +192,13 @@ class _Session:
         stream = self.plan.streams[job.stream]
         wrote = self._copy(job, stream)
         if wrote is None:
-            rows = evaluator.rows(stream.expr, job.start, job.stop)
+            moved = self.moved(job.stream)
+            rows = evaluator.rows(moved or stream.expr, job.start, job.stop)
             n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
             wrote = 0
             for sink in stream.sinks:
                 with kernel:
-                    encoded = self._encode(stream, sink, job, rows, n_cols)
+                    encoded = rows if moved else self._encode(stream, sink, job, rows, n_cols)
                 data = encoded.reshape(-1).data
                 size = len(data) // (job.stop - job.start)
                 self.outputs[sink.output].write(sink.offset + job.start * size, data)
@@ -210,6 +213,14 @@ class _Session:
             self.on_event(Progress(self.read, self.written, self.done, self.total, name))
             if self.left[job.stream] == 0:
                 self.on_event(TensorDone(name, tuple(sink.encoding for sink in stream.sinks)))
+
+    def _moved(self, stream: int) -> Expression | None:
+        """A stream whose only sink takes codes as they are, as the expression of its blocks."""
+        found = self.plan.streams[stream]
+        (sink, *more) = found.sinks
+        if self.plan.stats or more or not sink.moved or sink.encoding not in grids.BLOCKS:
+            return None
+        return grids.blocks_of(found.expr, sink.encoding)
 
     def _copy(self, job: Job, stream: Stream) -> int | None:
         """Copy bytes that stay as they are inside the kernel; None where they have to be looked at."""
@@ -250,6 +261,7 @@ class _Session:
                     rounding=sink.rounding,
                     tensor=sink.name,
                     first_row=job.start + at,
+                    moved=bool(sink.moved),
                 )
             )
             at += last - first

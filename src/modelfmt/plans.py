@@ -15,13 +15,16 @@ import msgspec
 from modelfmt.errors import CorruptFile
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
-from modelfmt.ir.ops import Expression, RopePermute, geometry, row_bytes
+from modelfmt.ir.ops import Coded, Expression, Packed, RopePermute, geometry, nodes, row_bytes
 from modelfmt.report import Loss, Note
 
 __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 
 TILE_ELEMENTS = 1 << 20
 """Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
+
+WIDE = 8
+"""So many more where rows are read as columns of their file."""
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -38,7 +41,7 @@ class Sink(msgspec.Struct, frozen=True):
 
     via: a dense encoding that values pass through first, where the reference's two steps do so. importance: they are
     quantized with the importance weights of this name. reason: why this encoding. rounding: how values become blocks,
-    "ggml" or "best".
+    "ggml" or "best". moved: codes are moved, not values: the verdict and, where it is not exact, its bound.
     """
 
     output: int
@@ -49,6 +52,8 @@ class Sink(msgspec.Struct, frozen=True):
     importance: str | None = None
     reason: str = ""
     rounding: str = "ggml"
+    moved: str = ""
+    bound: float | None = None
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -117,7 +122,8 @@ class Plan(msgspec.Struct, frozen=True):
     def job_bytes(self, stream: Stream, n_rows: int, n_cols: int) -> int:
         """Bytes that a job of n_rows rows of this stream holds at once."""
         written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
-        return n_rows * (2 * row_bytes(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
+        inner = max((row_bytes(part) for part in stream.expr.inputs), default=0) if _is_packed(stream.expr) else 0
+        return n_rows * (2 * row_bytes(stream.expr) + inner + written) + 4 * n_cols * min(n_rows, 16)
 
     def moved_bytes(self, job: Job) -> tuple[int, int]:
         """(bytes that a job reads, bytes that it writes)."""
@@ -156,9 +162,11 @@ class Plan(msgspec.Struct, frozen=True):
                     "output": output.path,
                     "name": tensor.name,
                     "shape": list(tensor.shape),
-                    "from": stream.expr.stored.name,
+                    "from": source_label(stream.expr),
                 }
                 row |= {"to": tensor.encoding, "size": tensor.size, "reason": sink.reason}
+                if sink.moved:
+                    row |= {"verdict": sink.moved, "bound": sink.bound}
                 rows.append(row)
         return rows
 
@@ -208,7 +216,7 @@ class Plan(msgspec.Struct, frozen=True):
     def _tile(self, stream: Stream) -> tuple[int, int]:
         n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
         unit = _unit(stream.expr)
-        rows = max(1, self.tile_elements // max(n_cols, 1))
+        rows = max(1, self.tile_elements * (WIDE if _across(stream.expr) else 1) // max(n_cols, 1))
         return max(unit, rows // unit * unit), n_cols
 
 
@@ -223,8 +231,24 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     return -(-n_cols // stored.block_elements) * stored.block_bytes
 
 
+def source_label(expr: Expression) -> str:
+    """What a tensor is made from, for people: the scheme of a quantized checkpoint, else the encoding."""
+    return next((node.label for node in nodes(expr) if isinstance(node, Coded)), "") or expr.stored.name
+
+
+def _is_packed(expr: Expression) -> bool:
+    return isinstance(expr, Packed)
+
+
+def _across(expr: Expression) -> bool:
+    """Whether rows of an expression are columns of what it is read from: strips should be wide then."""
+    return any(isinstance(node, Coded) and node.packing.lay != "rows" for node in nodes(expr))
+
+
 def _unit(expr: Expression) -> int:
-    """Rows that are best made together: those of one head, where a permutation mixes them."""
+    """Rows that are best made together: those of one head, where a permutation mixes them, or of one word."""
     if isinstance(expr, RopePermute):
         return geometry(expr.shape, expr.stored)[0] // expr.heads
+    if isinstance(expr, Coded):
+        return 8 if expr.packing.lay == "columns" else 1
     return max((_unit(part) for part in expr.inputs[:1]), default=1)

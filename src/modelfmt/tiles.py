@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelfmt.errors import CorruptFile, UnsupportedError
+from modelfmt import _kernels, grids
+from modelfmt.errors import CorruptFile, SourceMissing
+from modelfmt.grids import decode
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.ops import Expression, Leaf, geometry, row_bytes
-from modelfmt.kernels import add_product, convert, kernel_types, row_lengths, swap_bytes
+from modelfmt.ir.ops import GRIDDED, Expression, Leaf, geometry, row_bytes
+from modelfmt.kernels import add_product, convert, row_lengths, swap_bytes
 from modelfmt.storage.files import Files
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Evaluator"]
+__all__ = ["Evaluator", "check_span", "decode"]
 
 _MADE_AT_ONCE = 1 << 20  # bytes
 
@@ -27,6 +29,8 @@ class Evaluator:
 
     def rows(self, expr: Expression, start: int, stop: int) -> NDArray[np.uint8]:
         """Encoded rows start..stop, uint8 [stop - start, row_bytes]."""
+        if isinstance(expr, GRIDDED):
+            return grids.tile(expr, start, stop, self)
         if not isinstance(expr, Leaf):
             return expr.tile(start, stop, self)
         import numpy as np
@@ -49,7 +53,7 @@ class Evaluator:
         import numpy as np
 
         item, size = expr.stored.block_bytes, row_bytes(expr)
-        wide = (last - first) * 4 >= size // item
+        wide = (last - first) * 2 >= size // item
         if wide or (isinstance(expr, Leaf) and size <= 4096):
             return self.rows(expr, *rows)[:, first * item : last * item]
         out = np.empty((rows[1] - rows[0], (last - first) * item), np.uint8)
@@ -59,7 +63,16 @@ class Evaluator:
                 made = self.rows(expr, row, min(row + step, rows[1]))
                 out[row - rows[0] : row - rows[0] + len(made)] = made[:, first * item : last * item]
             return out
-        for row in range(rows[0], rows[1]):
+        handle = self.files.handle(expr.file)
+        begin, done = expr.offset + rows[0] * size + first * item, 0
+        if handle is not None and out.size:
+            try:
+                done = _kernels.read_strip(handle, begin, size, (last - first) * item, out)
+            except OSError as error:
+                raise SourceMissing(
+                    "reading failed", code="read-failed", path=expr.file, place=f"byte {begin}", found=error.strerror
+                ) from error
+        for row in range(rows[0] + done, rows[1]):  # in memory; or a line that is cut off, which is an error
             self.files.read_into(expr.file, expr.offset + row * size + first * item, out[row - rows[0]].data)
         if expr.big:
             swap_bytes(expr.encoding, out)
@@ -84,25 +97,6 @@ class Evaluator:
     def row_lengths(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The Euclidean norm of each row, float32 [n]."""
         return row_lengths(x)
-
-
-def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float32]:
-    """Encoded rows uint8 [n, row_bytes] -> float32 [n, n_cols]."""
-    import numpy as np
-
-    if name == "F32":
-        return rows.view(np.float32)
-    if name in kernel_types():
-        out = np.empty((len(rows), n_cols), np.float32)
-        convert(name, rows, "F32", out, len(rows), n_cols)
-        return out
-    row = ENCODINGS[name]
-    if not row.numpy or row.element.kind == "complex":
-        raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)
-    import ml_dtypes
-
-    dtype = np.dtype(getattr(ml_dtypes, row.numpy, None) or row.numpy)
-    return rows.view(dtype).astype(np.float32)
 
 
 def check_span(expr: Leaf, files: Files, *, tensor: str) -> None:

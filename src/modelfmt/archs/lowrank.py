@@ -20,7 +20,6 @@ from modelfmt.archs.specs import (
     Reshaped,
     Shape,
     Spec,
-    Squeezed,
     Stacked,
     Tiled,
     Transposed,
@@ -275,11 +274,11 @@ def _applied(spec: Spec, pair: Pair, scope: Scope, slot: Slot) -> Pair:
             return pair.transposed
         case Tiled(axis=1):
             return replace(pair, a=forward(spec, (pair.a,), scope, layer))
-        case NegExp() | Reshaped():
-            raise _operation(slot, spec)
-        case Squeezed():
+        case Reshaped(source=("1", *rest), result=result) if tuple(rest) == result:
             a = Reshape(pair.a, pair.a.shape[1:]) if len(pair.a.shape) == axes else pair.a
             return replace(pair, a=a, b=Reshape(pair.b, pair.b.shape[1:]))
+        case NegExp() | Reshaped():
+            raise _operation(slot, spec)
         case Part(axis=axis) if axis == axes - 1 or (axes > 2 and len(pair.a.shape) == axes and axis < axes - 2):
             raise _operation(slot, spec)
         case _:

@@ -240,7 +240,7 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
         case Add(value=value):
             return AddConstant(expr, value)
         case Transposed():
-            return Transpose(expr) if len(expr.shape) > 1 else expr
+            return _turned(expr)
         case Stacked():
             return Stack(parts)
         case Part():
@@ -264,6 +264,16 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return _tiled(expr, spec, scope, layer, inverse=False)
         case Grouped(start=start, stop=stop):
             return _grouped(expr, *_sizes(spec, scope, layer), start, stop)
+
+
+def _turned(expr: Expression) -> Expression:
+    """A matrix with its axes exchanged. Twice is not at all: codes that were read as the transposition of values come
+    out untouched. Codes that have to turn become values."""
+    if len(expr.shape) < 2:
+        return expr
+    if isinstance(expr, Transpose):
+        return expr.input.input if isinstance(expr.input, Dequantize) else expr.input
+    return Transpose(expr if expr.stored.dense else Dequantize(expr))
 
 
 def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Expression, ...]:

@@ -130,7 +130,9 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     `config` is config.json ({} where there is none), `architecture` its first entry of `architectures`, `metadata` what
     the shards' headers say, `assets` lazy. extras["huggingface"]: shards (paths), index (its metadata), modules (of a
     sentence-transformers folder: path, type, config and tensors of each module behind the first). extras["notes"]:
-    files that were left alone. Raises SourceMissing (no folder, shards), CorruptFile (also: the index and the shards
+    files that were left alone. Of a quantized folder the tensors are those that its scheme means, and
+    extras["quantization"] has method, notes and `stored`, the tensors as they lie in the files; or error, where it
+    cannot be read. Raises SourceMissing (no folder, shards), CorruptFile (also: the index and the shards
     disagree), UnsafePath, LimitExceeded, UnsupportedError (no weights).
     """
     place = Path(path)
@@ -166,17 +168,41 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         "index": index.get("metadata", {}),
         "modules": [_module(folder, row, files, reader) for row in modules[1:]],
     }
+    extras: dict[str, Any] = {"huggingface": own, "notes": notes}
+    assets = _assets(folder, home, modules, files)
+    extras |= _quantized(path, tensors, config, assets, reader)
     return Model(
         "huggingface",
         path,
-        tensors,
+        extras.pop("tensors", tensors),
         architecture=_architecture(config),
         config=config,
         metadata=metadata,
-        assets=cast("dict[str, bytes]", _assets(folder, home, modules, files)),
-        extras={"huggingface": own, "notes": notes},
+        assets=cast("dict[str, bytes]", assets),
+        extras=extras,
         files=files,
     )
+
+
+def _quantized(
+    path: str, tensors: dict[str, Tensor], config: Mapping[str, Any], assets: Assets, reader: Reader
+) -> dict[str, Any]:
+    """What a quantized folder has besides: its tensors as its scheme means them, the scheme, and the tensors as they
+    lie in the files. A scheme that cannot be read leaves them alone: what needs weights raises its error then."""
+    from modelfmt.checkpoints import quantized
+
+    try:
+        exprs = {name: tensor.expr for name, tensor in tensors.items()}
+        found = quantized.read(path, exprs, config, cast("Mapping[str, bytes]", assets), reader)
+    except (UnsupportedError, CorruptFile) as error:
+        return {"quantization": {"method": None, "error": error}}
+    if found is None:
+        return {}
+    method, made, remarks = found
+    return {
+        "tensors": {name: Tensor(name, expr, reader) for name, expr in made.items()},
+        "quantization": {"method": method, "notes": remarks, "stored": tensors},
+    }
 
 
 def _names(folder: Path) -> list[str]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Show what is in a model file, from its headers.",
     "scan": "Say what loading a file would import and call.",
     "quantize": "Convert a model to other types in its own container.",
+    "transcode": "Move quantized weights to another scheme; --matrix: what can go where.",
     "imatrix": "Show, merge, convert and check importance matrices.",
     "formats": "List the formats.",
     "architectures": "List the architectures, and how each was checked.",

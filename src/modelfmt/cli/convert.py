@@ -12,7 +12,7 @@ from modelfmt.cli.output import json_option
 from modelfmt.cli.progress import Meter
 from modelfmt.cli.render import show_plan, show_report
 
-__all__ = ["convert", "quantize"]
+__all__ = ["convert", "quantize", "run_conversion"]
 
 _EXAMPLES = """\b
 Examples:
@@ -41,7 +41,7 @@ def convert(source: str, dest: str, **given: Any) -> None:
     DEST's name says the format and, where it holds one, the type. For several types, DEST is a folder or has {type} in
     it. A run that was killed goes on when the same command is given again.
     """
-    _convert(source, dest, given)
+    run_conversion(source, dest, given)
 
 
 @click.command(epilog="\b\nExample:\n  modelfmt quantize model-BF16.gguf model-Q4_K_M.gguf")
@@ -64,7 +64,7 @@ def quantize(source: str, dest: str, **given: Any) -> None:
         )
     _keep_container(dest, kind, given)
     _name_a_type(source, dest, given)
-    _convert(source, dest, given)
+    run_conversion(source, dest, given)
 
 
 def _keep_container(dest: str, kind: str, given: dict[str, Any]) -> None:
@@ -98,7 +98,8 @@ def _name_a_type(source: str, dest: str, given: dict[str, Any]) -> None:
         )
 
 
-def _convert(source: str, dest: str, given: dict[str, Any]) -> None:
+def run_conversion(source: str, dest: str, given: dict[str, Any]) -> None:
+    """Convert, or with dry_run print the plan: what `convert`, `quantize` and `transcode` do."""
     import modelfmt
 
     if given.pop("dry_run"):

@@ -17,14 +17,24 @@ Decorated = Callable[..., Any]
 
 _SAME_NAME = (
     *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "rounding", "pre"),
-    *("target_bpw", "split_size", "split_tensors", "alignment", "allow_requantize", "carry", "strict", "stats"),
+    *(
+        "target_bpw",
+        "split_size",
+        "split_tensors",
+        "alignment",
+        "allow_requantize",
+        "carry",
+        "strict",
+        "stats",
+        "transcode",
+    ),
 )
 
 _PLAN = (
     click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
     click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
     click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
-    click.option("--to", type=click.Choice(["gguf", "huggingface", "pytorch", "safetensors"]), help="Destination format. Default: from its name."),
+    click.option("--to", type=click.Choice(["gguf", "huggingface", "pytorch", "safetensors", "mlx", "compressed-tensors", "gptq", "awq", "fp8"]), help="Destination format. Default: from its name."),
     click.option("--adapter", multiple=True, metavar="PATH[=WEIGHT]", help="LoRA adapter (a folder of PEFT) to merge into the model, times WEIGHT; repeat it for several (docs/lora.md)."),
     click.option("--base", metavar="PATH", help="The model that SOURCE, a LoRA adapter, is for; it becomes a GGUF adapter (docs/lora.md)."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
@@ -40,6 +50,7 @@ _PLAN = (
     click.option("--split-tensors", type=click.IntRange(min=1), metavar="N", help="Largest number of tensors in a file."),
     click.option("--alignment", type=click.IntRange(min=8), metavar="BYTES", help="Alignment of GGUF tensors, a power of two. Default: the source's, else 32."),
     click.option("--allow-requantize", is_flag=True, help="Allow quantized tensors to be quantized again."),
+    click.option("--transcode", default="auto", metavar="POLICY", help="What may become of quantized tensors where no type is asked for: exact, near:BOUND (the smallest type within it), any (with --allow-requantize), auto (exact, else near). See docs/transcoding.md."),
     click.option("--carry/--no-carry", default=True, help="GGUF from a checkpoint: write keys that make the way back exact; without, the keys are those of llama.cpp's converter. Default: --carry."),
     click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
     click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),

@@ -9,9 +9,11 @@ ggml-common.h block structs; docs/encodings.md. This file holds no arithmetic: k
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from modelfmt.errors import ShapeError, UsageError
+from modelfmt.ir import grid
 
 __all__ = ["ENCODINGS", "Element", "Encoding", "Level", "encoding"]
 
@@ -183,8 +185,27 @@ _ROWS = (
     _blocks("Q2_0", 64, 18, _code(2, 1), ("scale", 64, "F16")),
 )
 
-ENCODINGS: dict[str, Encoding] = {row.name: row for row in _ROWS}
-"""Every encoding by its name: the safetensors name of a dense type, the GGUF name of a block type."""
+
+class _Encodings(dict[str, Encoding]):
+    """The rows above, and grids, which are made from their names."""
+
+    def __missing__(self, name: str) -> Encoding:
+        if not name.startswith("GRID:"):
+            raise KeyError(name)
+        return _of_grid(name)
+
+
+@cache
+def _of_grid(name: str) -> Encoding:
+    found = grid.parse(name)
+    code = _code(grid.INTEGERS[found.table]) if found.integer else Element("table", 8, table=found.table)
+    levels = (Level("scale", found.group, "F64"), Level("offset", found.group, "F64"))
+    return Encoding(name, found.n_cols, found.row_bytes, code, levels)
+
+
+ENCODINGS: dict[str, Encoding] = _Encodings({row.name: row for row in _ROWS})
+"""Every encoding by its name: the safetensors name of a dense type, the GGUF name of a block type. Grids
+(modelfmt.ir.grid) are found by their names, and not listed."""
 
 
 def encoding(name: str) -> Encoding:

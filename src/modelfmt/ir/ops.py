@@ -8,13 +8,14 @@ untouched. A `Reader` (modelfmt.tiles) supplies the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from modelfmt.errors import BadValue, ShapeError
+from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ FACTOR_ELEMENTS = 1 << 20
 """Elements of a factor of low rank that are held at once, about."""
 
 __all__ = [
+    "GRIDDED",
     "ROUNDED",
     "AddConstant",
     "AddLowRank",
     "Affine",
+    "Blocks",
     "Cast",
+    "Coded",
     "Concat",
     "Constant",
     "Dequantize",
@@ -46,8 +50,13 @@ __all__ = [
     "Leaf",
     "NegativeExp",
     "NegativeLog",
+    "Nested",
+    "Numbers",
+    "Packed",
     "Pad",
+    "Param",
     "Reader",
+    "Regrid",
     "Reshape",
     "RopePermute",
     "Scale",
@@ -60,6 +69,7 @@ __all__ = [
     "geometry",
     "nodes",
     "row_bytes",
+    "with_inputs",
 ]
 
 
@@ -116,6 +126,10 @@ class _Op(msgspec.Struct, frozen=True, tag_field="op", tag=str.lower):
         """The expressions that this one is made from."""
         return (self.input,)  # type: ignore[attr-defined]
 
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        """Encoded rows start..stop, uint8 [stop - start, row_bytes]; leaves and grids are made by the reader itself."""
+        raise AssertionError("the reader makes these rows")
+
 
 class Leaf(_Op, frozen=True):
     """Bytes of a file: `shape` elements in `encoding` from `offset` on. big: multi-byte fields are big-endian."""
@@ -133,9 +147,6 @@ class Leaf(_Op, frozen=True):
     @property
     def inputs(self) -> tuple[Expression, ...]:
         return ()
-
-    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
-        raise AssertionError("leaves are read by the reader itself")
 
 
 class Constant(_Op, frozen=True):
@@ -716,6 +727,204 @@ class Affine(_Op, frozen=True):
         return exact.astype(np.float32).view(np.uint8)
 
 
+class Param(msgspec.Struct, frozen=True):
+    """A number for each group of a coded tensor: a scale, a zero or an offset, and how it lies.
+
+    input: [rows, groups] values of any dense type; turned: [groups, rows]. rows: neighbouring rows that share a number
+    (0: all); group: neighbouring columns (0: all), or with flat: neighbouring elements of the whole in row-major order.
+    bits: integers of so many bits, packed in 32-bit words along the rows ("rows") or the groups ("groups"); order: of
+    nibbles, "awq"; add: a number added to each word before (GPTQ's zeros); plus: one added to each value.
+    """
+
+    input: Expression
+    turned: bool = False
+    rows: int = 1
+    group: int = 0
+    flat: bool = False
+    bits: int = 0
+    along: str = ""
+    order: str = "low"
+    add: int = 0
+    plus: float = 0.0
+    divide: bool = False
+
+
+class Coded(_Op, frozen=True):
+    """A quantized tensor whose codes and parameters are tensors of their own: rows of a grid (modelfmt.ir.grid).
+
+    codes: words as `packing` says, of the whole tensor. shape: logical, [.., rows, columns]. table: what codes stand
+    for. group: columns that share a record, a divisor of every parameter's. value = product(scales) * (code - zero) +
+    offset. zero: a number or a Param. index: the group of each column where they are not in order (GPTQ's g_idx);
+    sorted: the columns are put in the order of their groups. first: the column of `codes` that this begins with.
+    records: no codes, for what asks about scales alone. label: for people.
+    """
+
+    codes: Expression
+    packing: grid.Packing
+    shape: tuple[int, ...]
+    table: str
+    group: int
+    scales: tuple[Param, ...]
+    zero: float | Param = 0.0
+    offset: Param | None = None
+    index: Expression | None = None
+    sorted: bool = False
+    first: int = 0
+    whole: int = 0
+    records: bool = False
+    label: str = ""
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        own = (*self.scales, self.zero, self.offset)
+        params = tuple(param.input for param in own if isinstance(param, Param))
+        return (self.codes, *params, *(() if self.index is None else (self.index,)))
+
+    @property
+    def n_cols(self) -> int:
+        """Columns of the codes as stored, of which this may be a window."""
+        return self.whole or self.shape[-1]
+
+
+class Regrid(_Op, frozen=True):
+    """Blocks of a GGUF type as rows of a grid. group: that of the type."""
+
+    input: Expression
+    table: str
+    group: int
+    records: bool = False
+    first: int = 0
+    width: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.input.shape[:-1], self.width or self.input.shape[-1])
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
+
+
+class Blocks(_Op, frozen=True):
+    """Codes moved into blocks of a GGUF type, where all of them fit: what a sink makes, made before rows are moved."""
+
+    input: Coded
+    encoding: str
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+
+class Packed(_Op, frozen=True):
+    """The codes of a grid, packed in words of `encoding`. rezero: codes become code - zero + rezero (-1: as they are).
+
+    Rows of words: [.., rows, columns * bits / word]; words: [columns * bits / 32, rows]; columns: [columns, rows * bits
+    / 32].
+    """
+
+    input: Expression
+    packing: grid.Packing
+    encoding: str
+    rezero: int = -1
+
+    def __post_init__(self) -> None:
+        shape, bits, word = self.input.shape, self.packing.bits, self.stored.block_bytes * 8
+        across = shape[-2] if self.packing.lay == "columns" else shape[-1]
+        if across * bits % word or (self.packing.lay != "rows" and len(shape) != 2):
+            raise ShapeError(
+                "codes do not fill whole words", code="packing", found=shape, allowed=f"a multiple of {word // bits}"
+            )
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *outer, n_rows, n_cols = self.input.shape
+        per_word = self.packing.bits / (self.stored.block_bytes * 8)
+        if self.packing.lay == "rows":
+            return (*outer, n_rows, int(n_cols * per_word))
+        if self.packing.lay == "words":
+            return (int(n_cols * per_word), n_rows)
+        return (n_cols, int(n_rows * per_word))
+
+
+class Numbers(_Op, frozen=True):
+    """The scales, zeros or offsets of a grid of records, in a dense encoding.
+
+    what: scale; exponent (of a scale that is a power of two, plus 127); zero (whole, offsets included); offset (of
+    codes whose zero is none, or `rezero`). bits: zeros packed in 32-bit words along the rows or groups (see Param).
+    rows, group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows].
+    """
+
+    input: Expression
+    what: str
+    encoding: str
+    shape: tuple[int, ...]
+    turned: bool = False
+    rows: int = 1
+    group: int = 0
+    bits: int = 0
+    along: str = ""
+    order: str = "low"
+    rezero: float = 0.0
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+
+class Nested(_Computed, frozen=True):
+    """Scales that are codes themselves (bitsandbytes): table[code] * scales[i // block] + offset, each step rounded to
+    float32. input: U8 [.., n]."""
+
+    input: Expression
+    scales: Expression
+    table: tuple[float, ...]
+    block: int
+    offset: float
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return (self.input, self.scales)
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        codes = reader.rows(self.input, start, stop)
+        n_cols = codes.shape[1]
+        blocks = np.arange(start * n_cols, stop * n_cols) // self.block
+        first, last = (int(blocks[0]), int(blocks[-1]) + 1) if len(blocks) else (0, 0)
+        scales = reader.values(Reshape(self.scales, (prod(self.scales.shape), 1)), first, last).reshape(-1)
+        table = np.array(self.table, np.float32)
+        found = table[codes.reshape(-1)] * scales[blocks - first] + np.float32(self.offset)
+        made: Rows = found.reshape(codes.shape).view(np.uint8)
+        return made
+
+
+GRIDDED = (Coded, Regrid, Packed, Numbers, Blocks)
+"""Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""
+
+
+def with_inputs(expr: Expression, change: Callable[[Expression], Expression]) -> Expression:
+    """The same operation over other inputs: `change` of each. Sources of grids and leaves stay as they are."""
+    if isinstance(expr, Stack | Concat | Tiled):
+        return msgspec.structs.replace(expr, parts=tuple(map(change, expr.parts)))
+    if isinstance(expr, Leaf | Constant | Coded | Regrid | Blocks):
+        return expr
+    return msgspec.structs.replace(expr, input=change(expr.input))
+
+
 Expression = (
     Leaf
     | Constant
@@ -739,6 +948,12 @@ Expression = (
     | Tiled
     | FlipBits
     | Affine
+    | Coded
+    | Regrid
+    | Packed
+    | Numbers
+    | Nested
+    | Blocks
 )
 
 

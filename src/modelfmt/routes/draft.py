@@ -10,10 +10,11 @@ from modelfmt.errors import UsageError
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression
+from modelfmt.ir.tensor import Tensor
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 
-__all__ = ["DENSE_TYPES", "Draft", "DraftTensor", "Options", "dense_tensors", "narrowing", "ties"]
+__all__ = ["DENSE_TYPES", "Draft", "DraftTensor", "Options", "dense_tensors", "narrowing", "stored_tensors", "ties"]
 
 DENSE_TYPES = ("F32", "F16", "BF16")
 
@@ -22,7 +23,8 @@ DENSE_TYPES = ("F32", "F16", "BF16")
 class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
-    write keys for what the destination lacks of the source. base: the model that an adapter is for."""
+    write keys for what the destination lacks of the source. base: the model that an adapter is for. transcode: a policy
+    of modelfmt.quant.transcode. target: the destination's format."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -39,6 +41,8 @@ class Options:
     rounding: str = "ggml"
     carry: bool = True
     base: Model | None = None
+    transcode: str = "auto"
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class DraftTensor:
     via: str | None = None
     importance: str | None = None
     reason: str = ""
+    moved: str = ""
+    bound: float | None = None
 
 
 @dataclass
@@ -102,13 +108,27 @@ def dense_tensors(model: Model, recipe: Recipe) -> tuple[dict[str, DraftTensor],
         )
     chosen: dict[str, DraftTensor] = {}
     losses: list[Loss] = []
-    for tensor in model.tensors.values():
+    for tensor in stored_tensors(model, as_stored=quant == AUTO).values():
         source = tensor.encoding
         kept = source.dense and (quant == AUTO or source.element.kind != "float")
         target = source.name if kept else "F32" if quant == AUTO else quant
         chosen[tensor.name] = DraftTensor(tensor.expr, target, reason="as asked" if target != source.name else "kept")
         losses += narrowing(tensor.name, source.name, target)
     return chosen, losses
+
+
+def stored_tensors(model: Model, *, as_stored: bool) -> Mapping[str, Tensor]:
+    """The tensors of a model: of a quantized checkpoint those that its scheme means, or as they lie in the files.
+
+    Raises what was wrong with the scheme, where its tensors are asked for.
+    """
+    found: Mapping[str, Any] = model.extras.get("quantization", {})
+    if as_stored and "stored" in found:
+        stored: Mapping[str, Tensor] = found["stored"]
+        return stored
+    if "error" in found and not as_stored:
+        raise found["error"]
+    return model.tensors
 
 
 def ties(chosen: Mapping[str, DraftTensor]) -> dict[str, str]:

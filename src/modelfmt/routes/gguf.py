@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from modelfmt.formats import gguf
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression
-from modelfmt.quant import coverage, mixture, recipes, target
+from modelfmt.ir.ops import Expression, Reader, Reshape
+from modelfmt.quant import coverage, mixture, recipes, target, transcode
 from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
+from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing, stored_tensors
 from modelfmt.storage import strict_json
 from modelfmt.tiles import Evaluator
 
@@ -117,8 +118,17 @@ def _draft(
         notes.append(Note(label, f"{reached:.4f} bits per weight, of at most {recipe.target:g}"))
         recipe = target.numbered(recipe, chosen, content.tensors)
     tensors: dict[str, DraftTensor] = {}
+    moves = _moves(content, chosen, label, options, measurer.reader)
+    if moves and label in ("", recipes.AUTO):
+        recipe = _mostly(recipe, moves)
+    scales: dict[str, DraftTensor] = {}
     for name, choice in chosen.items():
         expr = content.tensors[name]
+        if name in moves:
+            tensors[name], scale, found = _moved(name, moves[name], options)
+            scales |= scale
+            losses += found
+            continue
         importance = name if name in measurer.covered and not ENCODINGS[choice.type].dense else None
         tensors[name] = DraftTensor(expr, choice.type, choice.via, importance, choice.reason)
         present = content.present(name)
@@ -127,6 +137,7 @@ def _draft(
             losses.append(Loss("requantized", name, f"{choice.type} to {choice.type}, with the adapter added"))
         if choice.reason.startswith("fallback"):
             notes.append(Note(name, choice.reason))
+    tensors |= scales
     notes += [Note(pattern, "this pattern matches no tensor") for pattern in overrides.unmatched(content.tensors)]
     notes += _uncovered(tensors, options.importance)
     metadata = _completed(content, recipe, options)
@@ -144,6 +155,57 @@ def _draft(
         )
 
     return Draft(recipe.name if label in ("", recipes.AUTO) else label, tensors, build, losses, notes)
+
+
+def _moves(
+    content: _Content,
+    chosen: Mapping[str, mixture.Choice],
+    label: str,
+    options: Options,
+    reader: Reader,
+) -> dict[str, transcode.Move]:
+    """What becomes of tensors whose codes can be moved: the smallest type that the policy allows where none is asked
+    for, else the one that is, if it takes them."""
+    wanted = transcode.policy(options.transcode)
+    free = label in ("", recipes.AUTO)
+    moves = {}
+    for name, choice in chosen.items():
+        expr = content.tensors[name]
+        if not transcode.is_grid(expr):
+            continue
+        if free and "override" not in choice.reason:
+            moves[name] = transcode.choose(expr, wanted, reader, name=name)
+            continue
+        verdict = transcode.can_encode(expr, choice.type, reader, at_most=wanted.bound)
+        if wanted.takes(verdict) or ENCODINGS[choice.type].dense:
+            moves[name] = transcode.Move(choice.type, verdict, expr)
+    return moves
+
+
+def _moved(name: str, move: transcode.Move, options: Options) -> tuple[DraftTensor, dict[str, DraftTensor], list[Loss]]:
+    """The tensor, the scale of the whole where it has one, and what that loses."""
+    verdict, source = move.verdict, transcode.label(move.expr)
+    if verdict.kind == "requantize" and not options.allow_requantize and not ENCODINGS[move.encoding].dense:
+        raise _requantized(name, source, move.encoding)
+    losses = {"near": "approximated", "requantize": "requantized"}.get(verdict.kind)
+    bound = "" if not verdict.bound else f", within {verdict.bound:.1e} of the group's largest"
+    found = [] if losses is None else [Loss(losses, name, f"{source} to {move.encoding}{bound}")]
+    moved = "" if verdict.kind == "requantize" else verdict.kind
+    draft = DraftTensor(move.expr, move.encoding, reason=f"transcoded: {verdict}", moved=moved, bound=verdict.bound)
+    if move.scale is None:
+        return draft, {}, found
+    whole = f"{name.removesuffix('.weight')}.scale"
+    return draft, {whole: DraftTensor(Reshape(move.scale, (1,)), "F32", reason="scale of the whole tensor")}, found
+
+
+def _mostly(recipe: recipes.Recipe, moves: Mapping[str, transcode.Move]) -> recipes.Recipe:
+    """The recipe with the number of the file type that most bytes are of."""
+    sizes: dict[str, int] = {}
+    for move in moves.values():
+        size = prod(move.expr.shape) * ENCODINGS[move.encoding].block_bytes // ENCODINGS[move.encoding].block_elements
+        sizes[move.encoding] = sizes.get(move.encoding, 0) + size
+    most = max(sizes, key=lambda encoding: sizes[encoding])
+    return replace(recipe, number=recipes.file_type_of(most))
 
 
 def _uncovered(tensors: Mapping[str, DraftTensor], importance: Importance | None) -> list[Note]:
@@ -167,17 +229,21 @@ def _loss(name: str, source: Encoding, choice: mixture.Choice, options: Options)
     if source.name == target.name:
         return []
     if not source.dense and not target.dense and not options.allow_requantize:
-        raise LossyError(
-            "the source is quantized already, and quantizing it again loses more",
-            code="requantize",
-            place=name,
-            found=f"{source.name} to {target.name}",
-            hint="convert from the original weights, or add --allow-requantize (allow_requantize=True)",
-        )
+        raise _requantized(name, source.name, target.name)
     if target.dense:
         return narrowing(name, source.name, target.name)
     via = f" through {choice.via}" if choice.via and choice.via != source.name else ""
     return [Loss("quantized" if source.dense else "requantized", name, f"{source.name} to {target.name}{via}")]
+
+
+def _requantized(name: str, source: str, target: str) -> LossyError:
+    return LossyError(
+        "the source is quantized already, and quantizing it again loses more",
+        code="requantize",
+        place=name,
+        found=f"{source} to {target}",
+        hint="convert from the original weights, or add --allow-requantize (allow_requantize=True)",
+    )
 
 
 def _completed(content: _Content, recipe: recipes.Recipe, options: Options) -> Metadata:
@@ -224,7 +290,7 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
             hint="GGUF needs the architecture's configuration: open the checkpoint folder",
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
-    exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
+    exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
     bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
     return bound.architecture, bound
 
@@ -259,7 +325,11 @@ def _from_checkpoint(model: Model, options: Options) -> _Content:
     )
     words = [] if tokenizer is None else tokenizers.gguf_metadata(tokenizer)
     metadata = [("general.architecture", "STRING", arch.gguf), *facts, *bound.metadata, *words]
-    if options.carry:
+    scheme = model.extras.get("quantization", {})
+    notes += scheme.get("notes", [])
+    if scheme:
+        notes.append(Note("checkpoint", "quantized: the file does not carry what makes the way back exact"))
+    elif options.carry:
         further, more = carried.entries(model, bound, metadata)
         metadata += further
         notes += more

@@ -26,7 +26,7 @@ from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
 
-__all__ = ["drafts"]
+__all__ = ["drafts", "opened"]
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type -> the name that torch has for it, and config.json."""
@@ -76,6 +76,11 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         )
     reader = _Reader(model)
     return [_draft(reader.checkpoint(recipe.label), recipe.label, options) for recipe in wanted]
+
+
+def opened(model: Model) -> _Checkpoint:
+    """The tensors of a GGUF file by their names in a checkpoint, and the folder's other files: for other routes."""
+    return _Reader(model).checkpoint(AUTO)
 
 
 def _draft(checkpoint: _Checkpoint, quant: str, options: Options) -> Draft:

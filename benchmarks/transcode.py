@@ -1,0 +1,212 @@
+"""Moving codes beside dequantizing and quantizing again: what each changes, and how fast codes move beside `cp`.
+
+    python benchmarks/transcode.py            # the table of errors, on Gaussian weights
+    python benchmarks/transcode.py --speed 8  # a folder of so many layers of 202 M weights, transcoded and copied
+
+The other way is llama.cpp's: what its converter does with compressed-tensors and GPTQ (values, rounded to the 16-bit
+type of the file), then its reference quantizer for the same type; modelfmt's kernels write the same bytes as it
+(tests/byte_identity.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+import modelfmt
+from modelfmt import grids
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Constant, Param
+from modelfmt.storage.files import Files
+from modelfmt.tiles import Evaluator
+
+Values = NDArray[np.float64]
+
+
+def quantized(rng: np.random.Generator, group: int, *, symmetric: bool) -> tuple[Coded, Values, Values]:
+    """Weights as 4-bit codes: the expression, its values, the weights before."""
+    n, k = 256, 512 if group == 32 else 1024
+    weights = rng.standard_normal((n, k)) * 0.02
+    blocks = weights.reshape(n, k // group, group)
+    if symmetric:
+        scales = (np.abs(blocks).max(-1) / 7).astype(ml_dtypes.bfloat16)
+        zeros = np.full(scales.shape, 8)
+    else:
+        low, high = blocks.min(-1), blocks.max(-1)
+        scales = ((high - low) / 15).astype(np.float16)
+        zeros = np.clip(np.rint(-low / scales.astype(float)), 0, 15)
+    codes = np.clip(np.rint(blocks / scales.astype(float)[..., None]) + zeros[..., None], 0, 15).astype(np.uint8)
+    values = (codes - zeros[..., None]) * scales.astype(float)[..., None]
+    flat = codes.reshape(n, k)
+    packed = (flat[:, ::2] | flat[:, 1::2] << 4).astype(np.uint8)
+    encoding = "BF16" if symmetric else "F16"
+    scale = Param(Constant(scales.tobytes(), scales.shape, encoding), group=group)
+    zero: float | Param = 8.0
+    if not symmetric:
+        zero = Param(Constant(zeros.astype(np.float32).tobytes(), zeros.shape, "F32"), group=group)
+    expr = Coded(Constant(packed.tobytes(), packed.shape, "U8"), Packing(4), (n, k), "U4", group, (scale,), zero)
+    return expr, values.reshape(n, k), weights
+
+
+def compare(expr: Coded, values: Values, weights: Values, target: str, dense: str) -> list[str]:
+    """One row: share of weights changed, added rms error in steps, mean squared error beside the source's own."""
+    reader = Evaluator(Files())
+    rows = reader.rows(expr, 0, len(values))
+    ours = grids.doubles(grids.as_blocks(rows, expr.stored.name, target), target, values.shape[1])
+    kind = ml_dtypes.bfloat16 if dense == "BF16" else np.float16
+    again = modelfmt.quantize(values.astype(kind).astype(np.float32), target)
+    theirs = modelfmt.dequantize(again, target).astype(np.float64)
+    step = grids._records(expr, 0, len(values), np.arange(0, values.shape[1], expr.group), reader)[..., 0]
+    steps = np.repeat(step, expr.group, 1)
+    cells = []
+    for found in (theirs, ours):
+        off = found - values
+        changed = np.abs(off) > 1e-3 * steps
+        more = np.mean((found - weights) ** 2) / np.mean((values - weights) ** 2)
+        cells += [f"{changed.mean():.1%}", f"{np.sqrt(np.mean((off / steps) ** 2)):.3f}", f"{more:.2f}"]
+    return cells
+
+
+def errors() -> None:
+    """The table of the README."""
+    print("| source | to | changed | added error | MSE | changed | added error | MSE |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, group, symmetric, targets, dense in (
+        ("symmetric int4, groups of 32", 32, True, ("Q4_0",), "BF16"),
+        ("AWQ, groups of 128", 128, False, ("Q4_1", "Q5_0", "Q8_0"), "F16"),
+    ):
+        expr, values, weights = quantized(np.random.default_rng(7), group, symmetric=symmetric)
+        for target in targets:
+            print(f"| {name} | {target} | {' | '.join(compare(expr, values, weights, target, dense))} |")
+
+
+def checkpoint(folder: Path, layers: int, kind: str) -> int:
+    """A Llama of random codes, written without holding it; bytes of its weights."""
+    hidden, inner, vocab, group = 4096, 11008, 512, 32 if kind == "compressed-tensors" else 128
+    shapes = {f"self_attn.{part}_proj": (hidden, hidden) for part in "qkvo"}
+    shapes |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    rng = np.random.default_rng(0)
+    entries: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    for module, (n, k) in shapes.items():
+        scales = rng.uniform(0.001, 0.002, (n, k // group))
+        if kind == "awq":
+            entries[f"{module}.qweight"] = ("I32", (k, n // 8), rng.bytes(k * n // 2))
+            entries[f"{module}.qzeros"] = ("I32", (k // group, n // 8), rng.bytes(k // group * n // 2))
+            turned = np.ascontiguousarray(scales.T.astype(np.float16))
+            entries[f"{module}.scales"] = ("F16", (k // group, n), turned.tobytes())
+        else:
+            entries[f"{module}.weight_packed"] = ("I32", (n, k // 8), rng.bytes(n * k // 2))
+            bf16 = scales.astype(ml_dtypes.bfloat16)
+            entries[f"{module}.weight_scale"] = ("BF16", (n, k // group), bf16.tobytes())
+            entries[f"{module}.weight_shape"] = ("I64", (2,), struct.pack("<qq", n, k))
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        entries[f"{norm}.weight"] = ("F32", (hidden,), np.ones(hidden, np.float32).tobytes())
+    outer = {
+        name: ("F16", (vocab, hidden), bytes(vocab * hidden * 2))
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    outer["model.norm.weight"] = ("F32", (hidden,), np.ones(hidden, np.float32).tobytes())
+    order = [(f"model.layers.{i}.{name}", row) for i in range(layers) for name, row in entries.items()]
+    order += list(outer.items())
+    header, at = {}, 0
+    for name, (dtype, shape, data) in order:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, (_, _, data) in order:
+            file.write(data)
+    section: dict[str, object] = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm"}
+    if kind != "awq":
+        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
+        section = {
+            "quant_method": kind,
+            "format": "pack-quantized",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        }
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": vocab,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        "quantization_config": section,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return at
+
+
+def speed(layers: int, where: str | None) -> None:
+    """Seconds and peak memory of each transcoding, and of `cp` of the same folder, from the page cache."""
+    place = Path(tempfile.mkdtemp(dir=where))
+    ours = [sys.executable, "-m", "modelfmt"]
+    try:
+        for kind, target in (("compressed-tensors", "out.gguf"), ("awq", "out.gguf"), ("awq", "gptq")):
+            folder, dest = place / f"{kind}-{target}", place / target
+            size = checkpoint(folder, layers, kind)
+            options = ["--to", "gptq"] if target == "gptq" else []
+            copied = timed(["cp", "-r", str(folder), str(place / "copy")], place / "copy")
+            planned = timed([*ours, "plan", str(folder), str(dest), "--summary", *options], place / "none")
+            made = timed([*ours, "convert", str(folder), str(dest), "-q", *options], dest)
+            # of all children so far, the largest: this one
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+            print(
+                f"{kind} to {target}: {size / 1e9:.2f} GB, cp {copied:.2f} s, modelfmt {made:.2f} s "
+                f"(planning alone {planned:.2f} s), {made / copied:.2f} of cp, peak {peak / 1024:.0f} MiB"
+            )
+            shutil.rmtree(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def timed(command: list[str], made: Path, tries: int = 3) -> float:
+    """The best of some tries, each to a destination that is not there."""
+    best = float("inf")
+    for _ in range(tries):
+        if made.is_dir():
+            shutil.rmtree(made)
+        made.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        best = min(best, time.perf_counter() - begin)
+    if made.is_dir():
+        shutil.rmtree(made)
+    made.unlink(missing_ok=True)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speed", type=int, metavar="LAYERS", help="measure speed with so many layers")
+    parser.add_argument("--where", help="a folder for the files of the measurement")
+    given = parser.parse_args()
+    if given.speed:
+        speed(given.speed, given.where)
+    else:
+        errors()
+
+
+if __name__ == "__main__":
+    main()

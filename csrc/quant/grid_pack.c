@@ -1,0 +1,268 @@
+/* Packed codes to rows of grids and back: what checkpoints keep in tensors of their own.
+ *
+ * Rows of 4 and 8 bits, 32-bit words that lie one below the other (GPTQ) and words along the other axis (AWQ) have
+ * paths of their own; every other width is a stream of bits, lowest first, eight codes at a time. Sources: autoawq
+ * 0.2.9 packing_utils.py, gptqmodel 7.7 qlinear, compressed-tensors 0.20 pack_quantized.py, MLX 0.32 quantized.cpp. */
+#include "../grid_level.h"
+#include "../vec.h"
+
+enum { WIDTH = 16, WORD = 4 };
+
+/* Byte b of a word of MF_LAY_COLUMNS: which of eight neighbouring rows its low and its high nibble belong to. */
+static const uint8_t low_row[3][WORD] = {[MF_ORDER_LOW] = {0, 2, 4, 6}, [MF_ORDER_AWQ] = {0, 4, 1, 5}};
+static const uint8_t high_row[3][WORD] = {[MF_ORDER_LOW] = {1, 3, 5, 7}, [MF_ORDER_AWQ] = {2, 6, 3, 7}};
+
+static inline void vb_store(void *p, vb b) { memcpy(p, &b, sizeof b); }
+
+static inline vb vb_zip_low(vb a, vb b) {
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+
+static inline vb vb_zip_high(vb a, vb b) {
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+/* 16 x 16 bytes exchanged along the diagonal: four times the perfect shuffle of the whole. */
+static inline void transpose_16(vb v[WIDTH]) {
+    for (int round = 0; round < 4; round++) {
+        vb next[WIDTH];
+        for (size_t i = 0; i < WIDTH / 2; i++) {
+            next[2 * i] = vb_zip_low(v[i], v[i + WIDTH / 2]);
+            next[2 * i + 1] = vb_zip_high(v[i], v[i + WIDTH / 2]);
+        }
+        memcpy(v, next, sizeof next);
+    }
+}
+
+static void unpack_nibbles(const uint8_t *packed, uint8_t *codes, size_t n, bool high_first, uint8_t flip) {
+    size_t i = 0;
+    const vb mask = vb_set1(15), flips = vb_set1(flip);
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        const vb both = vb_load(packed + i / 2);
+        const vb low = (both & mask) ^ flips, high = (both >> 4) ^ flips;
+        vb_store(codes + i, high_first ? vb_zip_low(high, low) : vb_zip_low(low, high));
+        vb_store(codes + i + WIDTH, high_first ? vb_zip_high(high, low) : vb_zip_high(low, high));
+    }
+    for (; i < n; i++) codes[i] = (uint8_t)((packed[i / 2] >> (((i & 1) != 0) != high_first ? 4 : 0) & 15) ^ flip);
+}
+
+static void unpack_stream(const uint8_t *packed, uint8_t *codes, size_t n, unsigned bits, uint8_t flip) {
+    const unsigned mask = (1u << bits) - 1;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8, packed += bits) {
+        uint64_t eight = 0;
+        memcpy(&eight, packed, bits);
+        for (unsigned k = 0; k < 8; k++) codes[i + k] = (uint8_t)((eight >> k * bits & mask) ^ flip);
+    }
+    if (i < n) {
+        uint64_t rest = 0;
+        memcpy(&rest, packed, ((n - i) * bits + 7) / 8);
+        for (unsigned k = 0; i < n; i++, k++) codes[i] = (uint8_t)((rest >> k * bits & mask) ^ flip);
+    }
+}
+
+static void unpack_row(const uint8_t *packed, uint8_t *codes, size_t n, mf_packing packing) {
+    const uint8_t flip = (uint8_t)packing.flip;
+    if (packing.bits == 4)
+        unpack_nibbles(packed, codes, n, packing.order == MF_ORDER_HIGH, flip);
+    else if (packing.bits != 8)
+        unpack_stream(packed, codes, n, packing.bits, flip);
+    else if (flip)
+        for (size_t i = 0; i < n; i++) codes[i] = packed[i] ^ flip;
+    else
+        memcpy(codes, packed, n);
+}
+
+/* Strips of WIDTH rows: their words are gathered, some at a time. */
+static void unpack_words(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
+    enum { WORDS = 24 }; /* whole codes of 2, 3, 4, 6 and 8 bits */
+    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
+    const size_t n_words = grid.n_cols * packing.bits / 32;
+    uint32_t words[WIDTH][WORDS];
+    for (size_t row = 0; row < grid.n_rows; row += WIDTH) {
+        const size_t n = grid.n_rows - row < WIDTH ? grid.n_rows - row : WIDTH;
+        for (size_t word = 0; word < n_words; word += WORDS) {
+            const size_t m = n_words - word < WORDS ? n_words - word : WORDS;
+            for (size_t w = 0; w < m; w++) {
+                uint32_t across[WIDTH];
+                memcpy(across, packed + (word + w) * packing.stride + row * WORD, n * WORD);
+                for (size_t r = 0; r < n; r++) words[r][w] = across[r];
+            }
+            const size_t first = word * 32 / packing.bits, count = m * 32 / packing.bits;
+            for (size_t r = 0; r < n; r++)
+                unpack_row((const uint8_t *)words[r], rows + (row + r) * size + head + first, count, packing);
+        }
+    }
+}
+
+/* Sixteen packed bytes of sixteen columns are 32 rows of them: the bytes change places, then fall into nibbles. */
+static void unpack_columns(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
+    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid), n_bytes = grid.n_rows / 2;
+    const uint8_t *low = low_row[packing.order], *high = high_row[packing.order];
+    const vb mask = vb_set1(15), flips = vb_set1((uint8_t)packing.flip);
+    for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
+        const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
+        for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
+            const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
+            vb v[WIDTH] = {{0}};
+            for (size_t k = 0; k < m; k++) memcpy(&v[k], packed + (col + k) * packing.stride + byte, n);
+            transpose_16(v);
+            for (size_t b = 0; b < n; b++) {
+                uint8_t *octet = rows + (byte + b) / WORD * 8 * size + head + col;
+                const vb first = (v[b] & mask) ^ flips, second = (v[b] >> 4) ^ flips;
+                memcpy(octet + low[(byte + b) % WORD] * size, &first, m);
+                memcpy(octet + high[(byte + b) % WORD] * size, &second, m);
+            }
+        }
+    }
+}
+
+void MF_LEVEL(grid_unpack)(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
+    if (packing.lay == MF_LAY_WORDS) {
+        unpack_words(packing, grid, packed, rows);
+    } else if (packing.lay == MF_LAY_COLUMNS) {
+        unpack_columns(packing, grid, packed, rows);
+    } else {
+        const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
+        for (size_t row = 0; row < grid.n_rows; row++)
+            unpack_row(packed + row * packing.stride, rows + row * size + head, grid.n_cols, packing);
+    }
+}
+
+static void pack_nibbles(const uint8_t *codes, uint8_t *packed, size_t n, bool high_first) {
+    for (size_t i = 0; i + 2 <= n; i += 2)
+        packed[i / 2] = (uint8_t)(high_first ? codes[i] << 4 | codes[i + 1] : codes[i] | codes[i + 1] << 4);
+    if (n & 1) packed[n / 2] = (uint8_t)(codes[n - 1] << (high_first ? 4 : 0));
+}
+
+static void pack_row(const uint8_t *codes, uint8_t *packed, size_t n, mf_packing packing) {
+    const unsigned bits = packing.bits;
+    if (bits == 4) {
+        pack_nibbles(codes, packed, n, packing.order == MF_ORDER_HIGH);
+    } else if (bits == 8) {
+        memcpy(packed, codes, n);
+    } else {
+        for (size_t i = 0; i < n; i += 8) {
+            uint64_t eight = 0;
+            const size_t m = n - i < 8 ? n - i : 8;
+            for (size_t k = 0; k < m; k++) eight |= (uint64_t)codes[i + k] << k * bits;
+            memcpy(packed + i / 8 * bits, &eight, (m * bits + 7) / 8);
+        }
+    }
+}
+
+/* Columns first .. first + n of a row as the codes to store; false where one of them has no place. */
+static bool codes_of(mf_packing packing, mf_grid grid, const uint8_t *row, size_t first, size_t n, int rezero,
+                     uint8_t *codes, size_t *bad) {
+    const uint8_t *given = row + mf_grid_head(grid);
+    const int top = (1 << packing.bits) - 1;
+    for (size_t at = 0; at < n;) {
+        const size_t col = first + at, group = col / grid.group;
+        size_t m = (group + 1) * grid.group - col;
+        if (m > n - at) m = n - at;
+        int shift = 0;
+        if (rezero != MF_REZERO_NONE) {
+            const double zero = record_at(row, group).zero;
+            if (!(zero >= -1024.0 && zero <= 1024.0 && (double)(int)zero == zero)) {
+                *bad = col;
+                return false;
+            }
+            shift = rezero - (int)zero;
+        }
+        uint8_t least = 255, most = 0;
+        for (size_t k = 0; k < m; k++) {
+            const uint8_t code = given[col + k];
+            least = code < least ? code : least;
+            most = code > most ? code : most;
+            codes[at + k] = (uint8_t)(((unsigned)(code + shift) ^ packing.flip) & 255u);
+        }
+        if (least + shift < 0 || most + shift > top) {
+            *bad = col;
+            return false;
+        }
+        at += m;
+    }
+    return true;
+}
+
+enum { PIECE = 1024 };
+
+static bool pack_rows(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
+                      mf_fault *fault) {
+    uint8_t codes[PIECE];
+    const size_t size = mf_grid_row_bytes(grid);
+    for (size_t row = 0; row < grid.n_rows; row++)
+        for (size_t col = 0; col < grid.n_cols; col += PIECE) {
+            const size_t n = grid.n_cols - col < PIECE ? grid.n_cols - col : PIECE;
+            if (!codes_of(packing, grid, rows + row * size, col, n, rezero, codes, &fault->column)) {
+                fault->row = row;
+                return false;
+            }
+            pack_row(codes, packed + row * packing.stride + col * packing.bits / 8, n, packing);
+        }
+    return true;
+}
+
+static bool pack_words(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
+                       mf_fault *fault) {
+    enum { WORDS = 8 * 8 };
+    const size_t size = mf_grid_row_bytes(grid), per_piece = WORDS * 32 / 8; /* 256 codes: whole words at every width */
+    uint8_t codes[256];
+    uint32_t words[WORDS];
+    for (size_t col = 0; col < grid.n_cols; col += per_piece) {
+        const size_t n = grid.n_cols - col < per_piece ? grid.n_cols - col : per_piece;
+        const size_t first = col * packing.bits / 32, m = n * packing.bits / 32;
+        for (size_t row = 0; row < grid.n_rows; row++) {
+            if (!codes_of(packing, grid, rows + row * size, col, n, rezero, codes, &fault->column)) {
+                fault->row = row;
+                return false;
+            }
+            pack_row(codes, (uint8_t *)words, n, packing);
+            for (size_t w = 0; w < m; w++) memcpy(packed + (first + w) * packing.stride + row * WORD, words + w, WORD);
+        }
+    }
+    return true;
+}
+
+/* Eight rows make one word of each column. */
+static bool pack_columns(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
+                         mf_fault *fault) {
+    enum { COLS = 128 };
+    const size_t size = mf_grid_row_bytes(grid);
+    const uint8_t *low = low_row[packing.order], *high = high_row[packing.order];
+    uint8_t codes[8][COLS];
+    for (size_t row = 0; row < grid.n_rows; row += 8)
+        for (size_t col = 0; col < grid.n_cols; col += COLS) {
+            const size_t n = grid.n_cols - col < COLS ? grid.n_cols - col : COLS;
+            for (size_t r = 0; r < 8; r++)
+                if (!codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, codes[r], &fault->column)) {
+                    fault->row = row + r;
+                    return false;
+                }
+            for (size_t k = 0; k < n; k++) {
+                uint8_t *word = packed + (col + k) * packing.stride + row / 2;
+                for (size_t b = 0; b < WORD; b++) word[b] = (uint8_t)(codes[low[b]][k] | codes[high[b]][k] << 4);
+            }
+        }
+    return true;
+}
+
+bool MF_LEVEL(grid_pack)(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
+                         mf_fault *fault) {
+    if (packing.lay == MF_LAY_WORDS) return pack_words(packing, grid, rows, packed, rezero, fault);
+    if (packing.lay == MF_LAY_COLUMNS) return pack_columns(packing, grid, rows, packed, rezero, fault);
+    return pack_rows(packing, grid, rows, packed, rezero, fault);
+}
+
+void MF_LEVEL(grid_values)(mf_grid grid, const uint8_t *rows, const double *table, double *values) {
+    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
+    for (size_t row = 0; row < grid.n_rows; row++, rows += size)
+        for (size_t group = 0; group < grid.n_cols / grid.group; group++) {
+            const mf_record record = record_at(rows, group);
+            const uint8_t *codes = rows + head + group * grid.group;
+            for (size_t k = 0; k < grid.group; k++, values++) {
+                const double code = table ? table[codes[k]] : (double)codes[k];
+                *values = record.scale * (code - record.zero) + record.offset;
+            }
+        }
+}

@@ -1,0 +1,121 @@
+"""AWQ: 4-bit codes with zero points, eight to a word, in an order of their own.
+
+gemm: qweight I32 [in, out / 8] with words across outputs, qzeros I32 [groups, out / 8], scales F16 [groups, out].
+gemv: qweight I32 [out, in / 8] in order, qzeros I32 [out, w], scales F16 [out, 8 w], whose columns behind the groups
+are padding. weight = (code - zero) * scale. Source: autoawq 0.2.9 modules/linear/gemm.py, gemv.py, utils/
+packing_utils.py. Not here: gemv_fast (its zeros are scaled), the tilings of marlin and exllama.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelfmt.checkpoints.coded import FLOATS, Parts
+from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.errors import UnsupportedError
+from modelfmt.ir import grid
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
+from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
+
+__all__ = ["configuration", "read", "write"]
+
+VERSIONS = ("gemm", "gemv")
+_PER_WORD = 8
+
+
+def read(parts: Parts) -> None:
+    """Puts one tensor in the place of the parts of each module. Raises UnsupportedError, CorruptFile."""
+    settings = {"bits": parts.settings.get("w_bit"), "group_size": parts.settings.get("q_group_size")}
+    parts.settings = {**{key: value for key, value in settings.items() if value is not None}, **parts.settings}
+    parts.integer("bits", 4, allowed=(4,))
+    version = str(parts.settings.get("version") or "gemm").lower()
+    if version not in VERSIONS:
+        raise parts.refused("version", version, ", ".join(VERSIONS))
+    size = parts.integer("group_size", 128)
+    for module in parts.modules("qweight"):
+        weight = parts.need(module, "qweight", "I32")
+        make = _gemm if version == "gemm" else _gemv
+        expr = make(parts, module, weight, size)
+        parts.put(f"{module}.weight", expr, *(f"{module}.{part}" for part in ("qweight", "qzeros", "scales")))
+
+
+def _gemm(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
+    n_cols, n_words = _matrix(parts, module, weight)
+    n_rows, group = n_words * _PER_WORD, _group(parts, size, n_cols)
+    n_groups = n_cols // group
+    scales = parts.need(module, "scales", *FLOATS)
+    parts.shape(f"{module}.scales", scales, (n_groups, n_rows))
+    stored = parts.need if parts.settings.get("zero_point", True) else parts.get
+    zeros = stored(module, "qzeros", "I32")
+    zero: float | Param = 8.0  # what the quantizer takes where it stores none
+    if zeros is not None:
+        parts.shape(f"{module}.qzeros", zeros, (n_groups, n_words))
+        zero = Param(zeros, turned=True, group=group, bits=4, along="rows", order="awq")
+    packing = Packing(4, "columns", "awq")
+    scale = Param(scales, turned=True, group=group)
+    return Coded(weight, packing, (n_rows, n_cols), "U4", group, (scale,), zero, label=f"AWQ int4, group {group}")
+
+
+def _gemv(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
+    n_rows, n_words = _matrix(parts, module, weight)
+    n_cols = n_words * _PER_WORD
+    group = _group(parts, size, n_cols)
+    scales, zeros = parts.need(module, "scales", *FLOATS), parts.need(module, "qzeros", "I32")
+    width = zeros.shape[-1]
+    parts.shape(f"{module}.qzeros", zeros, (n_rows, max(width, -(-n_cols // group // _PER_WORD))))
+    parts.shape(f"{module}.scales", scales, (n_rows, width * _PER_WORD), (n_rows, n_cols // group))
+    zero = Param(zeros, group=group, bits=4, along="groups")
+    scale = Param(scales, group=group)
+    return Coded(weight, Packing(4), (n_rows, n_cols), "U4", group, (scale,), zero, label=f"AWQ int4, group {group}")
+
+
+def _matrix(parts: Parts, module: str, weight: Expression) -> tuple[int, int]:
+    if len(weight.shape) != 2:
+        raise parts.refused(f"{module}.qweight", list(weight.shape), "a matrix")
+    return weight.shape[0], weight.shape[1]
+
+
+def _group(parts: Parts, size: int, n_cols: int) -> int:
+    group = n_cols if size == -1 else size
+    if group <= 0 or n_cols % group:
+        raise parts.refused("group_size", size, f"-1, or a divisor of {n_cols}")
+    return group
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
+    """A 4-bit grid of whole zeros in the layout of gemm, [out, in]; None where there is none within a policy."""
+    own = grid.parse(expr.stored.name)
+    if len(expr.shape) != 2 or own.group < LEAST or own.table != "U4" or expr.shape[0] % _PER_WORD:
+        return None
+    (n_rows, n_cols), group = expr.shape, own.group
+    low, high = zeros(expr, reader)
+    form = verdict(rounding(expr, reader, scale="F16"))
+    if not 0 <= low <= high <= own.limit or not wanted.takes(form):
+        return None
+    shape = (n_cols // group, n_rows // _PER_WORD)
+    parts: dict[str, Expression] = {
+        "qweight": Packed(expr, Packing(4, "columns", "awq"), "I32"),
+        "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=4, order="awq", shape=shape),
+        "scales": numbers(expr, "scale", "F16", group, turned=True),
+    }
+    return Written(parts, form, {"group_size": -1 if group == n_cols else group}, 4 + 20 / group)
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json. Raises UnsupportedError (mixed-groups) where groups differ: AWQ knows one size."""
+    sizes = sorted({settings["group_size"] for settings in modules.values()})
+    if len(sizes) > 1:
+        raise UnsupportedError(
+            "AWQ has one size of groups for all tensors", code="mixed-groups", found=sizes, hint="write another scheme"
+        )
+    own = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": sizes[0],
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": [name for name in others if not name.endswith("embed_tokens")] or None,
+    }
+    return {"quantization_config": own}

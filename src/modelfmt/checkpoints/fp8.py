@@ -1,0 +1,89 @@
+"""Weights of 8-bit floats, and ModelOpt's of four: a scale for the tensor, for each row, or for blocks.
+
+fp8 (DeepSeek, Qwen): weight F8_E4M3 and weight_scale_inv, which multiplies, [ceil(out / 128), ceil(in / 128)]; or
+weight_scale, one number. fbgemm_fp8: weight_scale [out, 1]. ModelOpt FP8: weight_scale, one number. ModelOpt NVFP4:
+weight U8 [out, in / 2], low nibble first, weight_scale F8_E4M3 [out, in / 16], weight_scale_2 F32. Source: transformers
+5.24 quantizers and integrations; vllm; llama.cpp conversion/base.py. Not here: the scales of activations and caches,
+which are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelfmt.checkpoints.coded import FLOATS, Parts, floats, scale_of, viewed
+from modelfmt.checkpoints.written import Written
+from modelfmt.errors import UnsupportedError
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Expression, Param, Reader, Reshape
+from modelfmt.quant.transcode import Policy, verdict
+
+__all__ = ["configuration", "read", "write"]
+
+_EIGHT = ("F8_E4M3", "F8_E5M2")
+_SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")
+_ACTIVATIONS = ("input_scale", "activation_scale", "qscale_act", "k_scale", "v_scale", "input_scale_ub")
+
+
+def read(parts: Parts) -> None:
+    """Puts one tensor in the place of the parts of each module. Raises UnsupportedError, CorruptFile."""
+    for name in _SCALES:
+        for module in parts.modules(name):
+            weight = parts.need(module, "weight", *_EIGHT, "U8", "I8")
+            make = _four if weight.stored.name == "U8" else _eight
+            expr = make(parts, module, weight, name)
+            parts.put(f"{module}.weight", expr, *(f"{module}.{part}" for part in ("weight", name, "weight_scale_2")))
+    for part in _ACTIVATIONS:
+        for module in parts.modules(part):
+            parts.drop(module, part)
+    left = [name for name, expr in parts.tensors.items() if expr.stored.name in _EIGHT]
+    if left:
+        raise parts.refused(left[0], "8-bit floats without a scale", " or ".join(_SCALES))
+
+
+def _eight(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
+    scale = parts.need(module, name, *FLOATS, "F8_E8M0", "U8")
+    if scale.stored.name == "U8":
+        scale = viewed(scale, "F8_E8M0", scale.shape, parts, f"{module}.{name}")
+    size = parts.settings.get("weight_block_size")
+    block = (128, 128) if name == "weight_scale_inv" else None
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size):
+        block = (size[0], size[1])
+    param, group = scale_of(parts, f"{module}.{name}", scale, weight.shape, block)
+    label = "FP8" + (f", blocks of {block[0]} x {block[1]}" if group != weight.shape[-1] and block else "")
+    return floats(parts, module, "weight", weight, (param,), group, label)
+
+
+def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
+    *outer, n_bytes = weight.shape
+    shape = (*outer, 2 * n_bytes)
+    param, group = scale_of(parts, f"{module}.{name}", parts.need(module, name, "F8_E4M3"), shape, None)
+    whole = parts.need(module, "weight_scale_2", "F32")
+    parts.shape(f"{module}.weight_scale_2", whole, (), (1,))
+    params = (param, Param(Reshape(whole, (1, 1)), rows=0))
+    return Coded(weight, Packing(4), shape, "E2M1", group, params, label=f"NVFP4, group {group}")
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
+    """8-bit floats under one scale for each block, as DeepSeek and Qwen have them: other names for the same bytes."""
+    if not isinstance(expr, Coded) or expr.table != "E4M3" or len(expr.scales) != 1 or expr.scales[0].rows <= 1:
+        return None
+    (scale,) = expr.scales
+    parts = {"weight": expr.codes, "weight_scale_inv": scale.input}
+    return Written(parts, verdict(0.0), {"weight_block_size": [scale.rows, scale.group]}, 8.0)
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json. Raises UnsupportedError (mixed-groups) where blocks differ."""
+    sizes = sorted({tuple(settings["weight_block_size"]) for settings in modules.values()})
+    if len(sizes) > 1:
+        raise UnsupportedError("one size of blocks is for all tensors", code="mixed-groups", found=sizes)
+    own = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": list(sizes[0]),
+        "modules_to_not_convert": [name for name in others if not name.endswith("embed_tokens")],
+    }
+    return {"quantization_config": own}

@@ -1,0 +1,177 @@
+"""The kernels of grids at every level this CPU runs: the bytes that NumPy makes in another way, exact lengths only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from modelfmt import _kernels as kernels
+
+Array = npt.NDArray[Any]
+TYPES = {row[0]: row for row in kernels.types()}
+ROWS, WORDS, COLUMNS = 0, 1, 2
+LOW, HIGH, AWQ = 0, 1, 2
+RECORD = 24
+
+
+@pytest.fixture(params=kernels.isa_levels())
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = kernels.isa()
+    kernels.set_isa(request.param)
+    yield request.param
+    kernels.set_isa(before)
+
+
+def grid(codes: Array, records: Array) -> Array:
+    """Rows of a grid: records [n, groups, 3] and codes [n, columns]."""
+    head = np.ascontiguousarray(records, np.float64).view(np.uint8).reshape(len(codes), -1)
+    return np.ascontiguousarray(np.concatenate([head, codes.astype(np.uint8)], axis=1))
+
+
+def stream(codes: Array, bits: int) -> Array:
+    """Codes along the last axis as bytes, lowest bit first."""
+    planes = (codes[..., None] >> np.arange(bits) & 1).astype(np.uint8)
+    return np.packbits(planes.reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize(("n", "k"), [(1, 8), (3, 40), (17, 72), (5, 1032)])
+def test_rows_of_bits(level: str, bits: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(0, 1 << bits, (n, k))
+    packed = stream(codes, bits)
+    rows = np.full((n, RECORD + k), 0xAA, np.uint8)
+    kernels.grid_unpack((ROWS, LOW, bits, 0, packed.shape[1]), (n, k, k), packed, rows)
+    assert np.array_equal(rows[:, RECORD:], codes)
+    assert (rows[:, :RECORD] == 0xAA).all()
+    out = np.full_like(packed, 0xAA)
+    rows[:, :RECORD] = 0
+    assert kernels.grid_pack((ROWS, LOW, bits, 0, packed.shape[1]), (n, k, k), rows, out, -1) is None
+    assert np.array_equal(out, packed)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize(("n", "k"), [(8, 32), (21, 96), (40, 832)])
+def test_words_below_each_other(level: str, bits: int, n: int, k: int) -> None:
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (n, k))
+    packed = np.ascontiguousarray(stream(codes, bits).view(np.uint32).T)
+    rows = np.zeros((n, RECORD + k), np.uint8)
+    kernels.grid_unpack((WORDS, LOW, bits, 0, 4 * n), (n, k, k), packed, rows)
+    assert np.array_equal(rows[:, RECORD:], codes)
+    out = np.full_like(packed, 0xAAAAAAAA)
+    assert kernels.grid_pack((WORDS, LOW, bits, 0, 4 * n), (n, k, k), rows, out, -1) is None
+    assert np.array_equal(out, packed)
+
+
+@pytest.mark.parametrize("order", [LOW, AWQ])
+@pytest.mark.parametrize(("n", "k"), [(8, 1), (40, 19), (264, 50)])
+def test_words_across_rows(level: str, order: int, n: int, k: int) -> None:
+    codes = np.random.default_rng(n).integers(0, 16, (n, k))
+    places = [0, 2, 4, 6, 1, 3, 5, 7] if order == AWQ else list(range(8))
+    turned = codes.T.reshape(k, n // 8, 8)[..., places].reshape(k, n)
+    packed = stream(turned, 4)
+    rows = np.zeros((n, RECORD + k), np.uint8)
+    kernels.grid_unpack((COLUMNS, order, 4, 0, n // 2), (n, k, k), packed, rows)
+    assert np.array_equal(rows[:, RECORD:], codes)
+    out = np.full_like(packed, 0xAA)
+    assert kernels.grid_pack((COLUMNS, order, 4, 0, n // 2), (n, k, k), rows, out, -1) is None
+    assert np.array_equal(out, packed)
+
+
+def test_codes_that_move_and_those_that_cannot(level: str) -> None:
+    codes = np.array([[0, 3, 15, 9] * 8])
+    records = np.array([[[1.0, 0.0, 3.0]]])
+    out = np.zeros((1, 20), np.uint8)
+    assert kernels.grid_pack((ROWS, LOW, 5, 0, 20), (1, 32, 32), grid(codes, records), out, 16) is None
+    assert np.array_equal(out, stream(codes + 13, 5))
+    small = np.zeros((1, 16), np.uint8)
+    assert kernels.grid_pack((ROWS, LOW, 4, 0, 16), (1, 32, 32), grid(codes, records), small, 8) == (0, 0)
+    three = np.zeros((1, 12), np.uint8)
+    assert kernels.grid_pack((ROWS, LOW, 3, 0, 12), (1, 32, 32), grid(codes, records), three, -1) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_0", "TQ2_0", "MXFP4", "NVFP4"])
+def test_blocks_and_back_at_every_level(level: str, kind: str) -> None:
+    _, number, elements, size, *_ = TYPES[kind]
+    group = 16 if kind == "NVFP4" else elements
+    rng = np.random.default_rng(number)
+    blocks = rng.integers(0, 256, (7, 512 // elements, size), np.uint8)
+    fields = {"Q4_1": (0, 4), "Q5_1": (0, 4), "TQ2_0": (64, 66), "MXFP4": (0, 1), "NVFP4": (0, 4)}.get(kind, (0, 2))
+    blocks[..., fields[0] : fields[1]] &= 0x3B  # finite scales, none of them negative
+    if kind == "TQ2_0":
+        blocks[..., :64] &= 0x55
+    blocks = blocks.reshape(7, -1)
+    rows = np.zeros((7, 512 // group * RECORD + 512), np.uint8)
+    kernels.grid_from_blocks(number, (7, 512, group), blocks, rows)
+    out = np.zeros_like(blocks)
+    limit = {"Q4_0": 15, "Q4_1": 15, "Q5_0": 31, "Q5_1": 31, "Q8_0": 255, "Q2_0": 3, "TQ2_0": 3}.get(kind, 15)
+    worst, fits, _, _ = kernels.grid_to_blocks(number, (7, 512, group), limit, rows, out)
+    assert (worst, fits) == (0.0, True)
+    assert np.array_equal(out, blocks)
+    values = np.empty((7, 512))
+    table = np.zeros(256)
+    table[:16] = [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6]
+    kernels.grid_values((7, 512, group), rows, table if kind in ("MXFP4", "NVFP4") else None, values)
+    theirs = np.empty((7, 512), np.float32)
+    kernels.convert(number, blocks, 0, theirs, 7, 512)
+    assert np.array_equal(values.astype(np.float32), theirs)
+
+
+@pytest.mark.parametrize("lay", [ROWS, WORDS, COLUMNS])
+def test_moving_is_unpacking_and_making(level: str, lay: int) -> None:
+    n, k, group = 88, 256, 64
+    rng = np.random.default_rng(lay)
+    shape = {ROWS: (n, k // 2), WORDS: (k // 8, 4 * n), COLUMNS: (k, n // 2)}[lay]
+    packed = rng.integers(0, 256, shape, np.uint8)
+    records = np.zeros((n, k // group, 3))
+    records[..., 0] = rng.uniform(0.01, 0.02, (n, k // group)).astype(np.float16)
+    records[..., 2] = rng.integers(0, 16, (n, k // group))
+    packing, size = (lay, LOW, 4, 0, shape[1]), (n, k, group)
+    rows = grid(np.zeros((n, k)), records)
+    kernels.grid_unpack(packing, size, packed, rows)
+    one, two = np.zeros((n, k // 32 * 22), np.uint8), np.zeros((n, k // 32 * 22), np.uint8)
+    assert kernels.grid_to_blocks(6, size, 15, rows, one)[1]
+    assert kernels.grid_move(packing, size, packed, records, 6, 15, two) is None
+    assert np.array_equal(one, two)
+
+
+def test_a_negative_scale_holds_what_a_positive_cannot(level: str) -> None:
+    codes = np.array([[1, 16 - 1] * 16])  # 8 - code is in -7 .. 7, code - 8 too; with a zero of 7, -6 .. 8
+    records = np.array([[[0.5, 0.0, 7.0]]])
+    out = np.zeros((1, 18), np.uint8)
+    worst, fits, _, _ = kernels.grid_to_blocks(2, (1, 32, 32), 15, grid(codes, records), out)
+    assert (worst, fits) == (0.0, True)
+    assert out[:, :2].view(np.float16)[0, 0] == -0.5
+    values = np.empty((1, 32), np.float32)
+    kernels.convert(2, out, 0, values, 1, 32)
+    assert np.array_equal(values, (codes - 7) * np.float32(0.5))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kernels.grid_unpack((ROWS, LOW, 4, 0, 4), (2, 8, 8), bytes(7), bytearray(64)),
+        lambda: kernels.grid_unpack((ROWS, LOW, 4, 0, 3), (2, 8, 8), bytes(6), bytearray(64)),
+        lambda: kernels.grid_unpack((ROWS, LOW, 4, 0, 4), (2, 8, 8), bytes(8), bytearray(63)),
+        lambda: kernels.grid_unpack((ROWS, LOW, 9, 0, 16), (1, 8, 8), bytes(16), bytearray(32)),
+        lambda: kernels.grid_unpack((WORDS, LOW, 5, 0, 4), (1, 32, 32), bytes(20), bytearray(56)),
+        lambda: kernels.grid_unpack((COLUMNS, AWQ, 4, 0, 2), (4, 8, 8), bytes(16), bytearray(128)),
+        lambda: kernels.grid_unpack((ROWS, LOW, 4, 0, 4), (2, 8, 3), bytes(8), bytearray(64)),
+        lambda: kernels.grid_unpack((ROWS, LOW, 4, 0, 1 << 62), (1 << 40, 8, 8), bytes(8), bytearray(64)),
+        lambda: kernels.grid_to_blocks(2, (1, 48, 48), 15, bytes(72), None),
+        lambda: kernels.grid_to_blocks(99, (1, 32, 32), 15, bytes(56), None),
+        lambda: kernels.grid_to_blocks(2, (1, 32, 32), 999, bytes(56), None),
+        lambda: kernels.grid_from_blocks(2, (1, 32, 16), bytes(18), bytearray(80)),
+        lambda: kernels.grid_move((ROWS, LOW, 4, 0, 16), (1, 32, 32), bytes(16), bytes(23), 2, 15, bytearray(18)),
+        lambda: kernels.grid_values((1, 8, 8), bytes(32), bytes(8), bytearray(64)),
+        lambda: kernels.read_strip(0, -1, 8, 8, bytearray(8)),
+        lambda: kernels.read_strip(0, 0, 1 << 62, 1, bytearray(8)),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(call: Any) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        call()

@@ -1,0 +1,204 @@
+"""Policies, verdicts, refusals, the page, gpt-oss' blocks: what surrounds the moving of codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import modelfmt
+import schemes
+import transcoding_page
+from modelfmt.errors import CorruptFile, LossyError, UnsupportedError, UsageError
+from modelfmt.quant import transcode
+
+
+@pytest.fixture
+def awq(golden: Path, tmp_path: Path) -> Path:
+    schemes.write(schemes.SCHEMES["awq-g64"], golden / "checkpoints/llama3-big", tmp_path / "awq", layers=1)
+    return tmp_path / "awq"
+
+
+def test_the_page_is_of_today() -> None:
+    text = transcoding_page.PAGE.read_text()
+    assert transcoding_page.page(text) == text, "run `python tests/transcoding_page.py`"
+
+
+def test_the_command_prints_the_matrix() -> None:
+    command = [sys.executable, "-m", "modelfmt", "transcode", "--matrix", "--json"]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["rows"]
+    found = {row["from"]: row for row in rows}
+    assert found["AWQ; GPTQ 4 bits, asymmetric"]["gguf"].startswith("Q5_0 exact; Q4_1 near")
+    assert found["MXFP4"]["mlx"] == "exact"
+
+
+POLICIES = {"auto": "Q5_0", "exact": "Q5_0", "near:1e-3": "Q4_1", "near:1e-5": "Q5_0"}
+
+
+@pytest.mark.parametrize(("policy", "kind"), POLICIES.items())
+def test_policies_choose(awq: Path, tmp_path: Path, policy: str, kind: str) -> None:
+    planned = modelfmt.plan(awq, tmp_path / "out.gguf", transcode=policy)
+    rows = {row["name"]: row for row in planned.table()}
+    row = rows["blk.0.ffn_down.weight"]
+    assert row["to"] == kind
+    assert row["verdict"] == ("exact" if kind == "Q5_0" else "near")
+    assert row["from"] == "AWQ int4, group 64"
+    assert (row["bound"] == 0.0) == (kind == "Q5_0")
+
+
+def test_the_smallest_step_that_is_near_is_measured_within_its_bound(awq: Path, tmp_path: Path) -> None:
+    report = modelfmt.convert(awq, tmp_path / "out.gguf", transcode="near:1e-3", stats=True)
+    rows = [row for row in report.tensors if row.encoding == "Q4_1"]
+    assert rows
+    assert all(row.relative_rmse is not None and 0 < row.relative_rmse < 1e-3 for row in rows)
+
+
+def test_a_type_that_takes_the_codes_needs_no_leave(awq: Path, tmp_path: Path) -> None:
+    dense = {"token_embedding_type": "F16", "output_tensor_type": "F16"}
+    report = modelfmt.convert(awq, tmp_path / "out.gguf", quant="Q8_0", stats=True, **dense)
+    moved = [row for row in report.tensors if row.source_encoding.startswith("GRID")]
+    assert {row.encoding for row in moved} == {"Q8_0"}
+    assert all(row.max_error == 0.0 for row in moved)
+
+
+def test_a_requantization_needs_leave(awq: Path, tmp_path: Path) -> None:
+    with pytest.raises(LossyError) as caught:
+        modelfmt.plan(awq, tmp_path / "out.gguf", quant="Q4_K_M")
+    assert caught.value.code == "requantize"
+    planned = modelfmt.plan(awq, tmp_path / "out.gguf", quant="Q4_K_M", allow_requantize=True)
+    assert {loss.kind for loss in planned.losses if "ffn" in loss.subject} == {"requantized"}
+
+
+def test_nothing_exact_is_an_error_that_says_so(golden: Path, tmp_path: Path) -> None:
+    schemes.write(schemes.SCHEMES["bnb-nf4"], golden / "checkpoints/llama3-big", tmp_path / "nf4", layers=1)
+    with pytest.raises(LossyError) as caught:
+        modelfmt.plan(tmp_path / "nf4", tmp_path / "out.gguf", transcode="exact")
+    assert caught.value.code == "transcode"
+    with pytest.raises(LossyError):
+        modelfmt.plan(tmp_path / "nf4", tmp_path / "out", to="awq")
+    with pytest.raises(UsageError):
+        modelfmt.plan(tmp_path / "nf4", tmp_path / "out.gguf", transcode="nearly")
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [("exl3", "quant-method"), ("hqq", "quant-method"), ("brand-new", "quant-method"), ("awq", "quant-config")],
+)
+def test_what_is_not_read_is_refused_by_name(awq: Path, tmp_path: Path, method: str, code: str) -> None:
+    config = json.loads((awq / "config.json").read_text())
+    config["quantization_config"] |= {"quant_method": method, "version": "gemv_fast"}
+    (awq / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedError) as caught:
+        modelfmt.plan(awq, tmp_path / "out.gguf")
+    assert caught.value.code == code
+    assert (method if code == "quant-method" else "gemv_fast") in str(caught.value)
+    with modelfmt.open(awq) as model:
+        assert "model.layers.0.mlp.up_proj.qweight" in model
+
+
+@pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
+@pytest.mark.parametrize("harm", ["gone", "short", "kind"])
+def test_damaged_parts_are_named(awq: Path, tmp_path: Path, part: str, harm: str) -> None:
+    tensors = load_file(awq / "model.safetensors")
+    name = f"model.layers.0.mlp.up_proj.{part}"
+    if harm == "gone":
+        del tensors[name]
+    else:
+        tensors[name] = tensors[name][:-1].contiguous() if harm == "short" else tensors[name].to(torch.int64)
+    save_file(tensors, awq / "model.safetensors")
+    with pytest.raises((CorruptFile, UnsupportedError)) as caught:
+        modelfmt.plan(awq, tmp_path / "out.gguf")
+    assert caught.value.code in ("quant-part", "quant-shape", "quant-dtype", "quant-config", "unmatched-tensors")
+
+
+def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> None:
+    tensors = load_file(awq / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.scales"][1, 3] = float("nan")
+    save_file(tensors, awq / "model.safetensors")
+    with pytest.raises(modelfmt.ModelfmtError) as caught:
+        modelfmt.convert(awq, tmp_path / "out.gguf")
+    assert caught.value.code == "scale-not-finite"
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_an_index_out_of_range_is_an_error(golden: Path, tmp_path: Path) -> None:
+    schemes.write(schemes.SCHEMES["gptq-4-act"], golden / "checkpoints/llama3-big", tmp_path / "g", layers=1)
+    tensors = load_file(tmp_path / "g/model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.g_idx"][0] = 99
+    save_file(tensors, tmp_path / "g/model.safetensors")
+    with pytest.raises(CorruptFile) as caught:
+        modelfmt.plan(tmp_path / "g", tmp_path / "out.gguf")
+    assert caught.value.code == "group-index"
+
+
+def test_released_gpt_oss_blocks(golden: Path, tmp_path: Path) -> None:
+    """MLX quantizes the experts; gguf-py reads them in the file, gate and up apart."""
+    import mlx.core as mx  # type: ignore[import-not-found,unused-ignore]
+
+    shutil.copytree(golden / "checkpoints/gpt-oss", tmp_path / "m")
+    path = next((tmp_path / "m").glob("*.safetensors"))
+    tensors = load_file(path)
+    expected = {}
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        turned = tensors.pop(name).float().numpy().swapaxes(1, 2).copy()
+        codes, scales = mx.quantize(mx.array(turned), group_size=32, bits=4, mode="mxfp4")
+        values = mx.dequantize(codes, scales, group_size=32, bits=4, mode="mxfp4")
+        expected[name] = np.array(values.astype(mx.float32))
+        blocks = np.array(codes).view(np.uint8).reshape(*turned.shape[:2], -1, 16)
+        tensors[f"{name}_blocks"] = torch.from_numpy(blocks.copy())
+        tensors[f"{name}_scales"] = torch.from_numpy(np.array(scales))
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": []}
+    (tmp_path / "m/config.json").write_text(json.dumps(config))
+    modelfmt.convert(tmp_path / "m", tmp_path / "out.gguf")
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    for name, values in expected.items():
+        layer = name.split(".")[2]
+        parts = {"gate": values[:, ::2], "up": values[:, 1::2]} if "gate_up" in name else {"down": values}
+        for part, value in parts.items():
+            tensor = found[f"blk.{layer}.ffn_{part}_exps.weight"]
+            assert tensor.tensor_type.name == "MXFP4"
+            assert np.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(value.shape), value)
+
+
+def test_tile_size_and_threads_change_no_byte(awq: Path, tmp_path: Path) -> None:
+    import msgspec
+
+    from modelfmt.executor import run
+
+    found = []
+    for number, (tile, threads) in enumerate(((1 << 20, 2), (3000, 1), (70000, 2))):
+        path = tmp_path / f"{number}.gguf"
+        planned = modelfmt.plan(awq, path, metadata={"general.name": "x"})
+        run(msgspec.structs.replace(planned, tile_elements=tile), threads=threads)
+        found.append(path.read_bytes())
+        folder = tmp_path / f"folder{number}"
+        planned = modelfmt.plan(awq, folder, to="gptq")
+        run(msgspec.structs.replace(planned, tile_elements=tile), threads=threads)
+        found.append((folder / "model.safetensors").read_bytes())
+    assert found[0] == found[2] == found[4]
+    assert found[1] == found[3] == found[5]
+
+
+def test_plans_of_transcodings_serialise(awq: Path, tmp_path: Path) -> None:
+    from modelfmt.plans import Plan
+
+    planned = modelfmt.plan(awq, tmp_path / "out", to="mlx")
+    again = Plan.from_bytes(planned.to_bytes())
+    assert again.hash == planned.hash
+    modelfmt.run(again)
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_verdicts_read() -> None:
+    assert str(transcode.verdict(0.0)) == "exact"
+    assert transcode.policy("exact").bound == 0.0
