@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
+ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "onnx", "pytorch", "safetensors")}
 """Destination format -> the module that drafts it."""
 
 DENSE = ("F32", "F16", "BF16")
@@ -54,6 +54,7 @@ def plan(
     intermediate: str = "auto",
     rounding: str = "ggml",
     carry: bool = True,
+    external: str = "auto",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -70,6 +71,7 @@ def plan(
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
     none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
+    external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
@@ -100,6 +102,7 @@ def plan(
             intermediate=intermediate,
             rounding=rounding,
             carry=carry,
+            external=external,
         )
         from importlib import import_module
 

@@ -17,14 +17,24 @@ Decorated = Callable[..., Any]
 
 _SAME_NAME = (
     *("to", "imatrix", "output_tensor_type", "token_embedding_type", "pure", "intermediate", "rounding", "pre"),
-    *("target_bpw", "split_size", "split_tensors", "alignment", "allow_requantize", "carry", "strict", "stats"),
+    *(
+        "target_bpw",
+        "split_size",
+        "split_tensors",
+        "alignment",
+        "allow_requantize",
+        "carry",
+        "external",
+        "strict",
+        "stats",
+    ),
 )
 
 _PLAN = (
     click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
     click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
     click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
-    click.option("--to", type=click.Choice(["gguf", "huggingface", "pytorch", "safetensors"]), help="Destination format. Default: from its name."),
+    click.option("--to", type=click.Choice(["gguf", "huggingface", "onnx", "pytorch", "safetensors"]), help="Destination format. Default: from its name."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
     click.option("--tensor-type", "tensor_type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name the expression finds; the first that matches wins."),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
@@ -39,6 +49,7 @@ _PLAN = (
     click.option("--alignment", type=click.IntRange(min=8), metavar="BYTES", help="Alignment of GGUF tensors, a power of two. Default: the source's, else 32."),
     click.option("--allow-requantize", is_flag=True, help="Allow quantized tensors to be quantized again."),
     click.option("--carry/--no-carry", default=True, help="GGUF from a checkpoint: write keys that make the way back exact; without, the keys are those of llama.cpp's converter. Default: --carry."),
+    click.option("--external", default="auto", metavar="WHERE", help="Where an ONNX model's weights go: auto (inside it, beside it from 2 GiB on), always or never beside it."),
     click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
     click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),
 )  # fmt: skip

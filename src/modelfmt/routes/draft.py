@@ -22,7 +22,7 @@ DENSE_TYPES = ("F32", "F16", "BF16")
 class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
-    write keys for what the destination lacks of the source."""
+    write keys for what the destination lacks of the source. external: where the constants of a graph go."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -38,6 +38,7 @@ class Options:
     intermediate: str = "auto"
     rounding: str = "ggml"
     carry: bool = True
+    external: str = "auto"
 
 
 @dataclass(frozen=True)
