@@ -35,14 +35,19 @@ def cases(data: Path | None) -> Iterator[tuple[str, bytes | Path, list[Any] | No
             if case.model is not None:
                 given = case.data_sets[0][0] if case.data_sets else None
                 yield f"{kind}/{case.name}", case.model.SerializeToString(), given
+    yield from shipped_cases()
+    if data is not None:
+        yield from ((f"data/{path.relative_to(data)}", path, None) for path in sorted(data.rglob("*.onnx")))
+
+
+def shipped_cases() -> Iterator[tuple[str, Path, None]]:
+    """The models that lie in the package."""
     for kind in ("simple", "light", "pytorch-converted", "pytorch-operator", "real"):
         for case in load_model_tests(kind=kind):
             if case.model_dir is not None and (Path(case.model_dir) / "model.onnx").exists():
                 yield f"{kind}/{case.name}", Path(case.model_dir) / "model.onnx", None
     shipped = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     yield from ((f"light/{path.name}", path, None) for path in sorted(shipped.glob("*.onnx")))
-    if data is not None:
-        yield from ((f"data/{path.relative_to(data)}", path, None) for path in sorted(data.rglob("*.onnx")))
 
 
 def plain(message: Any, base: str) -> Any:

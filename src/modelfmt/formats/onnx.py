@@ -39,7 +39,7 @@ __all__ = ["layout", "parse", "read", "sniff"]
 MAX_MESSAGE = (1 << 31) - 1
 """Bytes that other readers accept in one message."""
 
-_NEWEST_IR = 64
+_NEWEST_IR, _WITH_OPSETS = 64, 3
 _KINDS = {number: name for name, (number, _) in ATTRIBUTE_KINDS.items()}
 _TYPES = {row.number: row.name for row in ELEMENT_TYPES.values()}
 _WIRES = {number: VARINT if rule.kind == "int" else BYTES for number, rule in MODEL.rules.items()}
@@ -82,6 +82,15 @@ def parse(path: str, files: Files) -> tuple[Program, list[str]]:
     found = decode(MODEL, window, 0, window.size)
     if "graph" not in found:
         raise CorruptFile("no graph in the model", code="no-graph", path=path)
+    if found.get("ir_version", 0) >= _WITH_OPSETS and not found.get("opset_import"):
+        raise CorruptFile(
+            "no operator set is named",
+            code="no-opset",
+            path=path,
+            place="opset_import",
+            allowed=f"at least one from IR version {_WITH_OPSETS} on",
+            hint="the file may be cut off",
+        )
     return _Builder(path, files, window).program(found)
 
 
@@ -254,7 +263,7 @@ class _Builder:
         )
         raw = message.get("type")
         if raw is not None:
-            value.type, value.shape, plain = _tensor_type(raw)
+            value.type, value.shape, plain = _tensor_type(raw, self.path)
             value.raw = None if plain else raw
         return value
 
@@ -262,10 +271,10 @@ class _Builder:
 _EMPTY: dict[str, Any] = {"FLOAT": 0.0, "INT": 0, "STRING": b""}
 
 
-def _tensor_type(raw: bytes) -> tuple[str, tuple[Dim, ...] | None, bool]:
+def _tensor_type(raw: bytes, path: str) -> tuple[str, tuple[Dim, ...] | None, bool]:
     """Element type and shape of a TypeProto, and whether these say all of it."""
     files = Files()
-    window = Window(Region.whole(files.register("<type>", raw), files))
+    window = Window(Region.whole(files.register(path, raw), files))
     found = decode(TYPE, window, 0, len(raw))
     inner = found.get("tensor_type")
     if inner is None:

@@ -42,6 +42,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
 _READ_AHEAD = 1 << 18
 MAX_DEPTH = 100
+MAX_MESSAGES, MAX_RECORDS = 1 << 21, 1 << 25
 MAX_TEXT = 1 << 26
 """Longest string, and most bytes of unknown fields, that a message in a file may have."""
 
@@ -63,6 +64,7 @@ class Window:
     def __init__(self, region: Region) -> None:
         self.region = region
         self.size = region.size
+        self.n_messages = self.n_records = 0
         self._base = 0
         self._data = b""
 
@@ -176,7 +178,18 @@ def decode(schema: Schema, window: Window, start: int, stop: int, *, depth: int 
             allowed=f"at most {MAX_DEPTH}",
         )
     found: dict[str, Any] = {}
+    window.n_messages += 1
     for record in records(window, start, stop):
+        window.n_records += 1
+        if window.n_messages > MAX_MESSAGES or window.n_records > MAX_RECORDS:
+            raise LimitExceeded(
+                "too many messages and fields",
+                code="protobuf-count",
+                path=window.region.path,
+                place=f"byte {window.region.start + record.begin}",
+                found=f"{window.n_messages} messages, {window.n_records} fields",
+                allowed=f"{MAX_MESSAGES} and {MAX_RECORDS}",
+            )
         rule = schema.rules.get(record.number)
         if rule is None:
             kept = found.get(UNKNOWN, b"") + window.read(record.begin, record.stop)
