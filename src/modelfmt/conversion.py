@@ -83,7 +83,7 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target == "huggingface")
+        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target in ("huggingface", "onnx"))
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
@@ -103,6 +103,7 @@ def plan(
             rounding=rounding,
             carry=carry,
             external=external,
+            folder=Path(dest).suffix.lower() not in _suffixes(),
         )
         from importlib import import_module
 

@@ -26,6 +26,7 @@ from modelfmt.ir.graph import (
     Program,
     SparseTensor,
     Value,
+    stored_as,
     walk_tensors,
 )
 from modelfmt.ir.layout import FileLayout, Placed
@@ -108,8 +109,8 @@ def _file(pieces: Pieces, names: Mapping[int, str]) -> FileLayout:
 
 
 def _placed(tensor: GraphTensor, names: Mapping[int, str], at: int) -> Placed:
-    assert tensor.data is not None
-    return Placed(names[id(tensor)], tensor.data.stored.name, tensor.data.shape, at, tensor.nbytes)
+    shape, encoding = stored_as(tensor.type, tensor.shape)
+    return Placed(names[id(tensor)], encoding, shape, at, tensor.nbytes)
 
 
 @dataclass

@@ -22,7 +22,8 @@ DENSE_TYPES = ("F32", "F16", "BF16")
 class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
-    write keys for what the destination lacks of the source. external: where the constants of a graph go."""
+    write keys for what the destination lacks of the source. external: where the constants of a graph go. folder: the
+    destination is one."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -39,6 +40,7 @@ class Options:
     rounding: str = "ggml"
     carry: bool = True
     external: str = "auto"
+    folder: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,57 +1,157 @@
-"""To ONNX: an ONNX model as it is, its constants inside it or beside it."""
+"""To ONNX: an ONNX model as it is; from a checkpoint or a GGUF file the graph that its architecture's table describes.
+
+A destination that ends in .onnx is that file; any other is a folder as optimum lays it out: model.onnx, config.json,
+generation_config.json and the tokenizer's files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import onnx
-from modelfmt.ir.graph import walk_tensors
+from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
+from modelfmt.ir.ops import Expression
 from modelfmt.quant.recipes import AUTO, Recipe
-from modelfmt.report import Note
-from modelfmt.routes.draft import Draft, DraftTensor, Options
+from modelfmt.report import Loss, Note
+from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
+from modelfmt.storage import strict_json
 
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
+_TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
+_LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
+
+
+@dataclass
+class _Checkpoint:
+    """What a graph is built from: tensors and small files, and what is to be said of them."""
+
+    architecture: str | None
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Expression]
+    files: Mapping[str, bytes]
+    notes: list[Note | Loss] = field(default_factory=list)
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
-    """One draft for each recipe.
+    """One draft for each recipe: "auto" (F16 where most weights are, else F32), F32 or F16.
 
-    Raises UnsupportedError (a source without a graph), UsageError (options that mean nothing here).
+    Raises UnsupportedError (a source or an architecture without a graph), UsageError (options that mean nothing here).
     """
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
-    return [_kept(model, recipe, options) for recipe in wanted]
+    if model.program is not None:
+        return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    checkpoint = _checkpoint(model)
+    return [_built(checkpoint, recipe, options) for recipe in wanted]
 
 
-def _kept(model: Model, recipe: Recipe, options: Options) -> Draft:
+def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> Draft:
     """A model that has a graph: the same graph."""
-    program = model.program
-    if program is None:
-        raise UnsupportedError("no graph in this source", code="source-kind", path=model.path, found=model.format)
     if recipe.label != AUTO or recipe.own:
         raise UsageError(
             "the types of a graph that is there are kept", code="quant-container", found=recipe.label, allowed=AUTO
         )
-
-    def build(stem: str) -> list[FileLayout]:
-        return onnx.layout(
-            program,
-            stem=stem,
-            external=options.external,
-            shard_size=options.split_size,
-            alignment=options.alignment,
-        )
-
     chosen = {
         key: DraftTensor(tensor.data, tensor.data.stored.name, reason="kept")
         for key, tensor in walk_tensors(program)
         if tensor.data is not None
     }
     notes = [Note(model.path, str(note)) for note in model.extras.get("notes", ())]
-    return Draft(recipe.label, chosen, build, [], notes)
+    return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
+
+
+def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
+    """The graph of an architecture, with the checkpoint's weights."""
+    from modelfmt.graphs import build
+
+    label = recipe.label
+    if label not in (AUTO, *_TYPES) or recipe.own:
+        raise UsageError(
+            "an ONNX graph of these types is not built",
+            code="quant-container",
+            found=label,
+            allowed="auto, " + ", ".join(_TYPES),
+        )
+    usual = _usual(checkpoint.tensors) if label == AUTO else label
+    made = build.from_checkpoint(
+        architecture=checkpoint.architecture,
+        config=checkpoint.config,
+        tensors=checkpoint.tensors,
+        assets=checkpoint.files,
+        float_type=_TYPES[usual],
+    )
+    said = [*checkpoint.notes, *made.notes]
+    losses = [one for one in said if isinstance(one, Loss)]
+    chosen: dict[str, DraftTensor] = {}
+    for key, tensor in walk_tensors(made.program):
+        assert tensor.data is not None
+        source, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
+        chosen[key] = DraftTensor(tensor.data, target, reason="kept" if source.name == target else "the graph's type")
+        losses += narrowing(key, source.name, target)
+    files = checkpoint.files if options.folder else {}
+    notes = [one for one in said if isinstance(one, Note)]
+    return Draft(label, chosen, _Build(made.program, options, files), losses, notes, folder=options.folder)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Lays out the model, what lies beside it and, in a folder, the small files."""
+
+    program: Program
+    options: Options
+    files: Mapping[str, bytes]
+
+    def __call__(self, stem: str) -> list[FileLayout]:
+        stem = "model" if self.options.folder else stem
+        whole, *beside = onnx.layout(
+            self.program,
+            stem=stem,
+            external=self.options.external,
+            shard_size=self.options.split_size,
+            alignment=self.options.alignment,
+        )
+        if self.options.folder:
+            whole = msgspec.structs.replace(whole, name="model.onnx")
+        small = [FileLayout(name, len(data), data, ()) for name, data in self.files.items()]
+        return [whole, *beside, *small]
+
+
+def _checkpoint(model: Model) -> _Checkpoint:
+    if model.format == "gguf":
+        from modelfmt.routes.huggingface import view
+
+        tensors, files, said = view(model)
+        config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
+        classes = config.get("architectures")
+        first = classes[0] if isinstance(classes, list) and classes else None
+        return _Checkpoint(first, config, tensors, files, said)
+    if not model.config:
+        raise UnsupportedError(
+            "neither a graph nor an architecture in this source",
+            code="source-kind",
+            path=model.path,
+            found=model.format,
+            allowed="an ONNX model, a Hugging Face folder, a GGUF file",
+        )
+    tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
+    files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
+    notes: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
+    return _Checkpoint(model.architecture, model.config, tensors, files, notes)
+
+
+def _usual(tensors: Mapping[str, Expression]) -> str:
+    """F16 where most weights are, else F32: ONNX Runtime has no bfloat16 on a CPU."""
+    from math import prod
+
+    half = sum(prod(expr.shape) for expr in tensors.values() if expr.stored.name == "F16")
+    return "F16" if 2 * half > sum(prod(expr.shape) for expr in tensors.values()) else "F32"

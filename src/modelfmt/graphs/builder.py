@@ -1,0 +1,93 @@
+"""Puts a graph of structural nodes together: names, constants, attributes.
+
+Structural nodes have the domain `modelfmt`. Their hidden states are [batch, sequence, width]; what each does is in the
+table of `modelfmt.graphs.standard`, which lowers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from modelfmt.graphs.weights import Weight
+from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["STRUCTURAL", "Builder", "attribute"]
+
+STRUCTURAL = "modelfmt"
+
+_CONSTANTS = {"float32": "FLOAT", "float16": "FLOAT16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
+
+
+class Builder:
+    """A graph under construction. float_type: of activations and weights."""
+
+    def __init__(self, name: str, float_type: str = "FLOAT") -> None:
+        self.graph = Graph(name)
+        self.float_type = float_type
+        self.made: set[str] = set()
+        self._taken: dict[str, int] = {}
+
+    def input(self, name: str, type: str, shape: tuple[Dim, ...], role: str = "") -> str:
+        """Declare an input; returns its name."""
+        self.graph.inputs.append(Value(name, type, shape, role))
+        return name
+
+    def output(self, name: str, type: str, shape: tuple[Dim, ...], role: str = "") -> None:
+        """Declare an output."""
+        self.graph.outputs.append(Value(name, type, shape, role))
+
+    def weight(self, weight: Weight, *, type: str | None = None) -> str:
+        """A weight as a constant in the graph's type; returns its name."""
+        if weight.name not in self.graph.tensors:
+            kind = type or self.float_type
+            self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
+        return weight.name
+
+    def constant(self, name: str, array: NDArray[Any]) -> str:
+        """An array as a constant, under a name of its own; the same name twice is the same constant."""
+        if name not in self.graph.tensors:
+            kind = _CONSTANTS[array.dtype.name]
+            self.graph.tensors[name] = GraphTensor.of_bytes(name, kind, array.shape, array.tobytes())
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], name: str, *, domain: str = STRUCTURAL, **attributes: Any) -> str:
+        """Append a node with one output, `name`; returns that."""
+        return self.nodes(op, inputs, (name,), domain=domain, **attributes)[0]
+
+    def nodes(
+        self, op: str, inputs: Sequence[str], names: Sequence[str], *, domain: str = STRUCTURAL, **attributes: Any
+    ) -> tuple[str, ...]:
+        """Append a node with several outputs; attributes that are None are left out."""
+        given = {key: attribute(key, value) for key, value in attributes.items() if value is not None}
+        first = names[0]
+        self.made.update(names)
+        self.graph.nodes.append(Node(op, list(inputs), list(names), given, domain, name=first.removesuffix("_out")))
+        return tuple(names)
+
+    def fresh(self, name: str) -> str:
+        """A name that is not in use: with a number behind it, from the second time on."""
+        count = self._taken.get(name, 0)
+        self._taken[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+
+def attribute(name: str, value: Any) -> Attribute:
+    """An attribute of the kind that the value has."""
+    if isinstance(value, Attribute):
+        return value
+    if isinstance(value, bool | int):
+        return Attribute(name, "INT", int(value))
+    if isinstance(value, float):
+        return Attribute(name, "FLOAT", value)
+    if isinstance(value, str):
+        return Attribute(name, "STRING", value.encode())
+    if isinstance(value, Graph):
+        return Attribute(name, "GRAPH", value)
+    if isinstance(value, GraphTensor):
+        return Attribute(name, "TENSOR", value)
+    values = list(value)
+    return Attribute(name, "FLOATS" if any(isinstance(one, float) for one in values) else "INTS", values)

@@ -1,0 +1,352 @@
+"""Structural nodes to the standard operator set of ONNX: version 23, no operator of another domain.
+
+Hidden states become [batch * sequence, width] on the way, so that a weight stays [out, in] as the checkpoint has it
+and a linear layer is one Gemm; values are given back their sequence where an operator needs it. Source:
+docs/Operators.md of ONNX 1.23. All of this runs in ONNX Runtime 1.32 on a CPU, in float32 and in float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from modelfmt.errors import UnsupportedError
+from modelfmt.graphs.builder import STRUCTURAL, Builder, attribute
+from modelfmt.ir.graph import Graph, Node, Program
+
+__all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
+
+OPSET, IR_VERSION = 23, 11
+
+_LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
+"""What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
+
+
+def lower(graph: Graph, float_type: str, *, producer: str = "modelfmt", version: str | None = None) -> Program:
+    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
+    lowering = Lowering(graph, float_type)
+    for node in graph.nodes:
+        if node.domain not in (STRUCTURAL, ""):
+            raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
+        lowering.add(node)
+    lowering.finish()
+    return Program(lowering.graph, {"": OPSET}, ir_version=IR_VERSION, producer=producer, producer_version=version)
+
+
+class Lowering(Builder):
+    """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
+    as [tokens, width], `sequences` as [batch, sequence, width]."""
+
+    def __init__(self, source: Graph, float_type: str) -> None:
+        super().__init__(source.name, float_type)
+        self.source = source
+        self.graph.inputs, self.graph.outputs = source.inputs, source.outputs
+        self.graph.tensors = dict(source.tensors)
+        self.flat: dict[str, str] = {}
+        self.sequences: dict[str, str] = {}
+        self.wanted = {value.name for value in source.outputs}
+
+    def add(self, node: Node) -> None:
+        """Lower one node."""
+        if node.domain == "":
+            _elementwise(self, node)
+        elif node.op in LOWERINGS:
+            LOWERINGS[node.op](self, node)
+        else:
+            raise UnsupportedError("no such structural operation", code="lowering", found=node.op)
+
+    def finish(self) -> None:
+        """Give outputs that are hidden states their sequence."""
+        for value in self.graph.outputs:
+            if value.name in self.flat:
+                self.op("Reshape", [self.flat[value.name], self.sequence_shape()], value.name)
+
+    def op(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """A standard node with one output."""
+        return self.node(op, inputs, name, domain="", **attributes)
+
+    def hidden(self, name: str) -> str:
+        """A hidden state as [tokens, width]."""
+        return self.flat[name]
+
+    def sequence(self, name: str) -> str:
+        """A hidden state as [batch, sequence, width]."""
+        if name not in self.sequences:
+            made = self.op("Reshape", [self.hidden(name), self.sequence_shape()], self.fresh(f"{name}/sequence"))
+            self.sequences[name] = made
+        return self.sequences[name]
+
+    def result(self, node: Node) -> str:
+        """The name of what a node makes, as [tokens, width]."""
+        name = node.outputs[0]
+        made = f"{name}/flat" if name in self.wanted else name
+        self.flat[name] = made
+        return made
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """A constant of integers."""
+        import numpy as np
+
+        return self.constant(f"{name} {list(values)}", np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant number in the graph's type."""
+        import numpy as np
+
+        dtype = np.float16 if self.float_type == "FLOAT16" else np.float32
+        return self.constant(f"/number {value!r}", np.array(value, dtype))
+
+    def once(self, name: str, make: Callable[[], object]) -> str:
+        """The value called `name`, made where it is not there yet."""
+        if name not in self.made:
+            make()
+        return name
+
+    def sequence_shape(self) -> str:
+        """[batch, sequence, -1]."""
+
+        def make() -> None:
+            shape = self.op("Shape", ["input_ids"], "/shape/ids_out")
+            self.op("Concat", [shape, self.integers("/shape/rest", [-1])], "/shape/sequence_out", axis=0)
+
+        return self.once("/shape/sequence_out", make)
+
+
+def _elementwise(low: Lowering, node: Node) -> None:
+    """A standard node over hidden states."""
+    inputs = [low.hidden(name) for name in node.inputs]
+    low.graph.nodes.append(Node(node.op, inputs, [low.result(node)], dict(node.attributes), "", node.name))
+
+
+def _embedding(low: Lowering, node: Node) -> None:
+    ids, table = node.inputs
+    tokens = low.once(
+        f"/shape/{ids}_flat", lambda: low.op("Reshape", [ids, low.integers("/shape/all", [-1])], f"/shape/{ids}_flat")
+    )
+    low.op("Gather", [table, tokens], low.result(node))
+
+
+def _linear(low: Lowering, node: Node) -> None:
+    turned = node.get("transposed", 0)
+    low.op("Gemm", [low.hidden(node.inputs[0]), *node.inputs[1:]], low.result(node), transB=None if turned else 1)
+
+
+def _rms_norm(low: Lowering, node: Node) -> None:
+    x, weight = node.inputs
+    heads, epsilon = node.get("heads"), node.get("epsilon")
+    if heads is None:
+        low.op("RMSNormalization", [low.hidden(x), weight], low.result(node), epsilon=epsilon, axis=-1)
+        return
+    name = node.outputs[0]
+    parts = low.op("Reshape", [low.hidden(x), low.integers("/shape/heads", [0, heads, -1])], f"{name}/heads")
+    low.op("RMSNormalization", [parts, weight], f"{name}/normed", epsilon=epsilon, axis=-1)
+    low.op("Reshape", [f"{name}/normed", low.integers("/shape/merged", [0, -1])], low.result(node))
+
+
+def _layer_norm(low: Lowering, node: Node) -> None:
+    inputs = [low.hidden(node.inputs[0]), *node.inputs[1:]]
+    low.op("LayerNormalization", inputs, low.result(node), epsilon=node.get("epsilon"), axis=-1)
+
+
+def _scale(low: Lowering, node: Node) -> None:
+    low.op("Mul", [low.hidden(node.inputs[0]), low.scalar(node.get("factor"))], low.result(node))
+
+
+def _softcap(low: Lowering, node: Node) -> None:
+    name, cap = node.outputs[0], node.get("cap")
+    part = low.op("Div", [low.hidden(node.inputs[0]), low.scalar(cap)], f"{name}/divided")
+    low.op("Mul", [low.op("Tanh", [part], f"{name}/bounded"), low.scalar(cap)], low.result(node))
+
+
+def _activation(low: Lowering, node: Node) -> None:
+    kind, x = node.get("kind").decode(), low.hidden(node.inputs[0])
+    activate(low, kind, x, low.result(node))
+
+
+def activate(low: Lowering, kind: str, x: str, name: str) -> str:
+    """Nodes for an activation of a value."""
+    if kind == "silu":
+        return low.op("Mul", [x, low.op("Sigmoid", [x], f"{name}/sigmoid")], name)
+    if kind in ("gelu", "gelu_tanh"):
+        return low.op("Gelu", [x], name, approximate="tanh" if kind == "gelu_tanh" else None)
+    return low.op({"relu": "Relu", "tanh": "Tanh"}[kind], [x], name)
+
+
+def _split(low: Lowering, node: Node) -> None:
+    names = []
+    for name in node.outputs:
+        low.flat[name] = name
+        names.append(name)
+    sizes = low.integers("/shape/split", node.get("sizes"))
+    low.nodes("Split", [low.hidden(node.inputs[0]), sizes], names, domain="", axis=-1)
+
+
+def _rope_table(low: Lowering, node: Node) -> None:
+    """position [batch, sequence] times frequency [rotated / 2], in float32."""
+    positions, frequencies, *long = node.inputs
+    cos, sin = node.outputs
+    base = cos.removesuffix("/cos_out")
+    if long:
+        frequencies = _longer(low, positions, frequencies, long[0], node.get("original"), base)
+    real = low.op("Cast", [positions], f"{base}/positions_out", to=1)
+    column = low.op("Unsqueeze", [real, low.integers("/axes", [2])], f"{base}/column_out")
+    angles = low.op("Mul", [column, frequencies], f"{base}/angles_out")
+    for op, name in (("Cos", cos), ("Sin", sin)):
+        made = low.op(op, [angles], f"{name}/plain")
+        scale = node.get("scale")
+        if scale != 1.0:
+            import numpy as np
+
+            factor = low.constant(f"{base}/scale", np.array(scale, np.float32))
+            made = low.op("Mul", [made, factor], f"{name}/scaled")
+        low.op("Cast", [made], name, to=10 if low.float_type == "FLOAT16" else 1)
+
+
+def _longer(low: Lowering, positions: str, short: str, long: str, original: int, base: str) -> str:
+    """The frequencies for short texts or for long ones, by the last position."""
+    largest = low.op("ReduceMax", [positions], f"{base}/largest_out", keepdims=0)
+    import numpy as np
+
+    bound = low.constant(f"{base}/original", np.array(original, np.int64))
+    beyond = low.op("GreaterOrEqual", [largest, bound], f"{base}/beyond_out")
+    return low.op("Where", [beyond, long, short], f"{base}/chosen_out")
+
+
+def _rope(low: Lowering, node: Node) -> None:
+    x, cos, sin = node.inputs
+    name = node.outputs[0]
+    rotated = node.get("rotated")
+    low.sequences[name] = low.op(
+        "RotaryEmbedding",
+        [low.sequence(x), cos, sin],
+        name,
+        num_heads=node.get("heads"),
+        interleaved=1 if node.get("interleaved") else None,
+        rotary_embedding_dim=rotated,
+    )
+
+
+def _attention_bias(low: Lowering, node: Node) -> None:
+    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers."""
+    ids, mask, *past = node.inputs
+    name, window = node.outputs[0], node.get("window")
+    seen = low.once("/mask/padding_out", lambda: _padding(low, mask))
+    if node.get("causal"):
+        order = low.once("/mask/order_out", lambda: _order(low, ids, past))
+        seen = low.op("And", [seen, order], f"{name}/causal")
+    if window is not None:
+        distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
+        near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
+        seen = low.op("And", [seen, near], f"{name}/window")
+    low.op("Where", [seen, low.scalar(0.0), low.scalar(_LOWEST[low.float_type])], name)
+
+
+def _padding(low: Lowering, mask: str) -> None:
+    real = low.op("Cast", [mask], "/mask/seen_out", to=9)
+    low.op("Unsqueeze", [real, low.integers("/axes", [1, 2])], "/mask/padding_out")
+
+
+def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
+    """Whether key `column` lies at or before query `row`; rows are counted from the beginning of the cache."""
+    import numpy as np
+
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    length = low.op("Squeeze", [low.op("Shape", [ids], "/mask/ids_shape_out", start=1, end=2)], "/mask/length_out")
+    start = zero
+    if past:
+        start = low.op(
+            "Squeeze", [low.op("Shape", [past[0]], "/mask/past_shape_out", start=2, end=3)], "/mask/past_length_out"
+        )
+    total = low.op("Add", [start, length], "/mask/total_out")
+    rows = low.op("Range", [start, total, one], "/mask/row_numbers_out")
+    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], "/mask/rows_out")
+    columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
+    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], "/mask/columns_out")
+    low.op("LessOrEqual", ["/mask/columns_out", "/mask/rows_out"], "/mask/order_out")
+
+
+def _attention(low: Lowering, node: Node) -> None:
+    query, key, value, bias, *past = node.inputs
+    name = node.outputs[0]
+    low.sequences[name] = f"{name}/sequence"
+    inputs = [low.sequence(query), low.sequence(key), low.sequence(value), bias, *past]
+    heads, head_kv, softcap = node.get("heads"), node.get("kv_heads"), node.get("softcap")
+    shape = {"q_num_heads": heads, "kv_num_heads": head_kv, "scale": node.get("scale"), "softcap": softcap}
+    low.nodes("Attention", inputs, [low.sequences[name], *node.outputs[1:]], domain="", **shape)
+    merged = low.integers("/shape/width", [-1, node.get("width")])
+    low.flat[name] = low.op("Reshape", [low.sequences[name], merged], name)
+
+
+def _experts(low: Lowering, node: Node) -> None:
+    """Every expert that a token chose, one after another: its tokens are picked out, computed and added."""
+    x, router, *weights = node.inputs
+    name, used = node.outputs[0], node.get("used")
+    tokens = low.hidden(x)
+    scores = low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)
+    chances = low.op("Softmax", [low.op("Cast", [scores], f"{name}/scores32", to=1)], f"{name}/chances", axis=-1)
+    count = low.integers("/moe/used", [used])
+    best, which = low.nodes("TopK", [chances, count], (f"{name}/best", f"{name}/which"), domain="", axis=-1)
+    if node.get("normalised"):
+        total = low.op("ReduceSum", [best, low.integers("/axes", [-1])], f"{name}/total")
+        best = low.op("Div", [best, total], f"{name}/shares")
+    empty = low.op("Sub", [chances, chances], f"{name}/nothing")
+    shares = low.op("ScatterElements", [empty, which, best], f"{name}/shares_of_all", axis=1)
+    if low.float_type == "FLOAT16":
+        shares = low.op("Cast", [shares], f"{name}/shares16", to=10)
+    flat = low.op("Reshape", [which, low.integers("/shape/all", [-1])], f"{name}/chosen")
+    distinct = low.op("Unique", [flat], f"{name}/distinct")
+    trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
+    start = low.op("Sub", [tokens, tokens], f"{name}/start")
+    body = _expert(name, (tokens, shares, distinct, *weights), node, low.float_type)
+    low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
+
+
+def _expert(name: str, outer: Sequence[str], node: Node, float_type: str) -> Graph:
+    """The body of the loop: one expert over the tokens that chose it."""
+    tokens, shares, distinct, *weights = outer
+    inner = Lowering(Graph(f"{name}/expert"), float_type)
+    base = f"{name}/body"
+    inner.input(f"{base}/turn", "INT64", ())
+    inner.input(f"{base}/go", "BOOL", ())
+    inner.input(f"{base}/sum", float_type, (None, None))
+    expert = inner.op("Gather", [distinct, f"{base}/turn"], f"{base}/expert")
+    share = inner.op("Gather", [shares, expert], f"{base}/share", axis=1)
+    found = inner.op("NonZero", [share], f"{base}/found")
+    places = inner.op("Transpose", [found], f"{base}/places")
+    picked = inner.op("GatherND", [tokens, places], f"{base}/picked")
+    gate, up, down = (
+        inner.op("Gather", [weight, expert], f"{base}/{part}")
+        for part, weight in zip(("gate", "up", "down"), weights, strict=True)
+    )
+    gated = inner.op("Gemm", [picked, gate], f"{base}/gated", transB=1)
+    active = activate(inner, node.get("activation").decode(), gated, f"{base}/active")
+    made = inner.op("Mul", [active, inner.op("Gemm", [picked, up], f"{base}/raised", transB=1)], f"{base}/made")
+    out = inner.op("Gemm", [made, down], f"{base}/out", transB=1)
+    weight = inner.op("GatherND", [share, places], f"{base}/weight")
+    column = inner.op("Unsqueeze", [weight, inner.integers(f"{base}/axes", [1])], f"{base}/column")
+    added = inner.op("Mul", [out, column], f"{base}/added")
+    before = inner.op("GatherND", [f"{base}/sum", places], f"{base}/before")
+    after = inner.op("Add", [before, added], f"{base}/after")
+    inner.op("ScatterND", [f"{base}/sum", places, after], f"{base}/sum_out")
+    inner.op("Identity", [f"{base}/go"], f"{base}/go_out")
+    inner.output(f"{base}/go_out", "BOOL", ())
+    inner.output(f"{base}/sum_out", float_type, (None, None))
+    return inner.graph
+
+
+LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+    "Activation": _activation,
+    "Attention": _attention,
+    "AttentionBias": _attention_bias,
+    "Embedding": _embedding,
+    "LayerNorm": _layer_norm,
+    "Linear": _linear,
+    "MoE": _experts,
+    "RMSNorm": _rms_norm,
+    "RoPE": _rope,
+    "RopeTable": _rope_table,
+    "Scale": _scale,
+    "Softcap": _softcap,
+    "SplitColumns": _split,
+}
+"""Structural operation -> what lowers it."""
