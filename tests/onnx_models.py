@@ -91,6 +91,43 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", ENCODER),
+    "roberta": ("RobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "distilbert": (
+        "DistilBertConfig",
+        {"vocab_size": 96, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64},
+    ),
+}
+
+
+def encoder(name: str) -> Any:
+    """A tiny encoder with seeded weights."""
+    kind, settings = ENCODERS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    return shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
+
+
+def encoder_difference(model: Any, path: Path) -> float:
+    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
+    run = session(path)
+    ids = torch.randint(3, model.config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    ids[1, 8:] = model.config.pad_token_id
+    feeds = {"input_ids": ids, "attention_mask": mask}
+    if any(value.name == "token_type_ids" for value in run.get_inputs()):
+        feeds["token_type_ids"] = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    (found,) = run.run(["last_hidden_state"], {name: value.numpy() for name, value in feeds.items()})
+    with torch.no_grad():
+        theirs = model(**feeds).last_hidden_state.numpy()
+    seen = mask.numpy().astype(bool)
+    return float(np.abs(found.astype("f4") - theirs)[seen].max())
+
+
 def decoder(name: str) -> Any:
     """A tiny model with seeded weights that are large enough for every part to matter."""
     kind, settings = DECODERS[name]
@@ -159,21 +196,22 @@ def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*DECODERS])
+    parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
     parser.add_argument("--f16", action="store_true")
     parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
     given = parser.parse_args()
     for name in given.names:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            model = decoder(name)
+            model = decoder(name) if name in DECODERS else encoder(name)
             model.save_pretrained(folder / "model")
             source = folder / "model"
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
             modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
-            print(f"{name:20} {difference(model, folder / 'made.onnx'):.2e}", flush=True)
+            compare = difference if name in DECODERS else encoder_difference
+            print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
 
 
 if __name__ == "__main__":

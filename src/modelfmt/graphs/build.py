@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelfmt.graphs import decoder, standard
+from modelfmt.graphs import decoder, encoder, standard
 from modelfmt.graphs.weights import bound
 from modelfmt.ir.graph import Program
 from modelfmt.ir.ops import Expression
@@ -36,5 +36,10 @@ def from_checkpoint(
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
-    graph = decoder.build(weights, float_type)
-    return Made(standard.lower(graph, float_type), [*weights.losses, *weights.notes])
+    notes: list[Note | Loss] = [*weights.losses, *weights.notes]
+    if weights.arch.model_type[0] in encoder.SUPPORTED:
+        pooled, _ = encoder.read_pooling(assets)
+        graph = encoder.build(weights, float_type, pooled)
+    else:
+        graph = decoder.build(weights, float_type)
+    return Made(standard.lower(graph, float_type), notes)

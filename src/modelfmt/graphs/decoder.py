@@ -11,11 +11,11 @@ import math
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.builder import Builder
+from modelfmt.graphs.encoder import SUPPORTED as ENCODERS
+from modelfmt.graphs.layers import Layers
 from modelfmt.graphs.rope import Turning, turning
-from modelfmt.graphs.weights import Weight, Weights
+from modelfmt.graphs.weights import Weights
 from modelfmt.ir.graph import Affine, Dim, Graph
-from modelfmt.ir.ops import Transpose
 
 __all__ = ["SUPPORTED", "build"]
 
@@ -28,15 +28,6 @@ SUPPORTED = frozenset(
 """Model types whose graphs were checked against transformers."""
 
 _BATCH, _SEQUENCE, _PAST = "batch_size", "sequence_length", "past_sequence_length"
-_ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-}
 
 
 def build(weights: Weights, float_type: str = "FLOAT") -> Graph:
@@ -44,20 +35,19 @@ def build(weights: Weights, float_type: str = "FLOAT") -> Graph:
     kind = weights.arch.model_type[0]
     if kind not in SUPPORTED:
         raise UnsupportedError(
-            "no graph is built for this architecture", code="no-graph", found=kind, allowed=", ".join(sorted(SUPPORTED))
+            "no graph is built for this architecture",
+            code="no-graph",
+            found=kind,
+            allowed=", ".join(sorted(SUPPORTED | ENCODERS)),
         )
     return _Decoder(weights, float_type).build()
 
 
-class _Decoder:
+class _Decoder(Layers):
     """One graph under construction: `build` walks the layers."""
 
     def __init__(self, weights: Weights, float_type: str) -> None:
-        self.weights = weights
-        self.params = weights.params
-        self.shape = weights.arch.graph
-        self.b = Builder("main_graph", float_type)
-        self.layer = 0
+        super().__init__(weights, float_type)
         n_head = self.params["n_head"]
         kv = self.params["n_head_kv"]
         if isinstance(kv, list):
@@ -241,40 +231,7 @@ class _Decoder:
             activation=self.activation(),
         )
 
-    def activation(self) -> str:
-        given = self.params.get("activation") or self.shape["activation"]
-        if self.shape["activation"] == "gelu_tanh" and given == "gelu" and self.weights.arch.gguf.startswith("gemma"):
-            return "gelu_tanh"  # transformers reads the gelu of old checkpoints so
-        return _ACTIVATIONS[str(given)]
-
-    def norm(self, role: str, x: str, name: str) -> str:
-        inputs = [x, self.b.weight(self.weights[f"{role}.weight"])]
-        if self.shape.get("norm") == "rms":
-            return self.b.node("RMSNorm", inputs, f"{name}_out", epsilon=self.epsilon())
-        bias = self.weights.tensors.get(f"{role}.bias")
-        inputs += [self.b.weight(bias)] if bias else []
-        return self.b.node("LayerNorm", inputs, f"{name}_out", epsilon=self.epsilon())
-
-    def epsilon(self) -> float:
-        return float(self.params["rms_eps" if self.shape.get("norm") == "rms" else "norm_eps"])
-
-    def linear(self, weight: Weight, x: str, name: str, bias: Weight | None = None) -> str:
-        turned = isinstance(weight.expr, Transpose)
-        if isinstance(weight.expr, Transpose):
-            weight = Weight(weight.name, weight.expr.input)
-        inputs = [x, self.b.weight(weight)] + ([self.b.weight(bias)] if bias else [])
-        return self.b.node("Linear", inputs, name, transposed=1 if turned else None)
-
-    def bias_of(self, role: str) -> Weight | None:
-        return self.weights.tensors.get(f"{self.role(role)}.bias")
-
     def added(self, x: str, more: str, name: str) -> str:
         factor: Any = self.params.get("residual_multiplier") if "residual" in self.shape.get("scales", ()) else None
         more = self.scaled(more, float(factor or 1.0), f"{name}_scaled")
         return self.b.node("Add", [x, more], f"{name}_out", domain="")
-
-    def scaled(self, x: str, factor: float, name: str) -> str:
-        return x if factor == 1.0 else self.b.node("Scale", [x], f"{name}_out", factor=factor)
-
-    def role(self, name: str) -> str:
-        return f"blk.{self.layer}.{name}"

@@ -115,7 +115,10 @@ class Lowering(Builder):
 def _elementwise(low: Lowering, node: Node) -> None:
     """A standard node over hidden states."""
     inputs = [low.hidden(name) for name in node.inputs]
-    low.graph.nodes.append(Node(node.op, inputs, [low.result(node)], dict(node.attributes), "", node.name))
+    if node.op == "Identity":
+        low.flat[node.outputs[0]] = inputs[0]
+        return
+    low.op(node.op, inputs, low.result(node), **node.attributes)
 
 
 def _embedding(low: Lowering, node: Node) -> None:
@@ -234,6 +237,11 @@ def _attention_bias(low: Lowering, node: Node) -> None:
     if node.get("causal"):
         order = low.once("/mask/order_out", lambda: _order(low, ids, past))
         seen = low.op("And", [seen, order], f"{name}/causal")
+    else:  # ONNX Runtime wants a row for each query
+        length = low.op("Shape", [ids], f"{name}/length", start=1, end=2)
+        ones = low.integers("/ones", [1])
+        square = low.op("Concat", [ones, ones, length, ones], f"{name}/square", axis=0)
+        seen = low.op("Expand", [seen, square], f"{name}/expanded")
     if window is not None:
         distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
         near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
@@ -263,6 +271,55 @@ def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
     columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
     low.op("Unsqueeze", [columns, low.integers("/axes", [0])], "/mask/columns_out")
     low.op("LessOrEqual", ["/mask/columns_out", "/mask/rows_out"], "/mask/order_out")
+
+
+def _positions(low: Lowering, node: Node) -> None:
+    """0, 1, .. for each text; with padding: counted over the tokens that are not this one."""
+    import numpy as np
+
+    ids, name, padding = node.inputs[0], node.outputs[0], node.get("padding")
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    shape = low.op("Shape", [ids], f"{name}/shape")
+    if padding is None:
+        size = low.op("Squeeze", [low.op("Shape", [ids], f"{name}/size", start=1, end=2)], f"{name}/length")
+        low.op("Expand", [low.op("Range", [zero, size, one], f"{name}/numbers"), shape], name)
+        return
+    alike = low.op("Equal", [ids, low.constant(f"{name}/padding", np.array(padding, np.int64))], f"{name}/alike")
+    real = low.op("Cast", [low.op("Not", [alike], f"{name}/unlike")], f"{name}/real", to=7)
+    count = low.op("CumSum", [real, one], f"{name}/count")
+    low.op("Max", [low.op("Sub", [count, one], f"{name}/from_zero"), zero], name)
+
+
+def _zero_ids(low: Lowering, node: Node) -> None:
+    low.op("Sub", [node.inputs[0], node.inputs[0]], node.outputs[0])
+
+
+def _pool(low: Lowering, node: Node) -> None:
+    """One vector for each text, in float32 on the way."""
+    import numpy as np
+
+    x, mask = node.inputs
+    name, kind = node.outputs[0], node.get("kind").decode()
+    states = low.op("Cast", [low.sequence(x)], f"{name}/states", to=1)
+    if kind == "mean":
+        seen = low.op("Cast", [mask], f"{name}/seen", to=1)
+        column = low.op("Unsqueeze", [seen, low.integers("/axes", [2])], f"{name}/column")
+        total = low.op("Mul", [states, column], f"{name}/kept")
+        axis = low.integers("/axes", [1])
+        total = low.op("ReduceSum", [total, axis], f"{name}/total", keepdims=0)
+        count = low.op("ReduceSum", [column, axis], f"{name}/count", keepdims=0)
+        least = low.constant("/least", np.array(1e-9, np.float32))
+        made = low.op("Div", [total, low.op("Max", [count, least], f"{name}/counted")], f"{name}/mean")
+    elif kind == "cls":
+        made = low.op("Gather", [states, low.constant("/zero", np.array(0, np.int64))], f"{name}/first", axis=1)
+    else:
+        last = low.op("ArgMax", [mask], f"{name}/last", axis=1, keepdims=1, select_last_index=1)
+        made = low.op("GatherND", [states, last], f"{name}/picked", batch_dims=1)
+    if node.get("normalised"):
+        length = low.op("ReduceL2", [made, low.integers("/axes", [-1])], f"{name}/norm")
+        tiny = low.constant("/tiny", np.array(1e-12, np.float32))
+        made = low.op("Div", [made, low.op("Max", [length, tiny], f"{name}/length")], f"{name}/unit")
+    low.op("Cast", [made], name, to=10 if low.float_type == "FLOAT16" else 1)
 
 
 def _attention(low: Lowering, node: Node) -> None:
@@ -340,6 +397,9 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "AttentionBias": _attention_bias,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,
+    "Pool": _pool,
+    "Positions": _positions,
+    "ZeroIds": _zero_ids,
     "Linear": _linear,
     "MoE": _experts,
     "RMSNorm": _rms_norm,
