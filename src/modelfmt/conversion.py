@@ -71,7 +71,8 @@ def plan(
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
     none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
-    external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it.
+    external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
+    or "safetensors": in the checkpoint's own files, in the same folder, which are not copied.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
@@ -103,7 +104,8 @@ def plan(
             rounding=rounding,
             carry=carry,
             external=external,
-            folder=Path(dest).suffix.lower() not in _suffixes(),
+            folder=_named_folder(dest),
+            home=os.fspath(Path(dest).absolute() if _named_folder(dest) else Path(dest).absolute().parent),
         )
         from importlib import import_module
 
@@ -282,6 +284,10 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
             "the name is that of another format", code="name-format", found=text, allowed=f"{suffixes[0]}, or a folder"
         )
     return [Path(text, f"{base}-{draft.quant}{suffixes[0]}").absolute() for draft in drafts]
+
+
+def _named_folder(dest: str | os.PathLike[str]) -> bool:
+    return Path(dest).suffix.lower() not in _suffixes()
 
 
 def _free_folder(folder: Path, draft: Draft) -> Path:

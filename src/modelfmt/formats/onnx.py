@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
-from modelfmt.formats.onnx_layout import layout
+from modelfmt.formats.onnx_layout import Elsewhere, layout
 from modelfmt.formats.onnx_schema import ATTRIBUTE_KINDS, MODEL, TYPE
 from modelfmt.formats.onnx_tensors import Tensors, properties
 from modelfmt.ir.graph import (
@@ -34,7 +34,7 @@ from modelfmt.storage.files import Files
 from modelfmt.storage.protobuf import BYTES, UNKNOWN, VARINT, Window, decode, records
 from modelfmt.storage.region import Region
 
-__all__ = ["layout", "parse", "read", "sniff"]
+__all__ = ["Elsewhere", "layout", "parse", "read", "sniff"]
 
 MAX_MESSAGE = (1 << 31) - 1
 """Bytes that other readers accept in one message."""

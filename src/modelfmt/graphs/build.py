@@ -30,8 +30,10 @@ def from_checkpoint(
     tensors: Mapping[str, Expression],
     assets: Mapping[str, bytes],
     float_type: str = "FLOAT",
+    as_stored: bool = False,
 ) -> Made:
     """The program of a checkpoint. float_type: FLOAT or FLOAT16, of weights, activations and the cache.
+    as_stored: weights keep the type of float that they have in their file, and are cast in the graph.
 
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
@@ -39,7 +41,7 @@ def from_checkpoint(
     notes: list[Note | Loss] = [*weights.losses, *weights.notes]
     if weights.arch.model_type[0] in encoder.SUPPORTED:
         pooled, _ = encoder.read_pooling(assets)
-        graph = encoder.build(weights, float_type, pooled)
+        graph = encoder.build(weights, float_type, pooled, as_stored=as_stored)
     else:
-        graph = decoder.build(weights, float_type)
+        graph = decoder.build(weights, float_type, as_stored=as_stored)
     return Made(standard.lower(graph, float_type), notes)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelfmt.graphs.weights import Weight
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
+from modelfmt.ir.ops import Leaf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,15 +20,18 @@ __all__ = ["STRUCTURAL", "Builder", "attribute"]
 
 STRUCTURAL = "modelfmt"
 
+_FLOATS = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
 _CONSTANTS = {"float32": "FLOAT", "float16": "FLOAT16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
 
 
 class Builder:
-    """A graph under construction. float_type: of activations and weights."""
+    """A graph under construction. float_type: of activations and weights. as_stored: a weight that lies in a file in
+    another type of float keeps it, and is cast in the graph."""
 
-    def __init__(self, name: str, float_type: str = "FLOAT") -> None:
+    def __init__(self, name: str, float_type: str = "FLOAT", *, as_stored: bool = False) -> None:
         self.graph = Graph(name)
         self.float_type = float_type
+        self.as_stored = as_stored
         self.made: set[str] = set()
         self._taken: dict[str, int] = {}
 
@@ -40,12 +44,19 @@ class Builder:
         """Declare an output."""
         self.graph.outputs.append(Value(name, type, shape, role))
 
-    def weight(self, weight: Weight, *, type: str | None = None) -> str:
+    def weight(self, weight: Weight) -> str:
         """A weight as a constant in the graph's type; returns its name."""
+        kind = self.float_type
+        if self.as_stored and isinstance(weight.expr, Leaf):
+            kind = _FLOATS.get(weight.expr.encoding, kind)
         if weight.name not in self.graph.tensors:
-            kind = type or self.float_type
             self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
-        return weight.name
+        if kind == self.float_type:
+            return weight.name
+        cast = f"{weight.name}/cast"
+        if cast not in self.made:
+            self.node("CastWeight", [weight.name], cast)
+        return cast
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An array as a constant, under a name of its own; the same name twice is the same constant."""

@@ -30,8 +30,9 @@ SUPPORTED = frozenset(
 _BATCH, _SEQUENCE, _PAST = "batch_size", "sequence_length", "past_sequence_length"
 
 
-def build(weights: Weights, float_type: str = "FLOAT") -> Graph:
-    """The graph of a decoder. float_type: FLOAT or FLOAT16. Raises UnsupportedError."""
+def build(weights: Weights, float_type: str = "FLOAT", *, as_stored: bool = False) -> Graph:
+    """The graph of a decoder. float_type: FLOAT or FLOAT16. as_stored: weights keep the type of float that they have.
+    Raises UnsupportedError."""
     kind = weights.arch.model_type[0]
     if kind not in SUPPORTED:
         raise UnsupportedError(
@@ -40,14 +41,14 @@ def build(weights: Weights, float_type: str = "FLOAT") -> Graph:
             found=kind,
             allowed=", ".join(sorted(SUPPORTED | ENCODERS)),
         )
-    return _Decoder(weights, float_type).build()
+    return _Decoder(weights, float_type, as_stored=as_stored).build()
 
 
 class _Decoder(Layers):
     """One graph under construction: `build` walks the layers."""
 
-    def __init__(self, weights: Weights, float_type: str) -> None:
-        super().__init__(weights, float_type)
+    def __init__(self, weights: Weights, float_type: str, *, as_stored: bool = False) -> None:
+        super().__init__(weights, float_type, as_stored=as_stored)
         n_head = self.params["n_head"]
         kv = self.params["n_head_kv"]
         if isinstance(kv, list):

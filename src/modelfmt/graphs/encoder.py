@@ -44,9 +44,11 @@ def read_pooling(assets: Mapping[str, bytes]) -> tuple[Pooling | None, list[Loss
     return Pooling(_KINDS[kind], any(str(module["type"]).endswith("Normalize") for module in modules)), losses
 
 
-def build(weights: Weights, float_type: str = "FLOAT", pooled: Pooling | None = None) -> Graph:
-    """The graph of an encoder. float_type: FLOAT or FLOAT16."""
-    return _Encoder(weights, float_type).build(pooled)
+def build(
+    weights: Weights, float_type: str = "FLOAT", pooled: Pooling | None = None, *, as_stored: bool = False
+) -> Graph:
+    """The graph of an encoder. float_type: FLOAT or FLOAT16. as_stored: weights keep their type of float."""
+    return _Encoder(weights, float_type, as_stored=as_stored).build(pooled)
 
 
 class _Encoder(Layers):

@@ -22,11 +22,11 @@ _ACTIVATIONS = {
 class Layers:
     """A graph under construction, one layer after another. layer: the one that is being made."""
 
-    def __init__(self, weights: Weights, float_type: str) -> None:
+    def __init__(self, weights: Weights, float_type: str, *, as_stored: bool = False) -> None:
         self.weights = weights
         self.params = weights.params
         self.shape = weights.arch.graph
-        self.b = Builder("main_graph", float_type)
+        self.b = Builder("main_graph", float_type, as_stored=as_stored)
         self.layer = 0
 
     def role(self, name: str) -> str:

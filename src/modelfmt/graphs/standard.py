@@ -121,6 +121,10 @@ def _elementwise(low: Lowering, node: Node) -> None:
     low.op(node.op, inputs, low.result(node), **node.attributes)
 
 
+def _cast_weight(low: Lowering, node: Node) -> None:
+    low.op("Cast", node.inputs, node.outputs[0], to=10 if low.float_type == "FLOAT16" else 1)
+
+
 def _embedding(low: Lowering, node: Node) -> None:
     ids, table = node.inputs
     tokens = low.once(
@@ -395,6 +399,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Activation": _activation,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
+    "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,
     "Pool": _pool,

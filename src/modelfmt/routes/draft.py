@@ -23,7 +23,7 @@ class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
     write keys for what the destination lacks of the source. external: where the constants of a graph go. folder: the
-    destination is one."""
+    destination is one. home: the folder that it is, or lies in."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -41,6 +41,7 @@ class Options:
     carry: bool = True
     external: str = "auto"
     folder: bool = False
+    home: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Draft:
     losses: list[Loss] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     folder: bool = False
+    home: str = ""
 
 
 _NARROWER = {

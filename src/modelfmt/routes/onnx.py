@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression
+from modelfmt.ir.ops import Expression, Leaf
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
@@ -26,6 +27,7 @@ from modelfmt.storage import strict_json
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
+IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
@@ -89,6 +91,7 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
         tensors=checkpoint.tensors,
         assets=checkpoint.files,
         float_type=_TYPES[usual],
+        as_stored=options.external == IN_PLACE,
     )
     said = [*checkpoint.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]
@@ -113,17 +116,40 @@ class _Build:
 
     def __call__(self, stem: str) -> list[FileLayout]:
         stem = "model" if self.options.folder else stem
+        in_place = self.options.external == IN_PLACE
         whole, *beside = onnx.layout(
             self.program,
             stem=stem,
-            external=self.options.external,
+            external="auto" if in_place else self.options.external,
             shard_size=self.options.split_size,
             alignment=self.options.alignment,
+            elsewhere=_elsewhere(self.program, Path(self.options.home)) if in_place else {},
         )
         if self.options.folder:
             whole = msgspec.structs.replace(whole, name="model.onnx")
         small = [FileLayout(name, len(data), data, ()) for name, data in self.files.items()]
         return [whole, *beside, *small]
+
+
+def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
+    """The constants that lie, byte for byte, in a safetensors file of the folder. Raises UsageError without any."""
+    found = {}
+    for key, tensor in walk_tensors(program):
+        leaf = tensor.data
+        if not isinstance(leaf, Leaf) or leaf.big or leaf.encoding != ELEMENT_TYPES[tensor.type].encoding:
+            continue
+        file = Path(leaf.file)
+        if file.suffix == ".safetensors" and file.resolve().parent == home.resolve():
+            found[key] = onnx.Elsewhere(file.name, leaf.offset)
+    if not found:
+        raise UsageError(
+            "no weight lies in a safetensors file beside the model",
+            code="external",
+            path=home,
+            allowed="a destination in the folder of the checkpoint",
+            hint="an ONNX model may only name files beside it",
+        )
+    return found
 
 
 def _checkpoint(model: Model) -> _Checkpoint:
