@@ -55,6 +55,7 @@ def plan(
     rounding: str = "ggml",
     carry: bool = True,
     external: str = "auto",
+    profile: str = "auto",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -73,8 +74,9 @@ def plan(
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
     external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
     or "safetensors": in the checkpoint's own files, in the same folder, which are not copied.
-    strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
-    UsageError, UnsupportedError, CorruptFile, LossyError.
+    profile: operators of an ONNX graph, "onnx-standard" (none of another domain) or "auto" (MatMulNBits for quantized
+    weights). strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`.
+    Raises UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     check_rounding(rounding)
     model = sources.open(_absolute(source))
@@ -104,6 +106,7 @@ def plan(
             rounding=rounding,
             carry=carry,
             external=external,
+            profile=profile,
             folder=_named_folder(dest),
             home=os.fspath(Path(dest).absolute() if _named_folder(dest) else Path(dest).absolute().parent),
         )

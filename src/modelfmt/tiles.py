@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelfmt.errors import CorruptFile, UnsupportedError
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import Expression, Leaf, geometry, row_bytes
 from modelfmt.kernels import convert, kernel_types, swap_bytes
 from modelfmt.storage.files import Files
@@ -43,6 +44,21 @@ class Evaluator:
         n_cols = geometry(expr.shape, expr.stored)[1]
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
 
+    def blocks(self, expr: Expression, encoding: str, start: int, stop: int, rounding: str) -> NDArray[np.uint8]:
+        """Rows start..stop in a quantized encoding: as they are where they have it, else quantized from float32.
+
+        Raises BadValue (NaN or infinity).
+        """
+        if expr.stored.name == encoding:
+            return self.rows(expr, start, stop)
+        import numpy as np
+
+        n_cols = geometry(expr.shape, expr.stored)[1]
+        values = self.values(expr, start, stop)
+        out = np.empty((stop - start, ENCODINGS[encoding].row_bytes(n_cols)), np.uint8)
+        convert("F32", values, encoding, out, stop - start, n_cols, rounding=rounding, first_row=start)
+        return out
+
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
         """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
         import numpy as np
@@ -75,8 +91,6 @@ def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float3
         out = np.empty((len(rows), n_cols), np.float32)
         convert(name, rows, "F32", out, len(rows), n_cols)
         return out
-    from modelfmt.ir.encoding import ENCODINGS
-
     row = ENCODINGS[name]
     if not row.numpy or row.element.kind == "complex":
         raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.graphs import decoder, encoder, standard
+from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import bound
 from modelfmt.ir.graph import Program
 from modelfmt.ir.ops import Expression
@@ -29,11 +30,9 @@ def from_checkpoint(
     config: Mapping[str, Any],
     tensors: Mapping[str, Expression],
     assets: Mapping[str, bytes],
-    float_type: str = "FLOAT",
-    as_stored: bool = False,
+    form: Form,
 ) -> Made:
-    """The program of a checkpoint. float_type: FLOAT or FLOAT16, of weights, activations and the cache.
-    as_stored: weights keep the type of float that they have in their file, and are cast in the graph.
+    """The program of a checkpoint. form: how its weights and activations are to be.
 
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
@@ -41,7 +40,7 @@ def from_checkpoint(
     notes: list[Note | Loss] = [*weights.losses, *weights.notes]
     if weights.arch.model_type[0] in encoder.SUPPORTED:
         pooled, _ = encoder.read_pooling(assets)
-        graph = encoder.build(weights, float_type, pooled, as_stored=as_stored)
+        graph = encoder.build(weights, form, pooled)
     else:
-        graph = decoder.build(weights, float_type, as_stored=as_stored)
-    return Made(standard.lower(graph, float_type), notes)
+        graph = decoder.build(weights, form)
+    return Made(standard.lower(graph, form), notes)

@@ -7,31 +7,71 @@ table of `modelfmt.graphs.standard`, which lowers them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelfmt.graphs.weights import Weight
+from modelfmt.ir.blocks import LAYOUTS
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import Leaf
+from modelfmt.ir.ops import BlockPart, Expression, Leaf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STRUCTURAL", "Builder", "attribute"]
+__all__ = ["STRUCTURAL", "Builder", "Form", "attribute"]
 
 STRUCTURAL = "modelfmt"
 
 _FLOATS = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
-_CONSTANTS = {"float32": "FLOAT", "float16": "FLOAT16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
+_PARTS: tuple[tuple[Literal["codes", "scales", "zeros"], str], ...] = (
+    ("codes", "codes"),
+    ("scales", "scales"),
+    ("zeros", "zero_points"),
+)
+_CONSTANTS = {
+    "uint8": "UINT8",
+    "float32": "FLOAT",
+    "float16": "FLOAT16",
+    "int64": "INT64",
+    "int32": "INT32",
+    "bool": "BOOL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
+    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.ir.blocks.LAYOUTS`
+    that the matrices of linear layers are quantized to. rounding: how. standard: no operator of another domain.
+    carried: weights that are quantized already, in a type of LAYOUTS, stay so, where the operators can say it.
+    """
+
+    float_type: str = "FLOAT"
+    as_stored: bool = False
+    blocks: str | None = None
+    rounding: str = "ggml"
+    standard: bool = False
+    carried: bool = True
+
+    def block_type(self, expr: Expression) -> str | None:
+        """The type of the blocks that a matrix is stored in; None where it is dense."""
+        if len(expr.shape) != 2:
+            return None
+        name = expr.stored.name if self.carried and expr.stored.name in LAYOUTS else self.blocks
+        if name is None or (self.standard and LAYOUTS[name].zeros):
+            return None
+        whole = expr.shape[1] % ENCODINGS[name].block_elements == 0
+        return name if whole and (expr.stored.dense or expr.stored.name == name) else None
 
 
 class Builder:
-    """A graph under construction. float_type: of activations and weights. as_stored: a weight that lies in a file in
-    another type of float keeps it, and is cast in the graph."""
+    """A graph under construction."""
 
-    def __init__(self, name: str, float_type: str = "FLOAT", *, as_stored: bool = False) -> None:
+    def __init__(self, name: str, form: Form) -> None:
         self.graph = Graph(name)
-        self.float_type = float_type
-        self.as_stored = as_stored
+        self.form = form
+        self.float_type = form.float_type
         self.made: set[str] = set()
         self._taken: dict[str, int] = {}
 
@@ -47,7 +87,7 @@ class Builder:
     def weight(self, weight: Weight) -> str:
         """A weight as a constant in the graph's type; returns its name."""
         kind = self.float_type
-        if self.as_stored and isinstance(weight.expr, Leaf):
+        if self.form.as_stored and isinstance(weight.expr, Leaf):
             kind = _FLOATS.get(weight.expr.encoding, kind)
         if weight.name not in self.graph.tensors:
             self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
@@ -57,6 +97,17 @@ class Builder:
         if cast not in self.made:
             self.node("CastWeight", [weight.name], cast)
         return cast
+
+    def parts(self, weight: Weight, name: str) -> list[str]:
+        """A matrix in blocks as codes, scales and, where the type has them, zero points; returns their names."""
+        layout, found = LAYOUTS[name], []
+        for part, suffix in _PARTS[: 3 if layout.zeros else 2]:
+            expr = BlockPart(weight.expr, name, part, self.form.rounding)
+            own = f"{weight.name}_{suffix}"
+            kind = "UINT8" if part == "codes" else self.float_type
+            self.graph.tensors.setdefault(own, GraphTensor(own, kind, expr.shape, expr))
+            found.append(own)
+        return found
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An array as a constant, under a name of its own; the same name twice is the same constant."""

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
+from modelfmt.graphs.builder import Form
 from modelfmt.graphs.encoder import SUPPORTED as ENCODERS
 from modelfmt.graphs.layers import Layers
 from modelfmt.graphs.rope import Turning, turning
@@ -30,9 +31,8 @@ SUPPORTED = frozenset(
 _BATCH, _SEQUENCE, _PAST = "batch_size", "sequence_length", "past_sequence_length"
 
 
-def build(weights: Weights, float_type: str = "FLOAT", *, as_stored: bool = False) -> Graph:
-    """The graph of a decoder. float_type: FLOAT or FLOAT16. as_stored: weights keep the type of float that they have.
-    Raises UnsupportedError."""
+def build(weights: Weights, form: Form) -> Graph:
+    """The graph of a decoder. Raises UnsupportedError."""
     kind = weights.arch.model_type[0]
     if kind not in SUPPORTED:
         raise UnsupportedError(
@@ -41,14 +41,14 @@ def build(weights: Weights, float_type: str = "FLOAT", *, as_stored: bool = Fals
             found=kind,
             allowed=", ".join(sorted(SUPPORTED | ENCODERS)),
         )
-    return _Decoder(weights, float_type, as_stored=as_stored).build()
+    return _Decoder(weights, form).build()
 
 
 class _Decoder(Layers):
     """One graph under construction: `build` walks the layers."""
 
-    def __init__(self, weights: Weights, float_type: str, *, as_stored: bool = False) -> None:
-        super().__init__(weights, float_type, as_stored=as_stored)
+    def __init__(self, weights: Weights, form: Form) -> None:
+        super().__init__(weights, form)
         n_head = self.params["n_head"]
         kv = self.params["n_head_kv"]
         if isinstance(kv, list):
@@ -78,10 +78,10 @@ class _Decoder(Layers):
 
     def embedded(self) -> str:
         b = self.b
-        hidden = b.node("Embedding", ["input_ids", b.weight(self.weights["token_embd.weight"])], "/model/embed_out")
+        hidden = self.embedding("input_ids", self.weights["token_embd.weight"], "/model/embed_out")
         if self.shape.get("positions") == "learned":
-            table = b.weight(self.weights["position_embd.weight"])
-            positions = b.node("Embedding", ["position_ids", table], "/model/embed_positions_out")
+            table = self.weights["position_embd.weight"]
+            positions = self.embedding("position_ids", table, "/model/embed_positions_out")
             hidden = b.node("Add", [hidden, positions], "/model/embed_sum_out", domain="")
         factor = math.sqrt(self.params["n_embd"]) if "embedding_scale" in self.shape else 1.0
         return self.scaled(

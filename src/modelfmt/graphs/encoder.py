@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelfmt.archs import pooling
+from modelfmt.graphs.builder import Form
 from modelfmt.graphs.layers import Layers
 from modelfmt.graphs.weights import Weights
 from modelfmt.ir.graph import Graph
@@ -44,11 +45,9 @@ def read_pooling(assets: Mapping[str, bytes]) -> tuple[Pooling | None, list[Loss
     return Pooling(_KINDS[kind], any(str(module["type"]).endswith("Normalize") for module in modules)), losses
 
 
-def build(
-    weights: Weights, float_type: str = "FLOAT", pooled: Pooling | None = None, *, as_stored: bool = False
-) -> Graph:
-    """The graph of an encoder. float_type: FLOAT or FLOAT16. as_stored: weights keep their type of float."""
-    return _Encoder(weights, float_type, as_stored=as_stored).build(pooled)
+def build(weights: Weights, form: Form, pooled: Pooling | None = None) -> Graph:
+    """The graph of an encoder."""
+    return _Encoder(weights, form).build(pooled)
 
 
 class _Encoder(Layers):
@@ -76,21 +75,17 @@ class _Encoder(Layers):
 
     def embedded(self) -> str:
         b, shape = self.b, (_BATCH, _SEQUENCE)
-        hidden = b.node(
-            "Embedding", ["input_ids", b.weight(self.weights["token_embd.weight"])], "/embeddings/words_out"
-        )
+        hidden = self.embedding("input_ids", self.weights["token_embd.weight"], "/embeddings/words_out")
         if "token_types.weight" in self.weights:
             b.input("token_type_ids", "INT64", shape, "token_type_ids")
-            types = b.weight(self.weights["token_types.weight"])
             if self.params.get("n_token_types") == 1:
                 b.graph.inputs.pop()
                 b.node("ZeroIds", ["input_ids"], "token_type_ids")
-            more = b.node("Embedding", ["token_type_ids", types], "/embeddings/types_out")
+            more = self.embedding("token_type_ids", self.weights["token_types.weight"], "/embeddings/types_out")
             hidden = b.node("Add", [hidden, more], "/embeddings/typed_out", domain="")
         behind = self.params.get("pad_token") if "pad_token" in self.params else None
         places = b.node("Positions", ["input_ids"], "/embeddings/positions_out", padding=behind)
-        table = b.weight(self.weights["position_embd.weight"])
-        more = b.node("Embedding", [places, table], "/embeddings/placed_out")
+        more = self.embedding(places, self.weights["position_embd.weight"], "/embeddings/placed_out")
         return b.node("Add", [hidden, more], "/embeddings/sum_out", domain="")
 
     def block(self, hidden: str, bias: str) -> str:

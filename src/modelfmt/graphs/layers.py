@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from modelfmt.graphs.builder import Builder
+from typing import Any
+
+from modelfmt.graphs.builder import Builder, Form
 from modelfmt.graphs.weights import Weight, Weights
+from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.ops import Transpose
 
 __all__ = ["Layers"]
@@ -22,22 +25,39 @@ _ACTIVATIONS = {
 class Layers:
     """A graph under construction, one layer after another. layer: the one that is being made."""
 
-    def __init__(self, weights: Weights, float_type: str, *, as_stored: bool = False) -> None:
+    def __init__(self, weights: Weights, form: Form) -> None:
         self.weights = weights
         self.params = weights.params
         self.shape = weights.arch.graph
-        self.b = Builder("main_graph", float_type, as_stored=as_stored)
+        self.b = Builder("main_graph", form)
         self.layer = 0
 
     def role(self, name: str) -> str:
         return f"blk.{self.layer}.{name}"
 
     def linear(self, weight: Weight, x: str, name: str, bias: Weight | None = None) -> str:
+        blocks = self.b.form.block_type(weight.expr)
+        if blocks is not None:
+            layout, shape = LAYOUTS[blocks], weight.expr.shape
+            inputs = [x, *self.b.parts(weight, blocks), *["" for _ in range(not layout.zeros)]]
+            inputs += [self.b.weight(bias)] if bias else []
+            sizes: dict[str, Any] = {"columns": shape[0], "depth": shape[1], "bits": layout.bits, "block": layout.block}
+            return self.b.node("BlockLinear", inputs, name, **sizes)
         turned = isinstance(weight.expr, Transpose)
         if isinstance(weight.expr, Transpose):
             weight = Weight(weight.name, weight.expr.input)
         inputs = [x, self.b.weight(weight)] + ([self.b.weight(bias)] if bias else [])
         return self.b.node("Linear", inputs, name, transposed=1 if turned else None)
+
+    def embedding(self, ids: str, table: Weight, name: str) -> str:
+        """A row of a table for each id."""
+        blocks = self.b.form.block_type(table.expr) if not table.expr.stored.dense else None
+        if blocks is None:
+            return self.b.node("Embedding", [ids, self.b.weight(table)], name)
+        layout = LAYOUTS[blocks]
+        return self.b.node(
+            "BlockEmbedding", [ids, *self.b.parts(table, blocks)], name, bits=layout.bits, block=layout.block
+        )
 
     def bias_of(self, role: str) -> Weight | None:
         return self.weights.tensors.get(f"{self.role(role)}.bias")

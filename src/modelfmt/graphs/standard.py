@@ -11,34 +11,38 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.builder import STRUCTURAL, Builder, attribute
-from modelfmt.ir.graph import Graph, Node, Program
+from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
+from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
+from modelfmt.ir.ops import FlipBits
 
 __all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
 
 OPSET, IR_VERSION = 23, 11
+MICROSOFT = "com.microsoft"
 
 _LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
 
 
-def lower(graph: Graph, float_type: str, *, producer: str = "modelfmt", version: str | None = None) -> Program:
+def lower(graph: Graph, form: Form, *, producer: str = "modelfmt", version: str | None = None) -> Program:
     """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
-    lowering = Lowering(graph, float_type)
+    lowering = Lowering(graph, form)
     for node in graph.nodes:
         if node.domain not in (STRUCTURAL, ""):
             raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
         lowering.add(node)
     lowering.finish()
-    return Program(lowering.graph, {"": OPSET}, ir_version=IR_VERSION, producer=producer, producer_version=version)
+    lowering.drop_unused()
+    opsets = {"": OPSET} | {domain: 1 for domain in (MICROSOFT,) if lowering.uses(domain)}
+    return Program(lowering.graph, opsets, ir_version=IR_VERSION, producer=producer, producer_version=version)
 
 
 class Lowering(Builder):
     """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
     as [tokens, width], `sequences` as [batch, sequence, width]."""
 
-    def __init__(self, source: Graph, float_type: str) -> None:
-        super().__init__(source.name, float_type)
+    def __init__(self, source: Graph, form: Form) -> None:
+        super().__init__(source.name, form)
         self.source = source
         self.graph.inputs, self.graph.outputs = source.inputs, source.outputs
         self.graph.tensors = dict(source.tensors)
@@ -60,6 +64,16 @@ class Lowering(Builder):
         for value in self.graph.outputs:
             if value.name in self.flat:
                 self.op("Reshape", [self.flat[value.name], self.sequence_shape()], value.name)
+
+    def uses(self, domain: str) -> bool:
+        """Whether a node of a domain was made."""
+        return any(node.domain == domain for node in self.graph.nodes)
+
+    def drop_unused(self) -> None:
+        """Leave out constants that no node needs any more."""
+        used = {name for graph in _graphs(self.graph) for node in graph.nodes for name in node.inputs}
+        used |= {value.name for value in self.graph.outputs}
+        self.graph.tensors = {name: tensor for name, tensor in self.graph.tensors.items() if name in used}
 
     def op(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """A standard node with one output."""
@@ -89,6 +103,21 @@ class Lowering(Builder):
 
         return self.constant(f"{name} {list(values)}", np.array(values, np.int64))
 
+    def tokens(self, ids: str) -> str:
+        """Ids [batch, sequence] in one row."""
+        name = f"/shape/{ids}_flat"
+        return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
+
+    def signed(self, codes: str, shape: tuple[int, int], bits: int) -> str:
+        """Unsigned codes with a zero in the middle as signed ones, a constant of `shape`, instead of the first."""
+        name = f"{codes.removesuffix('_codes')}_quantized"
+        if name not in self.graph.tensors:
+            expr = self.graph.tensors[codes].data
+            assert expr is not None
+            flipped = FlipBits(expr, b"\x88" if bits == 4 else b"\x80")
+            self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
+        return name
+
     def scalar(self, value: float) -> str:
         """A constant number in the graph's type."""
         import numpy as np
@@ -112,6 +141,11 @@ class Lowering(Builder):
         return self.once("/shape/sequence_out", make)
 
 
+def _graphs(graph: Graph) -> list[Graph]:
+    inner = [attribute.value for node in graph.nodes for attribute in node.attributes.values()]
+    return [graph, *(found for one in inner if isinstance(one, Graph) for found in _graphs(one))]
+
+
 def _elementwise(low: Lowering, node: Node) -> None:
     """A standard node over hidden states."""
     inputs = [low.hidden(name) for name in node.inputs]
@@ -127,15 +161,59 @@ def _cast_weight(low: Lowering, node: Node) -> None:
 
 def _embedding(low: Lowering, node: Node) -> None:
     ids, table = node.inputs
-    tokens = low.once(
-        f"/shape/{ids}_flat", lambda: low.op("Reshape", [ids, low.integers("/shape/all", [-1])], f"/shape/{ids}_flat")
-    )
-    low.op("Gather", [table, tokens], low.result(node))
+    low.op("Gather", [table, low.tokens(ids)], low.result(node))
 
 
 def _linear(low: Lowering, node: Node) -> None:
     turned = node.get("transposed", 0)
     low.op("Gemm", [low.hidden(node.inputs[0]), *node.inputs[1:]], low.result(node), transB=None if turned else 1)
+
+
+def _block_linear(low: Lowering, node: Node) -> None:
+    """A matrix in blocks: MatMulNBits, or DequantizeLinear and Gemm."""
+    x, codes, scales, zeros, *bias = node.inputs
+    name, (n, k) = node.outputs[0], (node.get("columns"), node.get("depth"))
+    if not low.form.standard:
+        inputs = [low.hidden(x), codes, scales, zeros]
+        inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
+        sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
+        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
+        return
+    signed = low.signed(codes, (n, k), node.get("bits"))
+    matrix = low.op("DequantizeLinear", [signed, scales], f"{name}/weight", axis=1, block_size=node.get("block"))
+    low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
+
+
+def _block_embedding(low: Lowering, node: Node) -> None:
+    """Rows of a table in blocks: codes and scales are picked out and multiplied, in float32."""
+    import numpy as np
+
+    ids, codes, scales, *zeros = node.inputs
+    name, bits = node.outputs[0], node.get("bits")
+    tokens = low.tokens(ids)
+    picked = low.op("Gather", [codes, tokens], f"{name}/codes")
+    if bits == 4:
+        mask, shift = (low.constant(f"/uint8 {n}", np.array(n, np.uint8)) for n in (15, 4))
+        halves = (
+            low.op("BitwiseAnd", [picked, mask], f"{name}/low"),
+            low.op("BitShift", [picked, shift], f"{name}/high", direction="RIGHT"),
+        )
+        last = low.integers("/axes", [3])
+        columns = [low.op("Unsqueeze", [half, last], f"{half}/column") for half in halves]
+        pairs = low.op("Concat", columns, f"{name}/pairs", axis=-1)
+        picked = low.op("Reshape", [pairs, low.integers("/shape/blocks", [0, 0, node.get("block")])], f"{name}/whole")
+    numbers = low.op("Cast", [picked], f"{name}/numbers", to=1)
+    axes = low.integers("/axes", [2])
+
+    def column(part: str) -> str:
+        rows = low.op("Gather", [part, tokens], f"{name}/{part}")
+        return low.op("Cast", [low.op("Unsqueeze", [rows, axes], f"{rows}/column")], f"{rows}/float", to=1)
+
+    zero = column(zeros[0]) if zeros else low.constant(f"/zero {bits}", np.array(1 << (bits - 1), np.float32))
+    centred = low.op("Sub", [numbers, zero], f"{name}/centred")
+    values = low.op("Mul", [centred, column(scales)], f"{name}/values")
+    rows = low.op("Reshape", [values, low.integers("/shape/merged", [0, -1])], f"{name}/rows")
+    low.op("Cast", [rows], low.result(node), to=10 if low.float_type == "FLOAT16" else 1)
 
 
 def _rms_norm(low: Lowering, node: Node) -> None:
@@ -358,14 +436,14 @@ def _experts(low: Lowering, node: Node) -> None:
     distinct = low.op("Unique", [flat], f"{name}/distinct")
     trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
     start = low.op("Sub", [tokens, tokens], f"{name}/start")
-    body = _expert(name, (tokens, shares, distinct, *weights), node, low.float_type)
+    body = _expert(name, (tokens, shares, distinct, *weights), node, low.form)
     low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
 
 
-def _expert(name: str, outer: Sequence[str], node: Node, float_type: str) -> Graph:
+def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
     tokens, shares, distinct, *weights = outer
-    inner = Lowering(Graph(f"{name}/expert"), float_type)
+    inner, float_type = Lowering(Graph(f"{name}/expert"), form), form.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -399,6 +477,8 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Activation": _activation,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
+    "BlockEmbedding": _block_embedding,
+    "BlockLinear": _block_linear,
     "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,

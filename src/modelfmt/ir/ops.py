@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from modelfmt.errors import ShapeError
+from modelfmt.ir.blocks import LAYOUTS, take_apart
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "ROUNDED",
     "AddConstant",
     "Affine",
+    "BlockPart",
     "Concat",
     "Constant",
     "Dequantize",
@@ -62,6 +64,9 @@ class Reader(Protocol):
 
     def values(self, expr: Expression, start: int, stop: int) -> NDArray[np.float32]:
         """The same rows decoded, float32 [stop - start, n_cols]."""
+
+    def blocks(self, expr: Expression, encoding: str, start: int, stop: int, rounding: str) -> Rows:
+        """The same rows in a quantized encoding: as they are where they have it, else quantized."""
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> Rows:
         """Columns first..last of a dense expression's rows, uint8 [n, (last - first) * itemsize]."""
@@ -540,6 +545,44 @@ class Affine(_Op, frozen=True):
         return exact.astype(np.float32).view(np.uint8)
 
 
+class BlockPart(_Op, frozen=True):
+    """One part of a quantized matrix [n, columns]: `codes` uint8 [n, blocks, code bytes], `scales` or `zeros` float32
+    [n, blocks] (modelfmt.ir.blocks). encoding: the type of the blocks, into which a dense input is quantized first.
+    rounding: how."""
+
+    input: Expression
+    encoding: str
+    part: Literal["codes", "scales", "zeros"]
+    rounding: str = "ggml"
+
+    def __post_init__(self) -> None:
+        if len(self.input.shape) != 2 or self.input.shape[1] % ENCODINGS[self.encoding].block_elements:
+            raise ShapeError("not a matrix of whole blocks", code="blocks", found=self.input.shape)
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS["U8" if self.part == "codes" else "F32"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        layout = LAYOUTS[self.encoding]
+        n_blocks = self.input.shape[1] // layout.block
+        return (self.input.shape[0], n_blocks) + ((layout.code_bytes,) if self.part == "codes" else ())
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        layout, (_, columns) = LAYOUTS[self.encoding], self.input.shape
+        per_row = columns // layout.block if self.part == "codes" else 1  # rows of the result in a row of the input
+        first, last = start // per_row, -(-stop // per_row)
+        blocks = reader.blocks(self.input, self.encoding, first, last, self.rounding)
+        codes, scales, zeros = take_apart(self.encoding, blocks.reshape(-1, ENCODINGS[self.encoding].block_bytes))
+        if self.part == "codes":
+            return codes[start - first * per_row : stop - first * per_row]
+        found = scales if self.part == "scales" else zeros
+        return np.ascontiguousarray(found, np.float32).reshape(last - first, -1).view(np.uint8)
+
+
 Expression = (
     Leaf
     | Constant
@@ -559,6 +602,7 @@ Expression = (
     | Strided
     | FlipBits
     | Affine
+    | BlockPart
 )
 
 

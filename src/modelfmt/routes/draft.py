@@ -23,7 +23,7 @@ class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
     write keys for what the destination lacks of the source. external: where the constants of a graph go. folder: the
-    destination is one. home: the folder that it is, or lies in."""
+    destination is one. home: the folder that it is, or lies in. profile: which operators an ONNX graph may have."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -42,6 +42,7 @@ class Options:
     external: str = "auto"
     folder: bool = False
     home: str = ""
+    profile: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Draft:
     notes: list[Note] = field(default_factory=list)
     folder: bool = False
     home: str = ""
+    profile: str = "auto"
 
 
 _NARROWER = {

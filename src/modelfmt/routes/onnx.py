@@ -18,7 +18,7 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression, Leaf
+from modelfmt.ir.ops import BlockPart, Expression, Leaf
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
@@ -27,8 +27,11 @@ from modelfmt.storage import strict_json
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
-IN_PLACE = "safetensors"
+IN_PLACE, STANDARD = "safetensors", "onnx-standard"
+PROFILES = ("auto", STANDARD)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
+_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
+_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
@@ -51,6 +54,8 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
+    if options.profile not in PROFILES:
+        raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
     checkpoint = _checkpoint(model)
@@ -75,23 +80,32 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
 def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
+    from modelfmt.graphs.builder import Form
 
     label = recipe.label
-    if label not in (AUTO, *_TYPES) or recipe.own:
+    if label not in (AUTO, *_TYPES, *_BLOCKS) or recipe.own:
         raise UsageError(
             "an ONNX graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join(_TYPES),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
         )
-    usual = _usual(checkpoint.tensors) if label == AUTO else label
+    blocks = label if label in _BLOCKS else None
+    usual = _usual(checkpoint.tensors) if label == AUTO or blocks else label
+    form = Form(
+        _TYPES[usual],
+        as_stored=options.external == IN_PLACE,
+        blocks=blocks,
+        rounding=options.rounding,
+        standard=options.profile == STANDARD,
+        carried=label not in _TYPES,
+    )
     made = build.from_checkpoint(
         architecture=checkpoint.architecture,
         config=checkpoint.config,
         tensors=checkpoint.tensors,
         assets=checkpoint.files,
-        float_type=_TYPES[usual],
-        as_stored=options.external == IN_PLACE,
+        form=form,
     )
     said = [*checkpoint.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]
@@ -99,11 +113,21 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
     for key, tensor in walk_tensors(made.program):
         assert tensor.data is not None
         source, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
+        if source.name == "U8" and tensor.type in ("INT4", "INT8"):
+            target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason="kept" if source.name == target else "the graph's type")
-        losses += narrowing(key, source.name, target)
+        losses += _losses(key, tensor.data, source.name, target)
     files = checkpoint.files if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     return Draft(label, chosen, _Build(made.program, options, files), losses, notes, folder=options.folder)
+
+
+def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
+    if not isinstance(expr, BlockPart):
+        return narrowing(key, source, target)
+    if expr.part == "codes" and expr.input.stored.dense:
+        return [Loss("quantized", key.removesuffix("_codes"), f"{expr.input.stored.name} to {expr.encoding}")]
+    return [] if expr.encoding in _EXACT_IN_HALF else narrowing(key, source, target)
 
 
 @dataclass(frozen=True)
