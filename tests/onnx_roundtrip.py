@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,12 @@ def random_ops(model: onnx.ModelProto) -> bool:
     return any(word in text for word in ("Random", "Bernoulli", "Multinomial", "Dropout"))
 
 
+def reason(error: str) -> str:
+    """ONNX Runtime's word for an error: NOT_IMPLEMENTED where it has no kernel, and so on."""
+    found = re.search(r"\d+ : ([A-Z_]+)", error)
+    return found[1] if found else error
+
+
 def check(model: bytes | Path, given: list[Any] | None, folder: Path) -> str:
     """One case: "equal", or what differs."""
     source = model if isinstance(model, Path) else folder / "source.onnx"
@@ -166,7 +173,9 @@ def check(model: bytes | Path, given: list[Any] | None, folder: Path) -> str:
         before = outcome(str(source), feeds)
     except Exception as error:
         before = str(error).replace(str(source), "MODEL")[:60]
-    result = {list: "equal", str: "equal, refused by both"}.get(type(before), "equal, not run (inputs)")
+    result = "equal" if isinstance(before, list) else "equal, not run: inputs of a kind that is not made here"
+    if isinstance(before, str):
+        result = f"equal, refused by ONNX Runtime as the original is: {reason(before)}"
     for external in ("auto", "always"):
         target = folder / f"{external}.onnx"
         modelfmt.convert(source, target, external=external, overwrite=True, threads=1)
