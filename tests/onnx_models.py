@@ -89,6 +89,36 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "olmo2": ("Olmo2Config", DECODER),
 }
+NEOX = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64}
+FALCON = {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False}
+MOE = EXPERTS | {"num_local_experts": 4}
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "arcee": ("ArceeConfig", DECODER),
+    "starcoder2": ("Starcoder2Config", DECODER),
+    "phi": ("PhiConfig", DECODER),
+    "gptneox": ("GPTNeoXConfig", NEOX),
+    "gptneox-serial": ("GPTNeoXConfig", NEOX | {"use_parallel_residual": False}),
+    "cohere": ("CohereConfig", DECODER | {"pad_token_id": 0}),
+    "cohere2": ("Cohere2Config", DECODER | {"pad_token_id": 0, "sliding_window": 5, "num_hidden_layers": 5}),
+    "olmo": ("OlmoConfig", DECODER),
+    "olmo3": ("Olmo3Config", DECODER | {"sliding_window": 5, "num_hidden_layers": 5}),
+    "olmoe": ("OlmoeConfig", DECODER | EXPERTS | {"num_experts": 4, "num_key_value_heads": 4}),
+    "seed-oss": ("SeedOssConfig", DECODER | {"head_dim": 16}),
+    "ernie4.5": ("Ernie4_5Config", DECODER),
+    "nemotron": ("NemotronConfig", DECODER | {"head_dim": 16}),
+    "granitemoe": ("GraniteMoeConfig", DECODER | MOE),
+    "granitemoeshared": ("GraniteMoeSharedConfig", DECODER | MOE | {"shared_intermediate_size": 48}),
+    "qwen2-moe": (
+        "Qwen2MoeConfig",
+        DECODER | EXPERTS | {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
+    ),
+    "stablelm": ("StableLmConfig", DECODER),
+    "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
+    "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
+    "falcon": ("FalconConfig", SMALL | FALCON),
+}
+"""Run by `python tests/onnx_models.py`; of these the tests take a sample."""
+DECODERS |= FURTHER
 
 
 ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}

@@ -116,7 +116,7 @@ def unwrapped(value: Any) -> Any:
         return onnx.numpy_helper.to_list(value)
     if isinstance(value, onnx.OptionalProto):
         return onnx.numpy_helper.to_optional(value)
-    return value
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def outcome(path: str, feeds: dict[str, np.ndarray] | None) -> Any:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelfmt.errors import UnsupportedError
 from modelfmt.graphs import decoder, encoder, standard
 from modelfmt.graphs.builder import Form
-from modelfmt.graphs.weights import bound
-from modelfmt.ir.graph import Program
+from modelfmt.graphs.weights import Weights, bound
+from modelfmt.ir.graph import Graph, Program
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
@@ -22,6 +23,24 @@ class Made:
 
     program: Program
     notes: list[Note | Loss] = field(default_factory=list)
+
+
+_ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+def _check_used(weights: Weights, graph: Graph) -> None:
+    """Raise where a weight has no part in the graph: then it is not the graph of this model."""
+    used = {name for tensor in graph.tensors for name in (tensor, tensor.removesuffix("_codes"))}
+    left = [role for role, weight in weights.tensors.items() if weight.name not in used and role not in _ROPE]
+    if left or weights.params.get("clip"):
+        raise UnsupportedError(
+            "no graph is built for this variant of the architecture",
+            code="no-graph",
+            found=f"weights without a part in it: {', '.join(left[:8])}"
+            if left
+            else "queries, keys and values clipped",
+            missing=left,
+        )
 
 
 def from_checkpoint(
@@ -43,4 +62,5 @@ def from_checkpoint(
         graph = encoder.build(weights, form, pooled)
     else:
         graph = decoder.build(weights, form)
+    _check_used(weights, graph)
     return Made(standard.lower(graph, form), notes)

@@ -23,7 +23,9 @@ __all__ = ["SUPPORTED", "build"]
 SUPPORTED = frozenset(
     {
         *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "gemma3"),
-        *("phi3", "gpt2", "smollm3", "granite", "olmo2"),
+        *("phi3", "gpt2", "smollm3", "granite", "olmo2", "arcee", "starcoder2", "phi", "gpt_neox", "cohere", "cohere2"),
+        *("olmo", "olmo3", "olmoe", "seed_oss", "ernie4_5", "nemotron", "granitemoe", "granitemoeshared", "qwen2_moe"),
+        *("stablelm", "glm", "glm4", "falcon"),
     }
 )
 """Model types whose graphs were checked against transformers."""
@@ -91,14 +93,21 @@ class _Decoder(Layers):
     def logits(self, hidden: str) -> None:
         head = self.weights.tensors.get("output.weight", self.weights["token_embd.weight"])
         bias = self.weights.tensors.get("output.bias")
-        scale, cap = float(self.params.get("logits_scaling") or 1.0), self.params.get("output_cap")
+        scale, cap = self.logit_scale(), self.params.get("output_cap")
         names = ["/lm_head_out"] + ["/lm_head/scaled"] * (scale != 1.0) + ["/lm_head/capped"] * bool(cap)
         names[-1] = "logits"
         found = self.linear(head, hidden, names[0], bias)
         if scale != 1.0:
-            found = self.b.node("Scale", [found], names[1], factor=1.0 / scale)
+            found = self.b.node("Scale", [found], names[1], factor=scale)
         if cap:
             self.b.node("Softcap", [found], names[-1], cap=float(cap))
+
+    def logit_scale(self) -> float:
+        """What logits are multiplied by."""
+        return float(self.params.get("logit_scale") or 1.0 / float(self.params.get("logits_scaling") or 1.0))
+
+    def has_norm(self, role: str) -> bool:
+        return f"{self.role(role)}.weight" in self.weights
 
     def block(self, hidden: str) -> str:
         """One layer: attention and MLP, each with its norms, and what goes past them."""
@@ -108,10 +117,16 @@ class _Decoder(Layers):
         attended = self.attention(first, f"{base}/attn")
         if "post" in place:
             attended = self.norm(self.role("post_attention_norm"), attended, f"{base}/post_attention_norm")
-        if self.shape.get("residual") == "parallel":
-            raise UnsupportedError("attention and MLP beside each other", code="no-graph", found=self.weights.arch.gguf)
+        if self.shape.get("residual") == "parallel" and self.params.get("parallel", True):
+            own = self.has_norm("ffn_norm")
+            second = self.norm(self.role("ffn_norm"), hidden, f"{base}/mlp_norm") if own else first
+            both = self.added(attended, self.mlp(second, f"{base}/mlp"), f"{base}/both")
+            return self.added(hidden, both, f"{base}/residual")
         hidden = self.added(hidden, attended, f"{base}/attn_residual")
-        second = self.norm(self.role("ffn_norm"), hidden, f"{base}/mlp_norm") if "pre" in place else hidden
+        before = "post_attention_norm" if place == "pre" and not self.has_norm("ffn_norm") else "ffn_norm"
+        bare = self.shape.get("norm") == "layer without weights"
+        role = self.role("ffn_norm" if bare else before)  # seed-oss has it under the other name
+        second = self.norm(role, hidden, f"{base}/mlp_norm") if "pre" in place else hidden
         made = self.mlp(second, f"{base}/mlp")
         if "post" in place:
             made = self.norm(self.role("post_ffw_norm"), made, f"{base}/post_mlp_norm")
@@ -120,7 +135,7 @@ class _Decoder(Layers):
     def attention(self, x: str, base: str) -> str:
         b, layer = self.b, self.layer
         query, key, value = self.projected(x, base)
-        if self.shape.get("qk_norm"):
+        if f"{self.role('attn_q_norm')}.weight" in self.weights:
             query = self.qk_norm("attn_q_norm", query, self.heads, f"{base}/q_norm")
             key = self.qk_norm("attn_k_norm", key, self.kv_heads, f"{base}/k_norm")
         if self.turns():
@@ -160,13 +175,17 @@ class _Decoder(Layers):
 
     def qk_norm(self, role: str, x: str, heads: int, name: str) -> str:
         weight = self.b.weight(self.weights[self.role(role) + ".weight"])
-        each = heads if self.shape["qk_norm"] == "head" else None
+        if self.shape.get("norm") != "rms":
+            raise UnsupportedError("norms of heads with a mean", code="no-graph", found=self.weights.arch.gguf)
+        each = heads if self.shape.get("qk_norm") == "head" else None
         return self.b.node("RMSNorm", [x, weight], f"{name}_out", epsilon=self.epsilon(), heads=each)
 
     def turns(self) -> bool:
         """Whether this layer has rotary positions."""
         if self.weights.arch.rope is None:
             return False
+        if self.shape.get("no_rope") == "full" and any(self.weights.windows):
+            return self.weights.windows[self.layer] is not None
         step = self.shape.get("no_rope_step")
         return not step or (self.layer + 1) % int(step) != 0
 
@@ -223,7 +242,8 @@ class _Decoder(Layers):
     def experts(self, x: str, base: str) -> str:
         roles = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
         inputs = [self.b.weight(self.weights[f"{self.role(role)}.weight"]) for role in roles]
-        return self.b.node(
+        shared = self.shared(x, f"{base}/shared")
+        made = self.b.node(
             "MoE",
             [x, *inputs],
             f"{base}/moe_out",
@@ -231,6 +251,23 @@ class _Decoder(Layers):
             normalised=bool(self.params.get("normalised", True)),
             activation=self.activation(),
         )
+        return made if shared is None else self.b.node("Add", [made, shared], f"{base}/sum_out", domain="")
+
+    def shared(self, x: str, base: str) -> str | None:
+        """The expert that every token passes, with its own gate where there is one."""
+        roles = [f"{self.role(f'ffn_{part}_shexp')}.weight" for part in ("gate", "up", "down")]
+        if roles[0] not in self.weights:
+            return None
+        gate, up = (self.linear(self.weights[role], x, f"{base}/{i}_out") for i, role in enumerate(roles[:2]))
+        gate = self.b.node("Activation", [gate], f"{base}/act_out", kind=self.activation())
+        made = self.b.node("Mul", [gate, up], f"{base}/gated_out", domain="")
+        made = self.linear(self.weights[roles[2]], made, f"{base}/down_out")
+        scorer = f"{self.role('ffn_gate_inp_shexp')}.weight"
+        if scorer not in self.weights:
+            return made
+        score = self.linear(self.weights[scorer], x, f"{base}/score_out")
+        score = self.b.node("Activation", [score], f"{base}/share_out", kind="sigmoid")
+        return self.b.node("Mul", [made, score], f"{base}/weighed_out", domain="")
 
     def added(self, x: str, more: str, name: str) -> str:
         factor: Any = self.params.get("residual_multiplier") if "residual" in self.shape.get("scales", ()) else None

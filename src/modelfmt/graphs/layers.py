@@ -19,6 +19,7 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
 }
 
 
@@ -63,12 +64,20 @@ class Layers:
         return self.weights.tensors.get(f"{self.role(role)}.bias")
 
     def norm(self, role: str, x: str, name: str) -> str:
-        inputs = [x, self.b.weight(self.weights[f"{role}.weight"])]
+        bare = self.shape.get("norm") == "layer without weights"
+        inputs = [x, self.ones() if bare else self.b.weight(self.weights[f"{role}.weight"])]
         if self.shape.get("norm") == "rms":
             return self.b.node("RMSNorm", inputs, f"{name}_out", epsilon=self.epsilon())
         bias = self.weights.tensors.get(f"{role}.bias")
         inputs += [self.b.weight(bias)] if bias else []
         return self.b.node("LayerNorm", inputs, f"{name}_out", epsilon=self.epsilon())
+
+    def ones(self) -> str:
+        """The weight of a norm that has none."""
+        import numpy as np
+
+        kind = np.float16 if self.b.float_type == "FLOAT16" else np.float32
+        return self.b.constant("/model/ones", np.ones(int(self.params["n_embd"]), kind))
 
     def epsilon(self) -> float:
         return float(self.params["rms_eps" if self.shape.get("norm") == "rms" else "norm_eps"])

@@ -254,7 +254,10 @@ def activate(low: Lowering, kind: str, x: str, name: str) -> str:
         return low.op("Mul", [x, low.op("Sigmoid", [x], f"{name}/sigmoid")], name)
     if kind in ("gelu", "gelu_tanh"):
         return low.op("Gelu", [x], name, approximate="tanh" if kind == "gelu_tanh" else None)
-    return low.op({"relu": "Relu", "tanh": "Tanh"}[kind], [x], name)
+    if kind == "relu2":
+        part = low.op("Relu", [x], f"{name}/relu")
+        return low.op("Mul", [part, part], name)
+    return low.op({"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}[kind], [x], name)
 
 
 def _split(low: Lowering, node: Node) -> None:

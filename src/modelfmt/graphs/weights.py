@@ -47,6 +47,13 @@ class Weights:
     notes: list[Note] = field(default_factory=list)
 
     def __getitem__(self, role: str) -> Weight:
+        if role not in self.tensors:
+            raise UnsupportedError(
+                "the graph needs a weight that the architecture's table does not have",
+                code="no-graph",
+                place=role,
+                found=self.arch.gguf,
+            )
         return self.tensors[role]
 
     def __contains__(self, role: str) -> bool:
@@ -71,9 +78,12 @@ def bound(
     found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets)
     arch = found.architecture
     prefix = f"{arch.gguf}."
-    weights = {}
+    weights, named = {}, set()
     for tensor in found.tensors:
         name = tensor.source_names[0] if tensor.source_names else tensor.name
+        if name in named:  # another part of the same tensor
+            name = f"{name}.{tensor.name.split('.')[-2]}"
+        named.add(name)
         weights[tensor.name] = Weight(name, simplified(_halves(tensor.expr)))
     expressed = {rule.detail for rule in arch.loses}  # what llama.cpp's graphs do otherwise, ours do as the original
     notes = [note for note in found.notes if note.detail not in expressed]
