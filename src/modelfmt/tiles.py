@@ -45,7 +45,7 @@ class Evaluator:
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
 
     def blocks(self, expr: Expression, encoding: str, start: int, stop: int, rounding: str) -> NDArray[np.uint8]:
-        """Rows start..stop in a quantized encoding: as they are where they have it, else quantized from float32.
+        """Rows start..stop in a quantized encoding: as they are where they have it, else quantized.
 
         Raises BadValue (NaN or infinity).
         """
@@ -54,9 +54,11 @@ class Evaluator:
         import numpy as np
 
         n_cols = geometry(expr.shape, expr.stored)[1]
-        values = self.values(expr, start, stop)
+        source, rows = expr.stored.name, self.rows(expr, start, stop)
+        if source not in kernel_types():
+            source, rows = "F32", decode(rows, source, n_cols).view(np.uint8)
         out = np.empty((stop - start, ENCODINGS[encoding].row_bytes(n_cols)), np.uint8)
-        convert("F32", values, encoding, out, stop - start, n_cols, rounding=rounding, first_row=start)
+        convert(source, rows, encoding, out, stop - start, n_cols, rounding=rounding, first_row=start)
         return out
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:

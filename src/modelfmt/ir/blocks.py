@@ -19,37 +19,27 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float32]
-    Parts = tuple[Bytes, Floats, Floats | None]
+    Levels = tuple[Floats, Floats | None]
 
-__all__ = ["LAYOUTS", "BlockLayout", "take_apart"]
+__all__ = ["LAYOUTS", "BlockLayout"]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
     """How a type comes apart. block: elements that share a scale. bits: of a code. zeros: it has zero points of its
-    own. parts: blocks uint8 [n, bytes] -> codes uint8 [n, elements], scales and zeros float32 [n, elements / block]."""
+    own. Of blocks uint8 [n, bytes], codes gives uint8 [n * sub-blocks, code bytes], levels the scales and zeros,
+    float32 [n, sub-blocks] (zeros None where they are implied)."""
 
     block: int
     bits: int
     zeros: bool
-    parts: Callable[[Bytes], Parts]
+    codes: Callable[[Bytes], Bytes]
+    levels: Callable[[Bytes], Levels]
 
     @property
     def code_bytes(self) -> int:
         """Bytes of the codes of one block."""
         return self.block * self.bits // 8
-
-
-def take_apart(name: str, blocks: Bytes) -> Parts:
-    """Blocks uint8 [n, block bytes] of a type of LAYOUTS -> packed codes [n * sub-blocks, code bytes], scales and zeros
-    [n * sub-blocks], zeros None where they are implied."""
-    layout = LAYOUTS[name]
-    codes, scales, zeros = layout.parts(blocks)
-    codes = codes.reshape(-1, layout.block)
-    if layout.bits == 4:
-        pairs: Bytes = codes[:, 0::2] | (codes[:, 1::2] << 4).astype(codes.dtype)
-        codes = pairs
-    return codes, scales.reshape(-1), None if zeros is None else zeros.reshape(-1)
 
 
 def _half(blocks: Bytes, at: int) -> Floats:
@@ -60,77 +50,110 @@ def _half(blocks: Bytes, at: int) -> Floats:
     return found
 
 
-def _nibbles(packed: Bytes) -> Bytes:
-    """The low halves of all bytes, then the high ones."""
+def _scale(blocks: Bytes) -> Levels:
+    return _half(blocks, 0), None
+
+
+def _paired(packed: Bytes) -> Bytes:
+    """Bytes whose low halves are elements in order, and whose high halves are those behind them, with neighbours in one
+    byte: [n, m] -> [n, 2, m / 2]."""
     import numpy as np
 
-    return np.concatenate([packed & 15, packed >> 4], axis=-1)
+    words = np.ascontiguousarray(packed).view(np.uint16)
+    out = np.empty((len(words), 2, words.shape[1]), np.uint8)
+    for place, shift in ((0, 0), (1, 4)):
+        halves = (words >> np.uint16(shift)) & np.uint16(0x0F0F)
+        out[:, place] = halves | halves >> np.uint16(4)  # the high byte falls away
+    return out
 
 
-def _q4_0(blocks: Bytes) -> Parts:
-    return _nibbles(blocks[:, 2:]), _half(blocks, 0), None
+def _q4_0_codes(blocks: Bytes) -> Bytes:
+    return _paired(blocks[:, 2:]).reshape(-1, 16)
 
 
-def _q4_1(blocks: Bytes) -> Parts:
-    return _offset(_nibbles(blocks[:, 4:]), _half(blocks, 0), -_half(blocks, 2))
+def _q4_1_codes(blocks: Bytes) -> Bytes:
+    return _without_still(_paired(blocks[:, 4:]).reshape(-1, 16), _half(blocks, 0))
 
 
-def _q5_0(blocks: Bytes) -> Parts:
+def _q4_1_levels(blocks: Bytes) -> Levels:
+    return _offset(_half(blocks, 0), -_half(blocks, 2))
+
+
+def _q5_0_codes(blocks: Bytes) -> Bytes:
     import numpy as np
 
     fifth = np.unpackbits(np.ascontiguousarray(blocks[:, 2:6]), axis=-1, bitorder="little")
-    codes = (_nibbles(blocks[:, 6:]) | fifth << 4) + np.uint8(128 - 16)
-    return codes.astype(np.uint8, copy=False), _half(blocks, 0), None
+    low = np.concatenate([blocks[:, 6:] & 15, blocks[:, 6:] >> 4], axis=-1)
+    codes: Bytes = (low | fifth << 4) + np.uint8(128 - 16)
+    return codes
 
 
-def _q8_0(blocks: Bytes) -> Parts:
+def _q8_0_codes(blocks: Bytes) -> Bytes:
     import numpy as np
 
-    return (blocks[:, 2:] ^ np.uint8(128)).astype(np.uint8), _half(blocks, 0), None
+    return (blocks[:, 2:] ^ np.uint8(128)).astype(np.uint8, copy=False)
 
 
-def _q4_k(blocks: Bytes) -> Parts:
+def _q4_k_scales(blocks: Bytes) -> tuple[Floats, Floats]:
+    """Scales and what is subtracted, [n, 8]."""
     import numpy as np
 
     packed = blocks[:, 4:16]
     low, high, top = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scales = np.concatenate([low & 63, (top & 15) | (low >> 6) << 4], axis=-1).astype(np.float32)
     offsets = np.concatenate([high & 63, (top >> 4) | (high >> 6) << 4], axis=-1).astype(np.float32)
-    codes = blocks[:, 16:].reshape(-1, 4, 32)
-    codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(-1, 8, 32)
-    return _offset(codes, _half(blocks, 0) * scales, _half(blocks, 2) * offsets)
+    return _half(blocks, 0) * scales, _half(blocks, 2) * offsets
 
 
-def _q6_k(blocks: Bytes) -> Parts:
+def _q4_k_codes(blocks: Bytes) -> Bytes:
+    codes = _paired(blocks[:, 16:].reshape(-1, 32)).reshape(-1, 16)
+    return _without_still(codes, _q4_k_scales(blocks)[0])
+
+
+def _q4_k_levels(blocks: Bytes) -> Levels:
+    return _offset(*_q4_k_scales(blocks))
+
+
+def _q6_k_codes(blocks: Bytes) -> Bytes:
     import numpy as np
 
     low = blocks[:, :128].reshape(-1, 2, 2, 32)
     high = blocks[:, 128:192].reshape(-1, 2, 1, 32)
     nibbles = np.concatenate([low & 15, low >> 4], axis=2)  # elements 0, 32, 64, 96 of each half
     twos = high >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1) & 3
-    codes = (nibbles | twos << 4).reshape(-1, 256)
-    scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
-    return codes + np.uint8(128 - 32), _half(blocks, 208) * scales, None
+    codes: Bytes = (nibbles | twos << 4) + np.uint8(128 - 32)
+    return codes.reshape(-1, 16)
 
 
-def _offset(codes: Bytes, scales: Floats, subtracted: Floats) -> Parts:
-    """Zero points from what is subtracted; a block without a scale has codes of 0 and a scale of 1."""
+def _q6_k_levels(blocks: Bytes) -> Levels:
     import numpy as np
 
-    still = scales == 0
+    scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
+    return _half(blocks, 208) * scales, None
+
+
+def _offset(scales: Floats, subtracted: Floats) -> Levels:
+    """Zero points from what is subtracted; a block without a scale gets one of 1, and codes of 0."""
+    import numpy as np
+
+    scales = np.where(scales == 0, np.float32(1), scales)
+    return scales, subtracted / scales
+
+
+def _without_still(codes: Bytes, scales: Floats) -> Bytes:
+    """Codes, 0 where there is no scale."""
+    still = scales.reshape(-1) == 0
     if still.any():
-        codes = codes.reshape(*scales.shape, -1).copy()
         codes[still] = 0
-        scales = np.where(still, np.float32(1), scales)
-    return codes, scales, subtracted / scales
+    return codes
 
 
 LAYOUTS = {
-    "Q4_0": BlockLayout(32, 4, False, _q4_0),
-    "Q4_1": BlockLayout(32, 4, True, _q4_1),
-    "Q5_0": BlockLayout(32, 8, False, _q5_0),
-    "Q8_0": BlockLayout(32, 8, False, _q8_0),
-    "Q4_K": BlockLayout(32, 4, True, _q4_k),
-    "Q6_K": BlockLayout(16, 8, False, _q6_k),
+    "Q4_0": BlockLayout(32, 4, False, _q4_0_codes, _scale),
+    "Q4_1": BlockLayout(32, 4, True, _q4_1_codes, _q4_1_levels),
+    "Q5_0": BlockLayout(32, 8, False, _q5_0_codes, _scale),
+    "Q8_0": BlockLayout(32, 8, False, _q8_0_codes, _scale),
+    "Q4_K": BlockLayout(32, 4, True, _q4_k_codes, _q4_k_levels),
+    "Q6_K": BlockLayout(16, 8, False, _q6_k_codes, _q6_k_levels),
 }
 """Types that come apart into what MatMulNBits and DequantizeLinear have."""

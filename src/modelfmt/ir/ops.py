@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from modelfmt.errors import ShapeError
-from modelfmt.ir.blocks import LAYOUTS, take_apart
+from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 
 if TYPE_CHECKING:
@@ -576,10 +576,11 @@ class BlockPart(_Op, frozen=True):
         per_row = columns // layout.block if self.part == "codes" else 1  # rows of the result in a row of the input
         first, last = start // per_row, -(-stop // per_row)
         blocks = reader.blocks(self.input, self.encoding, first, last, self.rounding)
-        codes, scales, zeros = take_apart(self.encoding, blocks.reshape(-1, ENCODINGS[self.encoding].block_bytes))
+        blocks = blocks.reshape(-1, ENCODINGS[self.encoding].block_bytes)
         if self.part == "codes":
+            codes = layout.codes(blocks)
             return codes[start - first * per_row : stop - first * per_row]
-        found = scales if self.part == "scales" else zeros
+        found = layout.levels(blocks)[self.part == "zeros"]
         return np.ascontiguousarray(found, np.float32).reshape(last - first, -1).view(np.uint8)
 
 
