@@ -17,6 +17,7 @@ import transformers
 
 import modelfmt
 
+torch.set_num_threads(1)  # tiny products: threads would spend their time on waiting for each other
 SMALL = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 DECODER = SMALL | {"intermediate_size": 96, "num_key_value_heads": 2, "max_position_embeddings": 256}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
