@@ -44,7 +44,7 @@ def main() -> None:
         subprocess.run([sys.executable, script, source, *more], check=True)
     types = given.types.split(",")
     found: dict[str, list[tuple[float, int]]] = {}
-    for _ in range(given.runs):
+    for number in range(given.runs):
         copy = given.folder / "copy"
         copied = timed(["sh", "-c", f"cp -r {source} {copy} && sync -f {copy}"])
         found.setdefault("cp and sync", []).append(copied)
@@ -61,6 +61,7 @@ def main() -> None:
                 command += ["-e", provider, "-o", str(given.folder / "built"), "-c", str(given.folder / "cache")]
                 found.setdefault(f"builder {precision}", []).append(timed(command))
                 shutil.rmtree(given.folder / "built")
+        print(f"round {number + 1}:", {name: round(rows[-1][0], 2) for name, rows in found.items()}, flush=True)
     for name, rows in found.items():
         seconds, memory = median(row[0] for row in rows), max(row[1] for row in rows)
         print(f"{name:16} {seconds:8.2f} s {memory / 1e6:8.0f} MB")

@@ -83,7 +83,8 @@ def test_blocks_are_made_from_a_checkpoint(kind: str, wide: Any, tmp_path: Path)
     """The same codes as in the GGUF file of that type; each weight is named as a loss."""
     _, folder = wide
     plan = modelfmt.plan(folder, tmp_path / "m.onnx", quant=kind)
-    assert {loss.kind for loss in plan.losses} == {"quantized"}
+    assert {(loss.kind, loss.detail) for loss in plan.losses} == {("quantized", f"F32 to {kind}")}
+    assert len(plan.losses) == 8
     modelfmt.run(plan)
     modelfmt.convert(folder, tmp_path / "m.gguf", quant=kind, pure=True, intermediate="F32")
     modelfmt.convert(tmp_path / "m.gguf", tmp_path / "dense", to="huggingface", quant="F32")

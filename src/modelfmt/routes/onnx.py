@@ -18,7 +18,7 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import BlockPart, Expression, Leaf
+from modelfmt.ir.ops import BlockPart, Expression, FlipBits, Leaf
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
@@ -115,18 +115,35 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
         source, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
         if source.name == "U8" and tensor.type in ("INT4", "INT8"):
             target = "U8"  # codes, whose bytes stay
-        chosen[key] = DraftTensor(tensor.data, target, reason="kept" if source.name == target else "the graph's type")
+        chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
         losses += _losses(key, tensor.data, source.name, target)
     files = checkpoint.files if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     return Draft(label, chosen, _Build(made.program, options, files), losses, notes, folder=options.folder)
 
 
+def _reason(expr: Expression, target: str) -> str:
+    if isinstance(expr, FlipBits):
+        expr = expr.input
+    if isinstance(expr, BlockPart):
+        how = "quantized to" if expr.input.stored.dense else "blocks of"
+        return f"{expr.part}, {how} {expr.encoding}"
+    return "kept" if expr.stored.name == target else "the graph's type"
+
+
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
+    if isinstance(expr, FlipBits):
+        expr = expr.input
     if not isinstance(expr, BlockPart):
         return narrowing(key, source, target)
     if expr.part == "codes" and expr.input.stored.dense:
-        return [Loss("quantized", key.removesuffix("_codes"), f"{expr.input.stored.name} to {expr.encoding}")]
+        return [
+            Loss(
+                "quantized",
+                key.removesuffix("_codes").removesuffix("_quantized"),
+                f"{expr.input.stored.name} to {expr.encoding}",
+            )
+        ]
     return [] if expr.encoding in _EXACT_IN_HALF else narrowing(key, source, target)
 
 
