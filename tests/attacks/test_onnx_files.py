@@ -6,8 +6,10 @@ CVE-2026-34446), onnx/test/test_external_data.py, and ONNX Runtime's in-memory l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,3 +226,22 @@ def test_a_link_to_a_model_whose_data_lies_beside_the_target(folder: Path, tmp_p
     (tmp_path / "link.onnx").symlink_to(folder / "m.onnx")
     with modelfmt.open(tmp_path / "link.onnx") as model:
         assert np.asarray(model["t"]).shape == (64,)
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "unknown fields": lambda: b"\x08\x0a" + b"\xc0\x3e\x00" * 100_000,
+    "empty nodes": lambda: message((1, 10), (7, b"\x0a\x00" * 30_000), (8, message((2, 21)))),
+    "elements of six bits": lambda: model_of(
+        TensorProto(name="t", data_type=TensorProto.FLOAT6E2M3, dims=[60_000], int32_data=[1] * 60_000)
+    ).SerializeToString(),
+    "texts": lambda: message((1, 10), (7, b"\x0a\x02\x0a\x00" * 20_000), (8, message((2, 21)))),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_many_small_things_are_read_in_linear_time(case: str, folder: Path) -> None:
+    data = BOMBS[case]()
+    began = time.process_time()
+    with contextlib.suppress(ModelfmtError):
+        opened(folder, data).close()
+    assert time.process_time() - began < 5

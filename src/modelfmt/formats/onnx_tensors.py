@@ -308,5 +308,9 @@ def properties(message: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _packed(values: Sequence[int], bits: int) -> bytes:
     """Codes of a few bits as one stream, the first in the lowest bits."""
-    whole = sum((value & (1 << bits) - 1) << (index * bits) for index, value in enumerate(values))
-    return whole.to_bytes(-(-len(values) * bits // 8), "little")
+    out = bytearray()
+    for first in range(0, len(values), 8):  # eight codes fill whole bytes
+        group = values[first : first + 8]
+        whole = sum((value & (1 << bits) - 1) << (index * bits) for index, value in enumerate(group))
+        out += whole.to_bytes(-(-len(group) * bits // 8), "little")
+    return bytes(out)

@@ -178,6 +178,7 @@ def decode(schema: Schema, window: Window, start: int, stop: int, *, depth: int 
             allowed=f"at most {MAX_DEPTH}",
         )
     found: dict[str, Any] = {}
+    unknown = bytearray()
     window.n_messages += 1
     for record in records(window, start, stop):
         window.n_records += 1
@@ -192,17 +193,16 @@ def decode(schema: Schema, window: Window, start: int, stop: int, *, depth: int 
             )
         rule = schema.rules.get(record.number)
         if rule is None:
-            kept = found.get(UNKNOWN, b"") + window.read(record.begin, record.stop)
-            if len(kept) > MAX_TEXT:
+            unknown += window.read(record.begin, record.stop)
+            if len(unknown) > MAX_TEXT:
                 raise LimitExceeded("too many unknown fields", code="protobuf-size", path=window.region.path)
-            found[UNKNOWN] = kept
         elif rule.many:
             found.setdefault(rule.name, []).extend(_values(schema, rule, window, record, depth))
         elif rule.name in found:
             raise window.corrupt(f"the field {schema.name}.{rule.name} stands twice", record.begin, None, "once")
         else:
             found[rule.name] = _value(schema, rule, window, record, depth)
-    return found
+    return found | {UNKNOWN: bytes(unknown)} if unknown else found
 
 
 def _value(schema: Schema, rule: Rule, window: Window, record: Record, depth: int) -> Any:
