@@ -86,6 +86,36 @@ def pytorch_value() -> dict[str, object]:
     return {"a": plain, "b": plain.T, "c": plain, "d": slice(1, 2)}
 
 
+def onnx_bytes() -> bytes:
+    """A small ONNX model: nodes, a subgraph, a function, constants of every form that the file can hold."""
+    from onnx import TensorProto, helper
+
+    float_value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["r"])], "then", [], [helper.make_empty_tensor_value_info("r")]
+    )
+    nodes = [
+        helper.make_node("If", ["c"], ["i"], then_branch=inner, else_branch=inner),
+        helper.make_node("F", ["i"], ["y"], domain="own", alpha=0.5, axes=[1, -1], name="f"),
+    ]
+    tensors = [
+        helper.make_tensor("c", TensorProto.BOOL, [], [True]),
+        helper.make_tensor("w", TensorProto.FLOAT, [2, 2], [1.0, 2.0, 3.0, 4.0]),
+        helper.make_tensor("h", TensorProto.FLOAT16, [2], b"abcd", raw=True),
+        helper.make_tensor("i", TensorProto.INT64, [3], [1, -1, 2**40]),
+        helper.make_tensor("q", TensorProto.INT4, [3], [1, -1, 2]),
+        helper.make_tensor("s", TensorProto.STRING, [1], [b"text"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [float_value], [output], tensors)
+    opsets = [helper.make_opsetid("", 21)]
+    function = helper.make_function("own", "F", ["a"], ["b"], [helper.make_node("Abs", ["a"], ["b"])], opsets)
+    model = helper.make_model(graph, functions=[function], opset_imports=[*opsets, helper.make_opsetid("own", 1)])
+    model.producer_name, model.ir_version = "test", 10
+    data = model.SerializeToString(deterministic=True)
+    return bytes(data)
+
+
 def pickle_bytes() -> bytes:
     """A plain pickle of arrays and tensors in protocol 4."""
     return pickle.dumps({"a": np.arange(6, dtype="f4").reshape(2, 3), "b": [torch.ones(2), ("c", 1.5, {2})]}, 4)
@@ -144,6 +174,7 @@ READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "imatrix": ("f.dat", imatrix_bytes, read_imatrix),
     "pytorch": ("f.pt", pytorch_bytes, read_model),
     "pytorch-old": ("f.bin", pytorch_old_bytes, read_model),
+    "onnx": ("f.onnx", onnx_bytes, read_model),
     "pickle": ("f.pkl", pickle_bytes, read_model),
     "peft": ("adapter_model.safetensors", adapter_bytes, read_adapter),
     "peft-config": ("adapter_config.json", adapter_config_bytes, read_adapter),
@@ -163,8 +194,9 @@ def opened_or_refused(path: Path) -> None:
 MUTANTS = {"peft": 1000, "peft-config": 1000}
 """How many, where a reader is mostly another one of the table, or slow."""
 
-OPTIONAL_TAIL = {"gguf": 26, "imatrix": 12}
-"""Bytes at the end that may be absent: padding behind the last tensor; chunk count and data set."""
+OPTIONAL_TAIL = {"gguf": 26, "imatrix": 12, "onnx": 45}
+"""Bytes at the end that may be absent: padding behind the last tensor; chunk count and data set; functions, and the
+operator set that they form."""
 
 
 def attempt(path: Path, data: bytes, read: Callable[[Path], None]) -> bool:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError
+from modelfmt.storage.protobuf import fields
 from modelfmt.tokenizers import gguf_metadata, read
-from modelfmt.tokenizers.protobuf import fields
 
 DATA = Path(__file__).parent / "data" / "golden" / "checkpoints"
 FOLDERS = {

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
+ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "onnx", "pytorch", "safetensors")}
 ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "modelfmt.routes.quantized")
 """Destination format -> the module that drafts it."""
 
@@ -66,6 +66,8 @@ def plan(
     rounding: str = "ggml",
     carry: bool = True,
     transcode: str = "auto",
+    external: str = "auto",
+    profile: str = "auto",
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -86,8 +88,11 @@ def plan(
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
     transcode: what may become of quantized tensors where no type is asked for: "exact", "near:1e-3" (the smallest type
     within a bound), "any" (quantized again, with allow_requantize), "auto" (exact, else near); docs/transcoding.md.
-    strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
-    UsageError, UnsupportedError, CorruptFile, LossyError.
+    external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
+    or "safetensors": in the checkpoint's own files, in the same folder, which are not copied.
+    profile: operators of an ONNX graph, "onnx-standard" (none of another domain) or "auto" (MatMulNBits for quantized
+    weights). strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`.
+    Raises UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     check_rounding(rounding)
     opened = model = sources.open(_absolute(source))
@@ -125,6 +130,10 @@ def plan(
             base=base_model,
             transcode=transcode,
             target=target,
+            external=external,
+            profile=profile,
+            folder=_named_folder(dest),
+            home=os.fspath(Path(dest).absolute() if _named_folder(dest) else Path(dest).absolute().parent),
         )
         from importlib import import_module
 
@@ -332,6 +341,10 @@ def _paths(dest: str | os.PathLike[str], drafts: list[Draft], target: str, model
             "the name is that of another format", code="name-format", found=text, allowed=f"{suffixes[0]}, or a folder"
         )
     return [Path(text, f"{base}-{draft.quant}{suffixes[0]}").absolute() for draft in drafts]
+
+
+def _named_folder(dest: str | os.PathLike[str]) -> bool:
+    return Path(dest).suffix.lower() not in _suffixes()
 
 
 def _free_folder(folder: Path, draft: Draft) -> Path:

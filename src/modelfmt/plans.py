@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 
 from modelfmt.errors import CorruptFile
+from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
-from modelfmt.ir.ops import Coded, Expression, Packed, RopePermute, geometry, nodes, row_bytes
+from modelfmt.ir.ops import BlockPart, Coded, Expression, Packed, RopePermute, geometry, nodes, row_bytes
 from modelfmt.report import Loss, Note
 
 __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 
+_TAKEN_APART = 8
 TILE_ELEMENTS = 1 << 20
 """Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
 
@@ -122,6 +124,8 @@ class Plan(msgspec.Struct, frozen=True):
     def job_bytes(self, stream: Stream, n_rows: int, n_cols: int) -> int:
         """Bytes that a job of n_rows rows of this stream holds at once."""
         written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
+        if isinstance(stream.expr, BlockPart):  # values, blocks, codes and their halves
+            return n_rows * (_wide(stream.expr, n_cols) * _TAKEN_APART + written)
         inner = max((row_bytes(part) for part in stream.expr.inputs), default=0) if _is_packed(stream.expr) else 0
         return n_rows * (2 * row_bytes(stream.expr) + inner + written) + 4 * n_cols * min(n_rows, 16)
 
@@ -216,8 +220,16 @@ class Plan(msgspec.Struct, frozen=True):
     def _tile(self, stream: Stream) -> tuple[int, int]:
         n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
         unit = _unit(stream.expr)
-        rows = max(1, self.tile_elements * (WIDE if _across(stream.expr) else 1) // max(n_cols, 1))
+        rows = max(1, self.tile_elements * (WIDE if _across(stream.expr) else 1) // max(_wide(stream.expr, n_cols), 1))
         return max(unit, rows // unit * unit), n_cols
+
+
+def _wide(expr: Expression, n_cols: int) -> int:
+    """Elements that have to be there at once for a row of an expression."""
+    if not isinstance(expr, BlockPart):
+        return n_cols
+    block = LAYOUTS[expr.encoding].block
+    return block if expr.part == "codes" else n_cols * block
 
 
 def _bits(tensors: Sequence[Placed]) -> float | None:

@@ -9,7 +9,7 @@ from modelfmt.errors import CorruptFile, SourceMissing
 from modelfmt.grids import decode
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import GRIDDED, Expression, Leaf, geometry, row_bytes
-from modelfmt.kernels import add_product, convert, row_lengths, swap_bytes
+from modelfmt.kernels import add_product, convert, kernel_types, row_lengths, swap_bytes
 from modelfmt.storage.files import Files
 
 if TYPE_CHECKING:
@@ -47,6 +47,23 @@ class Evaluator:
         values."""
         n_cols = geometry(expr.shape, expr.stored)[1]
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
+
+    def blocks(self, expr: Expression, encoding: str, start: int, stop: int, rounding: str) -> NDArray[np.uint8]:
+        """Rows start..stop in a quantized encoding: as they are where they have it, else quantized.
+
+        Raises BadValue (NaN or infinity).
+        """
+        if expr.stored.name == encoding:
+            return self.rows(expr, start, stop)
+        import numpy as np
+
+        n_cols = geometry(expr.shape, expr.stored)[1]
+        source, rows = expr.stored.name, self.rows(expr, start, stop)
+        if source not in kernel_types():
+            source, rows = "F32", decode(rows, source, n_cols).view(np.uint8)
+        out = np.empty((stop - start, ENCODINGS[encoding].row_bytes(n_cols)), np.uint8)
+        convert(source, rows, encoding, out, stop - start, n_cols, rounding=rounding, first_row=start)
+        return out
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
         """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""

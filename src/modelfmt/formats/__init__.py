@@ -29,6 +29,7 @@ FORMATS = {
         FormatInfo(
             "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", True, "PyTorch's pickles, of every form"
         ),
+        FormatInfo("onnx", (".onnx",), b"", True, "ONNX, constants inside or beside it"),
         FormatInfo("imatrix_dat", (".dat", ".imatrix"), b"", False, "llama.cpp's legacy importance matrix"),
     )
 }

@@ -90,6 +90,11 @@ def _int(name: str, bits: int, signed: bool, numpy: str) -> Encoding:
     return Encoding(name, 1, bits // 8, Element("int", bits, signed), numpy=numpy)
 
 
+def _packed(name: str, bits: int, signed: bool) -> Encoding:
+    """Integers below a byte, the first element in the lowest bits, as ONNX has them."""
+    return Encoding(name, 8 // bits, 1, Element("int", bits, signed))
+
+
 def _blocks(name: str, elements: int, size: int, element: Element, *levels: tuple[str, int, str]) -> Encoding:
     return Encoding(name, elements, size, element, tuple(Level(role, block, dtype) for role, block, dtype in levels))  # type: ignore[arg-type]
 
@@ -125,6 +130,10 @@ _ROWS = (
     _int("U32", 32, False, "uint32"),
     _int("U16", 16, False, "uint16"),
     _int("U8", 8, False, "uint8"),
+    _packed("I4", 4, True),
+    _packed("U4", 4, False),
+    _packed("I2", 2, True),
+    _packed("U2", 2, False),
     Encoding("BOOL", 1, 1, Element("bool", 8), numpy="bool"),
     Encoding("C32", 1, 4, Element("complex", 32, True)),
     Encoding("C64", 1, 8, Element("complex", 64, True), numpy="complex64"),

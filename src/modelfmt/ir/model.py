@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modelfmt.ir.tensor import Tensor
 
 if TYPE_CHECKING:
+    from modelfmt.ir.graph import Program
     from modelfmt.ir.tokenizer import Tokenizer
 
 __all__ = ["Model"]
@@ -21,7 +22,8 @@ class Model(Mapping[str, Tensor]):
     format: "safetensors", "huggingface", "gguf" ... path: what was opened. architecture: the format's own name for it,
     or None. config: parsed config.json (Hugging Face). metadata: the format's own key-values. tokenizer: None where
     there is none. assets: small files kept verbatim, by relative name. extras: what only one format understands, by
-    format. files: every file that the tensors point into. Use as a context manager, or call `close()`.
+    format. files: every file that the tensors point into. program: the compute graph, where the format has one. Use as
+    a context manager, or call `close()`.
     """
 
     format: str
@@ -34,6 +36,7 @@ class Model(Mapping[str, Tensor]):
     assets: Mapping[str, bytes] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     files: Any = None
+    program: Program | None = None
 
     @property
     def n_params(self) -> int:

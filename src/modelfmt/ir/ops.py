@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from modelfmt.errors import BadValue, ShapeError
 from modelfmt.ir import grid
+from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "AddConstant",
     "AddLowRank",
     "Affine",
+    "BlockPart",
     "Blocks",
     "Cast",
     "Coded",
@@ -81,6 +83,9 @@ class Reader(Protocol):
 
     def values(self, expr: Expression, start: int, stop: int) -> NDArray[np.float32]:
         """The same rows decoded, float32 [stop - start, n_cols]."""
+
+    def blocks(self, expr: Expression, encoding: str, start: int, stop: int, rounding: str) -> Rows:
+        """The same rows in a quantized encoding: as they are where they have it, else quantized."""
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> Rows:
         """Columns first..last of a dense expression's rows, uint8 [n, (last - first) * itemsize]."""
@@ -912,6 +917,45 @@ class Nested(_Computed, frozen=True):
         return made
 
 
+class BlockPart(_Op, frozen=True):
+    """One part of a quantized matrix [n, columns]: `codes` uint8 [n, blocks, code bytes], `scales` or `zeros` float32
+    [n, blocks] (modelfmt.ir.blocks). encoding: the type of the blocks, into which a dense input is quantized first.
+    rounding: how."""
+
+    input: Expression
+    encoding: str
+    part: Literal["codes", "scales", "zeros"]
+    rounding: str = "ggml"
+
+    def __post_init__(self) -> None:
+        if len(self.input.shape) != 2 or self.input.shape[1] % ENCODINGS[self.encoding].block_elements:
+            raise ShapeError("not a matrix of whole blocks", code="blocks", found=self.input.shape)
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS["U8" if self.part == "codes" else "F32"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        layout = LAYOUTS[self.encoding]
+        n_blocks = self.input.shape[1] // layout.block
+        return (self.input.shape[0], n_blocks) + ((layout.code_bytes,) if self.part == "codes" else ())
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        layout, (_, columns) = LAYOUTS[self.encoding], self.input.shape
+        per_row = columns // layout.block if self.part == "codes" else 1  # rows of the result in a row of the input
+        first, last = start // per_row, -(-stop // per_row)
+        blocks = reader.blocks(self.input, self.encoding, first, last, self.rounding)
+        blocks = blocks.reshape(-1, ENCODINGS[self.encoding].block_bytes)
+        if self.part == "codes":
+            codes = layout.codes(blocks)
+            return codes[start - first * per_row : stop - first * per_row]
+        found = layout.levels(blocks)[self.part == "zeros"]
+        return np.ascontiguousarray(found, np.float32).reshape(last - first, -1).view(np.uint8)
+
+
 GRIDDED = (Coded, Regrid, Packed, Numbers, Blocks)
 """Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""
 
@@ -954,6 +998,7 @@ Expression = (
     | Numbers
     | Nested
     | Blocks
+    | BlockPart
 )
 
 

@@ -24,7 +24,8 @@ class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
     write keys for what the destination lacks of the source. base: the model that an adapter is for. transcode: a policy
-    of modelfmt.quant.transcode. target: the destination's format."""
+    of modelfmt.quant.transcode. target: the destination's format. external: where the constants of a graph go. folder:
+    the destination is one. home: the folder that it is, or lies in. profile: which operators an ONNX graph may have."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -43,6 +44,10 @@ class Options:
     base: Model | None = None
     transcode: str = "auto"
     target: str = ""
+    external: str = "auto"
+    folder: bool = False
+    home: str = ""
+    profile: str = "auto"
 
 
 @dataclass(frozen=True)

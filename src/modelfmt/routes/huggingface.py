@@ -26,7 +26,7 @@ from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
 
-__all__ = ["drafts", "opened"]
+__all__ = ["drafts", "opened", "view"]
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type -> the name that torch has for it, and config.json."""
@@ -81,6 +81,14 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
 def opened(model: Model) -> _Checkpoint:
     """The tensors of a GGUF file by their names in a checkpoint, and the folder's other files: for other routes."""
     return _Reader(model).checkpoint(AUTO)
+
+
+def view(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], list[Note | Loss]]:
+    """A GGUF file as a checkpoint: its tensors, its small files (config.json at the top), what is to be said of it."""
+    found = opened(model)
+    home = found.home
+    files = {name.removeprefix(home) if name.startswith(home) else name: data for name, data in found.files.items()}
+    return found.tensors, files, [*found.losses, *found.notes]
 
 
 def _draft(checkpoint: _Checkpoint, quant: str, options: Options) -> Draft:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CorruptFile
 from ..ir.tokenizer import TokenType
-from . import protobuf
+from ..storage import protobuf
 from .files import MAX_TOKENS
 from .vocabulary import byte_token
 

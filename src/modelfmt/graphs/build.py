@@ -1,0 +1,66 @@
+"""From a checkpoint to a runnable program: weights by role, the structural graph, its lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelfmt.errors import UnsupportedError
+from modelfmt.graphs import decoder, encoder, standard
+from modelfmt.graphs.builder import Form
+from modelfmt.graphs.weights import Weights, bound
+from modelfmt.ir.graph import Graph, Program
+from modelfmt.ir.ops import Expression
+from modelfmt.report import Loss, Note
+
+__all__ = ["Made", "from_checkpoint"]
+
+
+@dataclass
+class Made:
+    """A program, and what is to be said of it."""
+
+    program: Program
+    notes: list[Note | Loss] = field(default_factory=list)
+
+
+_ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+def _check_used(weights: Weights, graph: Graph) -> None:
+    """Raise where a weight has no part in the graph: then it is not the graph of this model."""
+    used = {name for tensor in graph.tensors for name in (tensor, tensor.removesuffix("_codes"))}
+    left = [role for role, weight in weights.tensors.items() if weight.name not in used and role not in _ROPE]
+    if left or weights.params.get("clip"):
+        raise UnsupportedError(
+            "no graph is built for this variant of the architecture",
+            code="no-graph",
+            found=f"weights without a part in it: {', '.join(left[:8])}"
+            if left
+            else "queries, keys and values clipped",
+            missing=left,
+        )
+
+
+def from_checkpoint(
+    *,
+    architecture: str | None,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Expression],
+    assets: Mapping[str, bytes],
+    form: Form,
+) -> Made:
+    """The program of a checkpoint. form: how its weights and activations are to be.
+
+    Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
+    """
+    weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
+    notes: list[Note | Loss] = [*weights.losses, *weights.notes]
+    if weights.arch.model_type[0] in encoder.SUPPORTED:
+        pooled, _ = encoder.read_pooling(assets)
+        graph = encoder.build(weights, form, pooled)
+    else:
+        graph = decoder.build(weights, form)
+    _check_used(weights, graph)
+    return Made(standard.lower(graph, form), notes)

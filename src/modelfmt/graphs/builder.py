@@ -1,0 +1,155 @@
+"""Puts a graph of structural nodes together: names, constants, attributes.
+
+Structural nodes have the domain `modelfmt`. Their hidden states are [batch, sequence, width]; what each does is in the
+table of `modelfmt.graphs.standard`, which lowers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelfmt.graphs.weights import Weight
+from modelfmt.ir.blocks import LAYOUTS
+from modelfmt.ir.encoding import ENCODINGS
+from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
+from modelfmt.ir.ops import BlockPart, Expression, Leaf
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["STRUCTURAL", "Builder", "Form", "attribute"]
+
+STRUCTURAL = "modelfmt"
+
+_FLOATS = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+_PARTS: tuple[tuple[Literal["codes", "scales", "zeros"], str], ...] = (
+    ("codes", "codes"),
+    ("scales", "scales"),
+    ("zeros", "zero_points"),
+)
+_CONSTANTS = {
+    "uint8": "UINT8",
+    "float32": "FLOAT",
+    "float16": "FLOAT16",
+    "int64": "INT64",
+    "int32": "INT32",
+    "bool": "BOOL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
+    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.ir.blocks.LAYOUTS`
+    that the matrices of linear layers are quantized to. rounding: how. standard: no operator of another domain.
+    carried: weights that are quantized already, in a type of LAYOUTS, stay so, where the operators can say it.
+    """
+
+    float_type: str = "FLOAT"
+    as_stored: bool = False
+    blocks: str | None = None
+    rounding: str = "ggml"
+    standard: bool = False
+    carried: bool = True
+
+    def block_type(self, expr: Expression) -> str | None:
+        """The type of the blocks that a matrix is stored in; None where it is dense."""
+        if len(expr.shape) != 2:
+            return None
+        name = expr.stored.name if self.carried and expr.stored.name in LAYOUTS else self.blocks
+        if name is None or (self.standard and LAYOUTS[name].zeros):
+            return None
+        whole = expr.shape[1] % ENCODINGS[name].block_elements == 0
+        return name if whole and (expr.stored.dense or expr.stored.name == name) else None
+
+
+class Builder:
+    """A graph under construction."""
+
+    def __init__(self, name: str, form: Form) -> None:
+        self.graph = Graph(name)
+        self.form = form
+        self.float_type = form.float_type
+        self.made: set[str] = set()
+        self._taken: dict[str, int] = {}
+
+    def input(self, name: str, type: str, shape: tuple[Dim, ...], role: str = "") -> str:
+        """Declare an input; returns its name."""
+        self.graph.inputs.append(Value(name, type, shape, role))
+        return name
+
+    def output(self, name: str, type: str, shape: tuple[Dim, ...], role: str = "") -> None:
+        """Declare an output."""
+        self.graph.outputs.append(Value(name, type, shape, role))
+
+    def weight(self, weight: Weight) -> str:
+        """A weight as a constant in the graph's type; returns its name."""
+        kind = self.float_type
+        if self.form.as_stored and isinstance(weight.expr, Leaf):
+            kind = _FLOATS.get(weight.expr.encoding, kind)
+        if weight.name not in self.graph.tensors:
+            self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
+        if kind == self.float_type:
+            return weight.name
+        cast = f"{weight.name}/cast"
+        if cast not in self.made:
+            self.node("CastWeight", [weight.name], cast)
+        return cast
+
+    def parts(self, weight: Weight, name: str) -> list[str]:
+        """A matrix in blocks as codes, scales and, where the type has them, zero points; returns their names."""
+        layout, found = LAYOUTS[name], []
+        for part, suffix in _PARTS[: 3 if layout.zeros else 2]:
+            expr = BlockPart(weight.expr, name, part, self.form.rounding)
+            own = f"{weight.name}_{suffix}"
+            kind = "UINT8" if part == "codes" else self.float_type
+            self.graph.tensors.setdefault(own, GraphTensor(own, kind, expr.shape, expr))
+            found.append(own)
+        return found
+
+    def constant(self, name: str, array: NDArray[Any]) -> str:
+        """An array as a constant, under a name of its own; the same name twice is the same constant."""
+        if name not in self.graph.tensors:
+            kind = _CONSTANTS[array.dtype.name]
+            self.graph.tensors[name] = GraphTensor.of_bytes(name, kind, array.shape, array.tobytes())
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], name: str, *, domain: str = STRUCTURAL, **attributes: Any) -> str:
+        """Append a node with one output, `name`; returns that."""
+        return self.nodes(op, inputs, (name,), domain=domain, **attributes)[0]
+
+    def nodes(
+        self, op: str, inputs: Sequence[str], names: Sequence[str], *, domain: str = STRUCTURAL, **attributes: Any
+    ) -> tuple[str, ...]:
+        """Append a node with several outputs; attributes that are None are left out."""
+        given = {key: attribute(key, value) for key, value in attributes.items() if value is not None}
+        first = names[0]
+        self.made.update(names)
+        self.graph.nodes.append(Node(op, list(inputs), list(names), given, domain, name=first.removesuffix("_out")))
+        return tuple(names)
+
+    def fresh(self, name: str) -> str:
+        """A name that is not in use: with a number behind it, from the second time on."""
+        count = self._taken.get(name, 0)
+        self._taken[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+
+def attribute(name: str, value: Any) -> Attribute:
+    """An attribute of the kind that the value has."""
+    if isinstance(value, Attribute):
+        return value
+    if isinstance(value, bool | int):
+        return Attribute(name, "INT", int(value))
+    if isinstance(value, float):
+        return Attribute(name, "FLOAT", value)
+    if isinstance(value, str):
+        return Attribute(name, "STRING", value.encode())
+    if isinstance(value, Graph):
+        return Attribute(name, "GRAPH", value)
+    if isinstance(value, GraphTensor):
+        return Attribute(name, "TENSOR", value)
+    values = list(value)
+    return Attribute(name, "FLOATS" if any(isinstance(one, float) for one in values) else "INTS", values)

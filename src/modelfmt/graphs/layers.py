@@ -1,0 +1,92 @@
+"""What graphs of all kinds are put together from: linear layers, norms, activations, by the roles of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelfmt.graphs.builder import Builder, Form
+from modelfmt.graphs.weights import Weight, Weights
+from modelfmt.ir.blocks import LAYOUTS
+from modelfmt.ir.ops import Transpose
+
+__all__ = ["Layers"]
+
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+class Layers:
+    """A graph under construction, one layer after another. layer: the one that is being made."""
+
+    def __init__(self, weights: Weights, form: Form) -> None:
+        self.weights = weights
+        self.params = weights.params
+        self.shape = weights.arch.graph
+        self.b = Builder("main_graph", form)
+        self.layer = 0
+
+    def role(self, name: str) -> str:
+        return f"blk.{self.layer}.{name}"
+
+    def linear(self, weight: Weight, x: str, name: str, bias: Weight | None = None) -> str:
+        blocks = self.b.form.block_type(weight.expr)
+        if blocks is not None:
+            layout, shape = LAYOUTS[blocks], weight.expr.shape
+            inputs = [x, *self.b.parts(weight, blocks), *["" for _ in range(not layout.zeros)]]
+            inputs += [self.b.weight(bias)] if bias else []
+            sizes: dict[str, Any] = {"columns": shape[0], "depth": shape[1], "bits": layout.bits, "block": layout.block}
+            return self.b.node("BlockLinear", inputs, name, **sizes)
+        turned = isinstance(weight.expr, Transpose)
+        if isinstance(weight.expr, Transpose):
+            weight = Weight(weight.name, weight.expr.input)
+        inputs = [x, self.b.weight(weight)] + ([self.b.weight(bias)] if bias else [])
+        return self.b.node("Linear", inputs, name, transposed=1 if turned else None)
+
+    def embedding(self, ids: str, table: Weight, name: str) -> str:
+        """A row of a table for each id."""
+        blocks = self.b.form.block_type(table.expr) if not table.expr.stored.dense else None
+        if blocks is None:
+            return self.b.node("Embedding", [ids, self.b.weight(table)], name)
+        layout = LAYOUTS[blocks]
+        return self.b.node(
+            "BlockEmbedding", [ids, *self.b.parts(table, blocks)], name, bits=layout.bits, block=layout.block
+        )
+
+    def bias_of(self, role: str) -> Weight | None:
+        return self.weights.tensors.get(f"{self.role(role)}.bias")
+
+    def norm(self, role: str, x: str, name: str) -> str:
+        bare = self.shape.get("norm") == "layer without weights"
+        inputs = [x, self.ones() if bare else self.b.weight(self.weights[f"{role}.weight"])]
+        if self.shape.get("norm") == "rms":
+            return self.b.node("RMSNorm", inputs, f"{name}_out", epsilon=self.epsilon())
+        bias = self.weights.tensors.get(f"{role}.bias")
+        inputs += [self.b.weight(bias)] if bias else []
+        return self.b.node("LayerNorm", inputs, f"{name}_out", epsilon=self.epsilon())
+
+    def ones(self) -> str:
+        """The weight of a norm that has none."""
+        import numpy as np
+
+        kind = np.float16 if self.b.float_type == "FLOAT16" else np.float32
+        return self.b.constant("/model/ones", np.ones(int(self.params["n_embd"]), kind))
+
+    def epsilon(self) -> float:
+        return float(self.params["rms_eps" if self.shape.get("norm") == "rms" else "norm_eps"])
+
+    def activation(self) -> str:
+        given = self.params.get("activation") or self.shape["activation"]
+        if self.shape["activation"] == "gelu_tanh" and given == "gelu" and self.weights.arch.gguf.startswith("gemma"):
+            return "gelu_tanh"  # transformers reads the gelu of old checkpoints so
+        return _ACTIVATIONS[str(given)]
+
+    def scaled(self, x: str, factor: float, name: str) -> str:
+        return x if factor == 1.0 else self.b.node("Scale", [x], f"{name}_out", factor=factor)

@@ -1,0 +1,500 @@
+"""Structural nodes to the standard operator set of ONNX: version 23, no operator of another domain.
+
+Hidden states become [batch * sequence, width] on the way, so that a weight stays [out, in] as the checkpoint has it
+and a linear layer is one Gemm; values are given back their sequence where an operator needs it. Source:
+docs/Operators.md of ONNX 1.23. All of this runs in ONNX Runtime 1.32 on a CPU, in float32 and in float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from modelfmt.errors import UnsupportedError
+from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
+from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
+from modelfmt.ir.ops import FlipBits
+
+__all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
+
+OPSET, IR_VERSION = 23, 11
+MICROSOFT = "com.microsoft"
+
+_LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
+"""What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
+
+
+def lower(graph: Graph, form: Form, *, producer: str = "modelfmt", version: str | None = None) -> Program:
+    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
+    lowering = Lowering(graph, form)
+    for node in graph.nodes:
+        if node.domain not in (STRUCTURAL, ""):
+            raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
+        lowering.add(node)
+    lowering.finish()
+    lowering.drop_unused()
+    opsets = {"": OPSET} | {domain: 1 for domain in (MICROSOFT,) if lowering.uses(domain)}
+    return Program(lowering.graph, opsets, ir_version=IR_VERSION, producer=producer, producer_version=version)
+
+
+class Lowering(Builder):
+    """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
+    as [tokens, width], `sequences` as [batch, sequence, width]."""
+
+    def __init__(self, source: Graph, form: Form) -> None:
+        super().__init__(source.name, form)
+        self.source = source
+        self.graph.inputs, self.graph.outputs = source.inputs, source.outputs
+        self.graph.tensors = dict(source.tensors)
+        self.flat: dict[str, str] = {}
+        self.sequences: dict[str, str] = {}
+        self.wanted = {value.name for value in source.outputs}
+
+    def add(self, node: Node) -> None:
+        """Lower one node."""
+        if node.domain == "":
+            _elementwise(self, node)
+        elif node.op in LOWERINGS:
+            LOWERINGS[node.op](self, node)
+        else:
+            raise UnsupportedError("no such structural operation", code="lowering", found=node.op)
+
+    def finish(self) -> None:
+        """Give outputs that are hidden states their sequence."""
+        for value in self.graph.outputs:
+            if value.name in self.flat:
+                self.op("Reshape", [self.flat[value.name], self.sequence_shape()], value.name)
+
+    def uses(self, domain: str) -> bool:
+        """Whether a node of a domain was made."""
+        return any(node.domain == domain for node in self.graph.nodes)
+
+    def drop_unused(self) -> None:
+        """Leave out constants that no node needs any more."""
+        used = {name for graph in _graphs(self.graph) for node in graph.nodes for name in node.inputs}
+        used |= {value.name for value in self.graph.outputs}
+        self.graph.tensors = {name: tensor for name, tensor in self.graph.tensors.items() if name in used}
+
+    def op(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """A standard node with one output."""
+        return self.node(op, inputs, name, domain="", **attributes)
+
+    def hidden(self, name: str) -> str:
+        """A hidden state as [tokens, width]."""
+        return self.flat[name]
+
+    def sequence(self, name: str) -> str:
+        """A hidden state as [batch, sequence, width]."""
+        if name not in self.sequences:
+            made = self.op("Reshape", [self.hidden(name), self.sequence_shape()], self.fresh(f"{name}/sequence"))
+            self.sequences[name] = made
+        return self.sequences[name]
+
+    def result(self, node: Node) -> str:
+        """The name of what a node makes, as [tokens, width]."""
+        name = node.outputs[0]
+        made = f"{name}/flat" if name in self.wanted else name
+        self.flat[name] = made
+        return made
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """A constant of integers."""
+        import numpy as np
+
+        return self.constant(f"{name} {list(values)}", np.array(values, np.int64))
+
+    def tokens(self, ids: str) -> str:
+        """Ids [batch, sequence] in one row."""
+        name = f"/shape/{ids}_flat"
+        return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
+
+    def signed(self, codes: str, shape: tuple[int, int], bits: int) -> str:
+        """Unsigned codes with a zero in the middle as signed ones, a constant of `shape`, instead of the first."""
+        name = f"{codes.removesuffix('_codes')}_quantized"
+        if name not in self.graph.tensors:
+            expr = self.graph.tensors[codes].data
+            assert expr is not None
+            flipped = FlipBits(expr, b"\x88" if bits == 4 else b"\x80")
+            self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
+        return name
+
+    def scalar(self, value: float) -> str:
+        """A constant number in the graph's type."""
+        import numpy as np
+
+        dtype = np.float16 if self.float_type == "FLOAT16" else np.float32
+        return self.constant(f"/number {value!r}", np.array(value, dtype))
+
+    def once(self, name: str, make: Callable[[], object]) -> str:
+        """The value called `name`, made where it is not there yet."""
+        if name not in self.made:
+            make()
+        return name
+
+    def sequence_shape(self) -> str:
+        """[batch, sequence, -1]."""
+
+        def make() -> None:
+            shape = self.op("Shape", ["input_ids"], "/shape/ids_out")
+            self.op("Concat", [shape, self.integers("/shape/rest", [-1])], "/shape/sequence_out", axis=0)
+
+        return self.once("/shape/sequence_out", make)
+
+
+def _graphs(graph: Graph) -> list[Graph]:
+    inner = [attribute.value for node in graph.nodes for attribute in node.attributes.values()]
+    return [graph, *(found for one in inner if isinstance(one, Graph) for found in _graphs(one))]
+
+
+def _elementwise(low: Lowering, node: Node) -> None:
+    """A standard node over hidden states."""
+    inputs = [low.hidden(name) for name in node.inputs]
+    if node.op == "Identity":
+        low.flat[node.outputs[0]] = inputs[0]
+        return
+    low.op(node.op, inputs, low.result(node), **node.attributes)
+
+
+def _cast_weight(low: Lowering, node: Node) -> None:
+    low.op("Cast", node.inputs, node.outputs[0], to=10 if low.float_type == "FLOAT16" else 1)
+
+
+def _embedding(low: Lowering, node: Node) -> None:
+    ids, table = node.inputs
+    low.op("Gather", [table, low.tokens(ids)], low.result(node))
+
+
+def _linear(low: Lowering, node: Node) -> None:
+    turned = node.get("transposed", 0)
+    low.op("Gemm", [low.hidden(node.inputs[0]), *node.inputs[1:]], low.result(node), transB=None if turned else 1)
+
+
+def _block_linear(low: Lowering, node: Node) -> None:
+    """A matrix in blocks: MatMulNBits, or DequantizeLinear and Gemm."""
+    x, codes, scales, zeros, *bias = node.inputs
+    name, (n, k) = node.outputs[0], (node.get("columns"), node.get("depth"))
+    if not low.form.standard:
+        inputs = [low.hidden(x), codes, scales, zeros]
+        inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
+        sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
+        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
+        return
+    signed = low.signed(codes, (n, k), node.get("bits"))
+    matrix = low.op("DequantizeLinear", [signed, scales], f"{name}/weight", axis=1, block_size=node.get("block"))
+    low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
+
+
+def _block_embedding(low: Lowering, node: Node) -> None:
+    """Rows of a table in blocks: codes and scales are picked out and multiplied, in float32."""
+    import numpy as np
+
+    ids, codes, scales, *zeros = node.inputs
+    name, bits = node.outputs[0], node.get("bits")
+    tokens = low.tokens(ids)
+    picked = low.op("Gather", [codes, tokens], f"{name}/codes")
+    if bits == 4:
+        mask, shift = (low.constant(f"/uint8 {n}", np.array(n, np.uint8)) for n in (15, 4))
+        halves = (
+            low.op("BitwiseAnd", [picked, mask], f"{name}/low"),
+            low.op("BitShift", [picked, shift], f"{name}/high", direction="RIGHT"),
+        )
+        last = low.integers("/axes", [3])
+        columns = [low.op("Unsqueeze", [half, last], f"{half}/column") for half in halves]
+        pairs = low.op("Concat", columns, f"{name}/pairs", axis=-1)
+        picked = low.op("Reshape", [pairs, low.integers("/shape/blocks", [0, 0, node.get("block")])], f"{name}/whole")
+    numbers = low.op("Cast", [picked], f"{name}/numbers", to=1)
+    axes = low.integers("/axes", [2])
+
+    def column(part: str) -> str:
+        rows = low.op("Gather", [part, tokens], f"{name}/{part}")
+        return low.op("Cast", [low.op("Unsqueeze", [rows, axes], f"{rows}/column")], f"{rows}/float", to=1)
+
+    zero = column(zeros[0]) if zeros else low.constant(f"/zero {bits}", np.array(1 << (bits - 1), np.float32))
+    centred = low.op("Sub", [numbers, zero], f"{name}/centred")
+    values = low.op("Mul", [centred, column(scales)], f"{name}/values")
+    rows = low.op("Reshape", [values, low.integers("/shape/merged", [0, -1])], f"{name}/rows")
+    low.op("Cast", [rows], low.result(node), to=10 if low.float_type == "FLOAT16" else 1)
+
+
+def _rms_norm(low: Lowering, node: Node) -> None:
+    x, weight = node.inputs
+    heads, epsilon = node.get("heads"), node.get("epsilon")
+    if heads is None:
+        low.op("RMSNormalization", [low.hidden(x), weight], low.result(node), epsilon=epsilon, axis=-1)
+        return
+    name = node.outputs[0]
+    parts = low.op("Reshape", [low.hidden(x), low.integers("/shape/heads", [0, heads, -1])], f"{name}/heads")
+    low.op("RMSNormalization", [parts, weight], f"{name}/normed", epsilon=epsilon, axis=-1)
+    low.op("Reshape", [f"{name}/normed", low.integers("/shape/merged", [0, -1])], low.result(node))
+
+
+def _layer_norm(low: Lowering, node: Node) -> None:
+    inputs = [low.hidden(node.inputs[0]), *node.inputs[1:]]
+    low.op("LayerNormalization", inputs, low.result(node), epsilon=node.get("epsilon"), axis=-1)
+
+
+def _scale(low: Lowering, node: Node) -> None:
+    low.op("Mul", [low.hidden(node.inputs[0]), low.scalar(node.get("factor"))], low.result(node))
+
+
+def _softcap(low: Lowering, node: Node) -> None:
+    name, cap = node.outputs[0], node.get("cap")
+    part = low.op("Div", [low.hidden(node.inputs[0]), low.scalar(cap)], f"{name}/divided")
+    low.op("Mul", [low.op("Tanh", [part], f"{name}/bounded"), low.scalar(cap)], low.result(node))
+
+
+def _activation(low: Lowering, node: Node) -> None:
+    kind, x = node.get("kind").decode(), low.hidden(node.inputs[0])
+    activate(low, kind, x, low.result(node))
+
+
+def activate(low: Lowering, kind: str, x: str, name: str) -> str:
+    """Nodes for an activation of a value."""
+    if kind == "silu":
+        return low.op("Mul", [x, low.op("Sigmoid", [x], f"{name}/sigmoid")], name)
+    if kind in ("gelu", "gelu_tanh"):
+        return low.op("Gelu", [x], name, approximate="tanh" if kind == "gelu_tanh" else None)
+    if kind == "relu2":
+        part = low.op("Relu", [x], f"{name}/relu")
+        return low.op("Mul", [part, part], name)
+    return low.op({"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}[kind], [x], name)
+
+
+def _split(low: Lowering, node: Node) -> None:
+    names = []
+    for name in node.outputs:
+        low.flat[name] = name
+        names.append(name)
+    sizes = low.integers("/shape/split", node.get("sizes"))
+    low.nodes("Split", [low.hidden(node.inputs[0]), sizes], names, domain="", axis=-1)
+
+
+def _rope_table(low: Lowering, node: Node) -> None:
+    """position [batch, sequence] times frequency [rotated / 2], in float32."""
+    positions, frequencies, *long = node.inputs
+    cos, sin = node.outputs
+    base = cos.removesuffix("/cos_out")
+    if long:
+        frequencies = _longer(low, positions, frequencies, long[0], node.get("original"), base)
+    real = low.op("Cast", [positions], f"{base}/positions_out", to=1)
+    column = low.op("Unsqueeze", [real, low.integers("/axes", [2])], f"{base}/column_out")
+    angles = low.op("Mul", [column, frequencies], f"{base}/angles_out")
+    for op, name in (("Cos", cos), ("Sin", sin)):
+        made = low.op(op, [angles], f"{name}/plain")
+        scale = node.get("scale")
+        if scale != 1.0:
+            import numpy as np
+
+            factor = low.constant(f"{base}/scale", np.array(scale, np.float32))
+            made = low.op("Mul", [made, factor], f"{name}/scaled")
+        low.op("Cast", [made], name, to=10 if low.float_type == "FLOAT16" else 1)
+
+
+def _longer(low: Lowering, positions: str, short: str, long: str, original: int, base: str) -> str:
+    """The frequencies for short texts or for long ones, by the last position."""
+    largest = low.op("ReduceMax", [positions], f"{base}/largest_out", keepdims=0)
+    import numpy as np
+
+    bound = low.constant(f"{base}/original", np.array(original, np.int64))
+    beyond = low.op("GreaterOrEqual", [largest, bound], f"{base}/beyond_out")
+    return low.op("Where", [beyond, long, short], f"{base}/chosen_out")
+
+
+def _rope(low: Lowering, node: Node) -> None:
+    x, cos, sin = node.inputs
+    name = node.outputs[0]
+    rotated = node.get("rotated")
+    low.sequences[name] = low.op(
+        "RotaryEmbedding",
+        [low.sequence(x), cos, sin],
+        name,
+        num_heads=node.get("heads"),
+        interleaved=1 if node.get("interleaved") else None,
+        rotary_embedding_dim=rotated,
+    )
+
+
+def _attention_bias(low: Lowering, node: Node) -> None:
+    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers."""
+    ids, mask, *past = node.inputs
+    name, window = node.outputs[0], node.get("window")
+    seen = low.once("/mask/padding_out", lambda: _padding(low, mask))
+    if node.get("causal"):
+        order = low.once("/mask/order_out", lambda: _order(low, ids, past))
+        seen = low.op("And", [seen, order], f"{name}/causal")
+    else:  # ONNX Runtime wants a row for each query
+        length = low.op("Shape", [ids], f"{name}/length", start=1, end=2)
+        ones = low.integers("/ones", [1])
+        square = low.op("Concat", [ones, ones, length, ones], f"{name}/square", axis=0)
+        seen = low.op("Expand", [seen, square], f"{name}/expanded")
+    if window is not None:
+        distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
+        near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
+        seen = low.op("And", [seen, near], f"{name}/window")
+    low.op("Where", [seen, low.scalar(0.0), low.scalar(_LOWEST[low.float_type])], name)
+
+
+def _padding(low: Lowering, mask: str) -> None:
+    real = low.op("Cast", [mask], "/mask/seen_out", to=9)
+    low.op("Unsqueeze", [real, low.integers("/axes", [1, 2])], "/mask/padding_out")
+
+
+def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
+    """Whether key `column` lies at or before query `row`; rows are counted from the beginning of the cache."""
+    import numpy as np
+
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    length = low.op("Squeeze", [low.op("Shape", [ids], "/mask/ids_shape_out", start=1, end=2)], "/mask/length_out")
+    start = zero
+    if past:
+        start = low.op(
+            "Squeeze", [low.op("Shape", [past[0]], "/mask/past_shape_out", start=2, end=3)], "/mask/past_length_out"
+        )
+    total = low.op("Add", [start, length], "/mask/total_out")
+    rows = low.op("Range", [start, total, one], "/mask/row_numbers_out")
+    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], "/mask/rows_out")
+    columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
+    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], "/mask/columns_out")
+    low.op("LessOrEqual", ["/mask/columns_out", "/mask/rows_out"], "/mask/order_out")
+
+
+def _positions(low: Lowering, node: Node) -> None:
+    """0, 1, .. for each text; with padding: counted over the tokens that are not this one."""
+    import numpy as np
+
+    ids, name, padding = node.inputs[0], node.outputs[0], node.get("padding")
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    shape = low.op("Shape", [ids], f"{name}/shape")
+    if padding is None:
+        size = low.op("Squeeze", [low.op("Shape", [ids], f"{name}/size", start=1, end=2)], f"{name}/length")
+        low.op("Expand", [low.op("Range", [zero, size, one], f"{name}/numbers"), shape], name)
+        return
+    alike = low.op("Equal", [ids, low.constant(f"{name}/padding", np.array(padding, np.int64))], f"{name}/alike")
+    real = low.op("Cast", [low.op("Not", [alike], f"{name}/unlike")], f"{name}/real", to=7)
+    count = low.op("CumSum", [real, one], f"{name}/count")
+    low.op("Max", [low.op("Sub", [count, one], f"{name}/from_zero"), zero], name)
+
+
+def _zero_ids(low: Lowering, node: Node) -> None:
+    low.op("Sub", [node.inputs[0], node.inputs[0]], node.outputs[0])
+
+
+def _pool(low: Lowering, node: Node) -> None:
+    """One vector for each text, in float32 on the way."""
+    import numpy as np
+
+    x, mask = node.inputs
+    name, kind = node.outputs[0], node.get("kind").decode()
+    states = low.op("Cast", [low.sequence(x)], f"{name}/states", to=1)
+    if kind == "mean":
+        seen = low.op("Cast", [mask], f"{name}/seen", to=1)
+        column = low.op("Unsqueeze", [seen, low.integers("/axes", [2])], f"{name}/column")
+        total = low.op("Mul", [states, column], f"{name}/kept")
+        axis = low.integers("/axes", [1])
+        total = low.op("ReduceSum", [total, axis], f"{name}/total", keepdims=0)
+        count = low.op("ReduceSum", [column, axis], f"{name}/count", keepdims=0)
+        least = low.constant("/least", np.array(1e-9, np.float32))
+        made = low.op("Div", [total, low.op("Max", [count, least], f"{name}/counted")], f"{name}/mean")
+    elif kind == "cls":
+        made = low.op("Gather", [states, low.constant("/zero", np.array(0, np.int64))], f"{name}/first", axis=1)
+    else:
+        last = low.op("ArgMax", [mask], f"{name}/last", axis=1, keepdims=1, select_last_index=1)
+        made = low.op("GatherND", [states, last], f"{name}/picked", batch_dims=1)
+    if node.get("normalised"):
+        length = low.op("ReduceL2", [made, low.integers("/axes", [-1])], f"{name}/norm")
+        tiny = low.constant("/tiny", np.array(1e-12, np.float32))
+        made = low.op("Div", [made, low.op("Max", [length, tiny], f"{name}/length")], f"{name}/unit")
+    low.op("Cast", [made], name, to=10 if low.float_type == "FLOAT16" else 1)
+
+
+def _attention(low: Lowering, node: Node) -> None:
+    query, key, value, bias, *past = node.inputs
+    name = node.outputs[0]
+    low.sequences[name] = f"{name}/sequence"
+    inputs = [low.sequence(query), low.sequence(key), low.sequence(value), bias, *past]
+    heads, head_kv, softcap = node.get("heads"), node.get("kv_heads"), node.get("softcap")
+    shape = {"q_num_heads": heads, "kv_num_heads": head_kv, "scale": node.get("scale"), "softcap": softcap}
+    low.nodes("Attention", inputs, [low.sequences[name], *node.outputs[1:]], domain="", **shape)
+    merged = low.integers("/shape/width", [-1, node.get("width")])
+    low.flat[name] = low.op("Reshape", [low.sequences[name], merged], name)
+
+
+def _experts(low: Lowering, node: Node) -> None:
+    """Every expert that a token chose, one after another: its tokens are picked out, computed and added."""
+    x, router, *weights = node.inputs
+    name, used = node.outputs[0], node.get("used")
+    tokens = low.hidden(x)
+    scores = low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)
+    chances = low.op("Softmax", [low.op("Cast", [scores], f"{name}/scores32", to=1)], f"{name}/chances", axis=-1)
+    count = low.integers("/moe/used", [used])
+    best, which = low.nodes("TopK", [chances, count], (f"{name}/best", f"{name}/which"), domain="", axis=-1)
+    if node.get("normalised"):
+        total = low.op("ReduceSum", [best, low.integers("/axes", [-1])], f"{name}/total")
+        best = low.op("Div", [best, total], f"{name}/shares")
+    empty = low.op("Sub", [chances, chances], f"{name}/nothing")
+    shares = low.op("ScatterElements", [empty, which, best], f"{name}/shares_of_all", axis=1)
+    if low.float_type == "FLOAT16":
+        shares = low.op("Cast", [shares], f"{name}/shares16", to=10)
+    flat = low.op("Reshape", [which, low.integers("/shape/all", [-1])], f"{name}/chosen")
+    distinct = low.op("Unique", [flat], f"{name}/distinct")
+    trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
+    start = low.op("Sub", [tokens, tokens], f"{name}/start")
+    body = _expert(name, (tokens, shares, distinct, *weights), node, low.form)
+    low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
+
+
+def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
+    """The body of the loop: one expert over the tokens that chose it."""
+    tokens, shares, distinct, *weights = outer
+    inner, float_type = Lowering(Graph(f"{name}/expert"), form), form.float_type
+    base = f"{name}/body"
+    inner.input(f"{base}/turn", "INT64", ())
+    inner.input(f"{base}/go", "BOOL", ())
+    inner.input(f"{base}/sum", float_type, (None, None))
+    expert = inner.op("Gather", [distinct, f"{base}/turn"], f"{base}/expert")
+    share = inner.op("Gather", [shares, expert], f"{base}/share", axis=1)
+    found = inner.op("NonZero", [share], f"{base}/found")
+    places = inner.op("Transpose", [found], f"{base}/places")
+    picked = inner.op("GatherND", [tokens, places], f"{base}/picked")
+    gate, up, down = (
+        inner.op("Gather", [weight, expert], f"{base}/{part}")
+        for part, weight in zip(("gate", "up", "down"), weights, strict=True)
+    )
+    gated = inner.op("Gemm", [picked, gate], f"{base}/gated", transB=1)
+    active = activate(inner, node.get("activation").decode(), gated, f"{base}/active")
+    made = inner.op("Mul", [active, inner.op("Gemm", [picked, up], f"{base}/raised", transB=1)], f"{base}/made")
+    out = inner.op("Gemm", [made, down], f"{base}/out", transB=1)
+    weight = inner.op("GatherND", [share, places], f"{base}/weight")
+    column = inner.op("Unsqueeze", [weight, inner.integers(f"{base}/axes", [1])], f"{base}/column")
+    added = inner.op("Mul", [out, column], f"{base}/added")
+    before = inner.op("GatherND", [f"{base}/sum", places], f"{base}/before")
+    after = inner.op("Add", [before, added], f"{base}/after")
+    inner.op("ScatterND", [f"{base}/sum", places, after], f"{base}/sum_out")
+    inner.op("Identity", [f"{base}/go"], f"{base}/go_out")
+    inner.output(f"{base}/go_out", "BOOL", ())
+    inner.output(f"{base}/sum_out", float_type, (None, None))
+    return inner.graph
+
+
+LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+    "Activation": _activation,
+    "Attention": _attention,
+    "AttentionBias": _attention_bias,
+    "BlockEmbedding": _block_embedding,
+    "BlockLinear": _block_linear,
+    "CastWeight": _cast_weight,
+    "Embedding": _embedding,
+    "LayerNorm": _layer_norm,
+    "Pool": _pool,
+    "Positions": _positions,
+    "ZeroIds": _zero_ids,
+    "Linear": _linear,
+    "MoE": _experts,
+    "RMSNorm": _rms_norm,
+    "RoPE": _rope,
+    "RopeTable": _rope_table,
+    "Scale": _scale,
+    "Softcap": _softcap,
+    "SplitColumns": _split,
+}
+"""Structural operation -> what lowers it."""

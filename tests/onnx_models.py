@@ -1,0 +1,249 @@
+"""Tiny checkpoints of the real transformers classes, and what they compute, beside the ONNX graphs made of them.
+
+python tests/onnx_models.py [NAME ...] [--f16] [--gguf]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+
+import modelfmt
+
+torch.set_num_threads(1)  # tiny products: threads would spend their time on waiting for each other
+SMALL = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+DECODER = SMALL | {"intermediate_size": 96, "num_key_value_heads": 2, "max_position_embeddings": 256}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+BIASED = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
+SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+}
+HALF = 8
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 8,
+    "short_factor": [1.0 + 0.1 * i for i in range(HALF)],
+    "long_factor": [1.5 + 0.3 * i for i in range(HALF)],
+}
+EXPERTS = {"num_experts_per_tok": 2}
+
+# name -> (configuration class, changes)
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", DECODER),
+    "llama-tied-biased": (
+        "LlamaConfig",
+        DECODER | BIASED,
+    ),
+    "llama-llama3": ("LlamaConfig", DECODER | {"rope_parameters": LLAMA3}),
+    "llama-yarn": ("LlamaConfig", DECODER | {"rope_parameters": YARN}),
+    "llama-linear": (
+        "LlamaConfig",
+        DECODER | {"rope_parameters": LINEAR},
+    ),
+    "mistral": ("MistralConfig", DECODER | {"sliding_window": 5, "head_dim": 16}),
+    "mixtral": ("MixtralConfig", DECODER | EXPERTS | {"num_local_experts": 4, "sliding_window": None}),
+    "qwen2": ("Qwen2Config", DECODER),
+    "qwen2-sliding": (
+        "Qwen2Config",
+        DECODER | SLIDING,
+    ),
+    "qwen3": ("Qwen3Config", DECODER | {"head_dim": 32}),
+    "qwen3-moe": (
+        "Qwen3MoeConfig",
+        DECODER | EXPERTS | {"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True, "head_dim": 16},
+    ),
+    "gemma": ("GemmaConfig", DECODER | {"head_dim": 16}),
+    "gemma2": (
+        "Gemma2Config",
+        DECODER | {"head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 16, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 16, "num_hidden_layers": 7},
+    ),
+    "phi3": ("Phi3Config", DECODER | {"pad_token_id": 0, "sliding_window": None}),
+    "phi3-longrope": (
+        "Phi3Config",
+        DECODER | {"pad_token_id": 0, "rope_parameters": LONG, "original_max_position_embeddings": 8},
+    ),
+    "gpt2": ("GPT2Config", {"vocab_size": 96, "n_positions": 64, "n_embd": 64, "n_layer": 3, "n_head": 4}),
+    "smollm3": ("SmolLM3Config", DECODER | {"num_hidden_layers": 5, "pad_token_id": 0}),
+    "granite": (
+        "GraniteConfig",
+        DECODER
+        | {"attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+    ),
+    "olmo2": ("Olmo2Config", DECODER),
+}
+NEOX = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64}
+FALCON = {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False}
+MOE = EXPERTS | {"num_local_experts": 4}
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "arcee": ("ArceeConfig", DECODER),
+    "starcoder2": ("Starcoder2Config", DECODER),
+    "phi": ("PhiConfig", DECODER),
+    "gptneox": ("GPTNeoXConfig", NEOX),
+    "gptneox-serial": ("GPTNeoXConfig", NEOX | {"use_parallel_residual": False}),
+    "cohere": ("CohereConfig", DECODER | {"pad_token_id": 0}),
+    "cohere2": ("Cohere2Config", DECODER | {"pad_token_id": 0, "sliding_window": 5, "num_hidden_layers": 5}),
+    "olmo": ("OlmoConfig", DECODER),
+    "olmo3": ("Olmo3Config", DECODER | {"sliding_window": 5, "num_hidden_layers": 5}),
+    "olmoe": ("OlmoeConfig", DECODER | EXPERTS | {"num_experts": 4, "num_key_value_heads": 4}),
+    "seed-oss": ("SeedOssConfig", DECODER | {"head_dim": 16}),
+    "ernie4.5": ("Ernie4_5Config", DECODER),
+    "nemotron": ("NemotronConfig", DECODER | {"head_dim": 16}),
+    "granitemoe": ("GraniteMoeConfig", DECODER | MOE),
+    "granitemoeshared": ("GraniteMoeSharedConfig", DECODER | MOE | {"shared_intermediate_size": 48}),
+    "qwen2-moe": (
+        "Qwen2MoeConfig",
+        DECODER | EXPERTS | {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
+    ),
+    "stablelm": ("StableLmConfig", DECODER),
+    "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
+    "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
+    "falcon": ("FalconConfig", SMALL | FALCON),
+}
+"""Run by `python tests/onnx_models.py`; of these the tests take a sample."""
+DECODERS |= FURTHER
+
+
+ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", ENCODER),
+    "roberta": ("RobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "distilbert": (
+        "DistilBertConfig",
+        {"vocab_size": 96, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64},
+    ),
+}
+
+
+def encoder(name: str) -> Any:
+    """A tiny encoder with seeded weights."""
+    kind, settings = ENCODERS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    return shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
+
+
+def encoder_difference(model: Any, path: Path) -> float:
+    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
+    run = session(path)
+    ids = torch.randint(3, model.config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    ids[1, 8:] = model.config.pad_token_id
+    feeds = {"input_ids": ids, "attention_mask": mask}
+    if any(value.name == "token_type_ids" for value in run.get_inputs()):
+        feeds["token_type_ids"] = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    (found,) = run.run(["last_hidden_state"], {name: value.numpy() for name, value in feeds.items()})
+    with torch.no_grad():
+        theirs = model(**feeds).last_hidden_state.numpy()
+    seen = mask.numpy().astype(bool)
+    return float(np.abs(found.astype("f4") - theirs)[seen].max())
+
+
+def decoder(name: str) -> Any:
+    """A tiny model with seeded weights that are large enough for every part to matter."""
+    kind, settings = DECODERS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    return shaken(model)
+
+
+def shaken(model: Any) -> Any:
+    """The model with every weight moved: norms that are all ones hide mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def empty_cache(run: onnxruntime.InferenceSession, batch: int) -> dict[str, np.ndarray]:
+    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    return {
+        value.name: np.zeros((batch, value.shape[1], 0, value.shape[3]), kinds[value.type])
+        for value in run.get_inputs()
+        if value.name.startswith("past_key_values")
+    }
+
+
+def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> float:
+    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens."""
+    run = session(path)
+    vocab = model.config.get_text_config().vocab_size
+    ids = torch.randint(3, vocab, (2, prompt + steps), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache, theirs_cache, worst = empty_cache(run, 2), None, 0.0
+    outputs = [value.name for value in run.get_outputs()]
+    for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, prompt + steps))]:
+        feeds = {
+            "input_ids": ids[:, start:stop].numpy(),
+            "attention_mask": mask[:, :stop].numpy(),
+            "position_ids": positions[:, start:stop].numpy(),
+        }
+        found = dict(zip(outputs, run.run(None, feeds | cache), strict=True))
+        cache = {name.replace("present", "past_key_values"): found[name] for name in outputs if name != "logits"}
+        with torch.no_grad():
+            theirs = model(
+                input_ids=ids[:, start:stop],
+                attention_mask=mask[:, :stop],
+                position_ids=positions[:, start:stop],
+                cache=theirs_cache,
+                use_cache=True,
+            )
+        theirs_cache = theirs.cache
+        seen = mask[:, start:stop].numpy().astype(bool)
+        worst = max(worst, float(np.abs(found["logits"].astype("f4") - theirs.logits.numpy())[seen].max()))
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
+    parser.add_argument("--f16", action="store_true")
+    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
+    given = parser.parse_args()
+    for name in given.names:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            model = decoder(name) if name in DECODERS else encoder(name)
+            model.save_pretrained(folder / "model")
+            source = folder / "model"
+            if given.gguf:
+                modelfmt.convert(source, folder / "model.gguf", quant="F32")
+                source = folder / "model.gguf"
+            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
+            compare = difference if name in DECODERS else encoder_difference
+            print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
