@@ -15,7 +15,7 @@ import msgspec
 from modelfmt.errors import CorruptFile
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
-from modelfmt.ir.ops import Expression, RopePermute, geometry, row_bytes
+from modelfmt.ir.ops import FACTOR_ELEMENTS, AddLowRank, Expression, RopePermute, geometry, row_bytes
 from modelfmt.report import Loss, Note
 
 __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
@@ -117,7 +117,8 @@ class Plan(msgspec.Struct, frozen=True):
     def job_bytes(self, stream: Stream, n_rows: int, n_cols: int) -> int:
         """Bytes that a job of n_rows rows of this stream holds at once."""
         written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
-        return n_rows * (2 * row_bytes(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
+        held = n_rows * (2 * row_bytes(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
+        return held + _merged_bytes(stream.expr, n_rows, n_cols)
 
     def moved_bytes(self, job: Job) -> tuple[int, int]:
         """(bytes that a job reads, bytes that it writes)."""
@@ -221,6 +222,16 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     """Bytes of one written row."""
     stored = ENCODINGS[sink.encoding]
     return -(-n_cols // stored.block_elements) * stored.block_bytes
+
+
+def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:
+    """What an adapter adds: the sum in float32, and as much of its factors as is held at once."""
+    while not isinstance(expr, AddLowRank):
+        if not expr.inputs:
+            return 0
+        expr = expr.inputs[0]
+    factors = min(expr.b.shape[-1] * (n_cols + n_rows), 2 * FACTOR_ELEMENTS)
+    return 4 * (n_rows * n_cols + factors)
 
 
 def _unit(expr: Expression) -> int:
