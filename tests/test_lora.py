@@ -154,6 +154,22 @@ def test_a_quantized_base_keeps_its_types(tmp_path: Path) -> None:
     assert {"Q4_K", "Q6_K"} <= types
 
 
+def test_types_that_need_importance_need_it_again(tmp_path: Path, golden: Path) -> None:
+    import test_lora_hostile as small
+
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    small.write(
+        tmp_path / "lora", small.CONFIG, small.arrays({f"{name}A.weight": (2, 256), f"{name}B.weight": (256, 2)})
+    )
+    base, matrix = golden / "checkpoints" / "llama3-big", golden / "quantized" / "llama3-big" / "imatrix.gguf"
+    modelfmt.convert(base, tmp_path / "base.gguf", quant="IQ2_XXS", imatrix=matrix)
+    options = {"source": tmp_path / "base.gguf", "dest": tmp_path / "merged.gguf", "adapter": tmp_path / "lora"}
+    with pytest.raises(UsageError, match="importance-missing"):
+        modelfmt.plan(**options)
+    report = modelfmt.convert(**options, imatrix=matrix)
+    assert [loss.detail for loss in report.losses] == ["IQ2_XXS to IQ2_XXS, with the adapter added"]
+
+
 def test_other_types_of_a_quantized_base_have_to_be_allowed(tmp_path: Path) -> None:
     made(BY_NAME["linear"], tmp_path)
     modelfmt.convert(tmp_path / "base", tmp_path / "base.gguf", quant="Q8_0")
@@ -179,12 +195,17 @@ def test_one_pass_writes_what_two_write(tmp_path: Path) -> None:
             assert tensor.numpy(dequantize=False).tobytes() == two[name].numpy(dequantize=False).tobytes(), name
 
 
-def test_tiles_and_threads_do_not_matter(tmp_path: Path) -> None:
+def test_tiles_and_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor how much of a factor is held at once, or in what strips a sum is made."""
     import msgspec
+
+    from modelfmt.ir import ops
 
     made(Variant("dora", config={"target_modules": LINEAR, "use_dora": True}), tmp_path)
     outputs = set()
-    for elements, threads in ((1 << 20, 1), (1000, 2), (64, 3)):
+    for elements, threads, held in ((1 << 20, 1, 1 << 20), (1000, 2, 300), (64, 3, 1)):
+        monkeypatch.setattr(ops, "FACTOR_ELEMENTS", held)
+        monkeypatch.setattr(ops, "STRIP_ELEMENTS", held)
         dest = tmp_path / f"{elements}.gguf"
         plan = modelfmt.plan(tmp_path / "base", dest, quant="Q8_0", adapter=tmp_path / "lora")
         modelfmt.run(msgspec.structs.replace(plan, tile_elements=elements), threads=threads)
@@ -254,6 +275,23 @@ def test_what_a_merged_file_carries_is_right(tmp_path: Path, golden: Path) -> No
     modelfmt.convert(tmp_path / "merged.gguf", tmp_path / "back")
     first, second = values(tmp_path / "merged"), values(tmp_path / "back")
     assert first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_folder_becomes_another(tmp_path: Path, golden: Path) -> None:
+    """In another type, in shards; transformers loads it, and config.json says the type."""
+    import torch
+    import transformers
+
+    found = model(BY_NAME["linear"])
+    found.save_pretrained(tmp_path / "base")
+    with_tokenizer(tmp_path / "base", golden, TOKENIZERS["llama"])
+    modelfmt.convert(tmp_path / "base", tmp_path / "half", quant="BF16", split_size="200K")
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "half")
+    assert again.dtype == torch.bfloat16 and len(list((tmp_path / "half").glob("*.safetensors"))) > 1
+    for name, weight in found.to(torch.bfloat16).state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    for path in (tmp_path / "base").glob("token*"):
+        assert (tmp_path / "half" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,18 @@ from modelfmt.errors import CorruptFile
 from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
-from modelfmt.ir.ops import BlockPart, Coded, Expression, Packed, RopePermute, geometry, nodes, row_bytes
+from modelfmt.ir.ops import (
+    FACTOR_ELEMENTS,
+    AddLowRank,
+    BlockPart,
+    Coded,
+    Expression,
+    Packed,
+    RopePermute,
+    geometry,
+    nodes,
+    row_bytes,
+)
 from modelfmt.report import Loss, Note
 
 __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
@@ -127,7 +138,8 @@ class Plan(msgspec.Struct, frozen=True):
         if isinstance(stream.expr, BlockPart):  # values, blocks, codes and their halves
             return n_rows * (_wide(stream.expr, n_cols) * _TAKEN_APART + written)
         inner = max((row_bytes(part) for part in stream.expr.inputs), default=0) if _is_packed(stream.expr) else 0
-        return n_rows * (2 * row_bytes(stream.expr) + inner + written) + 4 * n_cols * min(n_rows, 16)
+        held = n_rows * (2 * row_bytes(stream.expr) + inner + written) + 4 * n_cols * min(n_rows, 16)
+        return held + _merged_bytes(stream.expr, n_rows, n_cols)
 
     def moved_bytes(self, job: Job) -> tuple[int, int]:
         """(bytes that a job reads, bytes that it writes)."""
@@ -255,6 +267,16 @@ def _is_packed(expr: Expression) -> bool:
 def _across(expr: Expression) -> bool:
     """Whether rows of an expression are columns of what it is read from: strips should be wide then."""
     return any(isinstance(node, Coded) and node.packing.lay != "rows" for node in nodes(expr))
+
+
+def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:
+    """What an adapter adds: the sum in float32, and as much of its factors as is held at once."""
+    while not isinstance(expr, AddLowRank):
+        if not expr.inputs:
+            return 0
+        expr = expr.inputs[0]
+    factors = min(expr.b.shape[-1] * (n_cols + n_rows), 2 * FACTOR_ELEMENTS)
+    return 4 * (n_rows * n_cols + factors)
 
 
 def _unit(expr: Expression) -> int:

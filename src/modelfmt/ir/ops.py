@@ -33,6 +33,9 @@ MAX_PARTS = 1 << 14
 FACTOR_ELEMENTS = 1 << 20
 """Elements of a factor of low rank that are held at once, about."""
 
+STRIP_ELEMENTS = 1 << 16
+"""Elements of a sum that are worked on at once, about."""
+
 __all__ = [
     "GRIDDED",
     "ROUNDED",
@@ -525,30 +528,35 @@ class AddLowRank(_Computed, frozen=True):
 
         rank, columns = self.a.shape[-2:]
         per_matrix = self.b.shape[-2]
-        sums = np.zeros((stop - start, columns), np.float32)
+        out = np.empty((stop - start, columns), np.float32)
         step = max(1, FACTOR_ELEMENTS // max(columns, stop - start, 1))
-        at = 0
+        strip = max(1, STRIP_ELEMENTS // max(columns, 1)) if isinstance(self.input, Leaf) else stop - start
+        at = start
         for matrix, first, last in spans(start, stop, per_matrix):
-            skip = matrix * rank if len(self.a.shape) > 2 else 0
-            rows = (matrix * per_matrix + first, matrix * per_matrix + last)
-            for k in range(0, rank, step):
-                end = min(k + step, rank)
-                a = np.ascontiguousarray(reader.values(self.a, skip + k, skip + end))
-                b = self._b(rows, k, end, reader)
-                reader.add_product(a, b, sums[at : at + last - first])
-            at += last - first
+            skip, end = matrix * rank if len(self.a.shape) > 2 else 0, at + last - first
+            for k in range(0, max(rank, 1), step):
+                a = np.ascontiguousarray(reader.values(self.a, skip + k, skip + min(k + step, rank)))
+                b = np.ascontiguousarray(reader.values(self.b, at, end)[:, k : k + step])
+                for row in range(at, end, strip):  # short enough to stay in a cache
+                    until = min(row + strip, end)
+                    sums = out[row - start : until - start]
+                    if k == 0:
+                        sums[:] = 0
+                    reader.add_product(a, b[row - at : until - at], sums)
+                    if k + step >= rank:
+                        self._finish(sums, row, until, reader)
+            at = end
+        return out.view(np.uint8)
+
+    def _finish(self, sums: NDArray[np.float32], start: int, stop: int, reader: Reader) -> None:
+        """From the product to the result, in place."""
+        import numpy as np
+
         sums *= np.float32(self.scale)
         sums += reader.values(self.input, start, stop).reshape(sums.shape)
         if self.magnitude is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 sums *= reader.values(self.magnitude, start, stop) / reader.row_lengths(sums)[:, None]
-        return sums.view(np.uint8)
-
-    def _b(self, rows: tuple[int, int], first: int, last: int, reader: Reader) -> NDArray[np.float32]:
-        import numpy as np
-
-        b = reader.values(self.b, *rows)
-        return np.ascontiguousarray(b if last - first == b.shape[1] else b[:, first:last])
 
 
 class Pad(_Op, frozen=True):

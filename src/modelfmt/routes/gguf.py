@@ -14,6 +14,7 @@ from modelfmt.ir.encoding import ENCODINGS, Encoding
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Reader, Reshape
+from modelfmt.kernels import kernel_types
 from modelfmt.quant import coverage, mixture, recipes, target, transcode
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing, stored_tensors
@@ -134,6 +135,14 @@ def _draft(
         present = content.present(name)
         losses += _loss(name, ENCODINGS[present], choice, options)
         if choice.type == present != expr.stored.name:
+            if kernel_types()[present].needs_importance and importance is None:
+                raise UsageError(
+                    "this type can only be quantized again with an importance matrix",
+                    code="importance-missing",
+                    place=name,
+                    found=present,
+                    hint="give --imatrix",
+                )
             losses.append(Loss("requantized", name, f"{choice.type} to {choice.type}, with the adapter added"))
         if choice.reason.startswith("fallback"):
             notes.append(Note(name, choice.reason))
