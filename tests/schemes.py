@@ -158,6 +158,32 @@ def compressed(bits: int, group: int | None, *, symmetric: bool, scale: torch.dt
     return Scheme(_ct("pack-quantized", bits, "int", symmetric, "group" if group else "channel", group), make)
 
 
+def padded(bits: int) -> Scheme:
+    """As compressed-tensors 0.9.4 packed it: floor(32 / bits) codes in a word (pack_quantized.py, pack_to_int32)."""
+
+    def make(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+        codes, zeros, scales, values = affine_codes(weights, 64, bits, rng, symmetric=False)
+        per_word = 32 // bits
+
+        def pack(fields: NDArray[np.int64]) -> NDArray[np.int32]:
+            n = -(-fields.shape[1] // per_word) * per_word
+            wide = np.pad(fields, ((0, 0), (0, n - fields.shape[1]))).reshape(len(fields), -1, per_word)
+            words = np.zeros(wide.shape[:2], np.uint32)
+            for i in range(per_word):
+                words |= wide[..., i].astype(np.uint32) << np.uint32(bits * i)
+            return words.view(np.int32)
+
+        parts = {
+            "weight_packed": pack(codes),
+            "weight_scale": scales,
+            "weight_zero_point": np.ascontiguousarray(pack(zeros.T).T),
+            "weight_shape": np.array(weights.shape),
+        }
+        return _tensors(parts), values
+
+    return Scheme(_ct("pack-quantized", bits, "int", False, "group", 64), make)
+
+
 def _ct(
     form: str, bits: int, kind: str, symmetric: bool, strategy: str, group: int | None = None, **more: Any
 ) -> dict[str, Any]:
@@ -334,6 +360,8 @@ SCHEMES: dict[str, Scheme] = {
     "ct-int3-dense": compressed(3, 64, symmetric=True, scale=torch.float16),
     "ct-int3-asym": compressed(3, 64, symmetric=False, scale=torch.float16),
     "ct-int6-asym": compressed(6, 64, symmetric=False, scale=torch.float16),
+    "ct-int3-padded": padded(3),
+    "ct-int5-padded": padded(5),
     "ct-int6-dense": compressed(6, 64, symmetric=True, scale=torch.float16),
     "ct-int8": Scheme(_ct("int-quantized", 8, "int", True, "channel"), compressed_int8),
     "ct-fp8": Scheme(_ct("float-quantized", 8, "float", True, "tensor"), float8(None, "weight_scale")),

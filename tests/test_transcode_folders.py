@@ -150,6 +150,23 @@ def test_gguf_becomes_a_folder(kind: str, target: str, golden: Path, tmp_path: P
     check(tmp_path / "out", target, values, 2.0**-24)
 
 
+def test_transformers_runs_the_folder(golden: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    source = golden / "checkpoints/llama3-big"
+    values = schemes.write(schemes.SCHEMES["gptq-4-sym"], source, tmp_path / "in", layers=2)
+    modelfmt.convert(tmp_path / "in", tmp_path / "out", to="compressed-tensors")
+    plain = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    plain.model.layers = plain.model.layers[:2]
+    weights = dict(plain.named_parameters())
+    tokens = torch.tensor([[1, 17, 300, 44, 5, 260, 99, 480]])
+    with torch.no_grad():
+        for name, value in values.items():
+            weights[name].copy_(torch.from_numpy(np.ascontiguousarray(value, np.float32)))
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+        assert (loaded(tokens).logits - plain(tokens).logits).abs().max() <= 1e-3
+
+
 def test_awq_and_back_is_the_same_bytes(golden: Path, tmp_path: Path) -> None:
     schemes.write(schemes.SCHEMES["awq-g64"], golden / "checkpoints/llama3-big", tmp_path / "a", layers=1)
     modelfmt.convert(tmp_path / "a", tmp_path / "b", to="gptq")

@@ -57,6 +57,7 @@ __all__ = [
     "source",
     "tile",
     "values",
+    "zeros_of",
 ]
 
 GROUPS = {
@@ -134,7 +135,8 @@ def blocks_of(expr: Expression, target: str) -> Expression | None:
     """The same rows, made into blocks of a type where they are read, before operations move them: those move blocks as
     well. None where codes are not read from tensors of their own."""
     if isinstance(expr, Coded):
-        return None if expr.index is not None or expr.records else Blocks(expr, target)
+        direct = expr.index is None and not expr.records and expr.packing.lay in _LAYS
+        return Blocks(expr, target) if direct else None
     if is_row_operation(expr):
         parts = [blocks_of(part, target) for part in expr.inputs]
         return None if None in parts else with_inputs(expr, lambda part: blocks_of(part, target) or part)
@@ -318,6 +320,21 @@ def _records(expr: Coded, start: int, stop: int, columns: NDArray[np.int64], rea
     return found
 
 
+def zeros_of(expr: Coded, reader: Reader) -> tuple[float, float]:
+    """The smallest and the largest zero that a tensor stores."""
+    import numpy as np
+
+    if not isinstance(expr.zero, Param):
+        return expr.zero, expr.zero
+    n_rows, low, high = geometry(expr.shape, expr.stored)[0], float("inf"), float("-inf")
+    columns = np.zeros(1, np.int64) if expr.zero.group == 0 else np.arange(0, expr.n_cols, expr.zero.group)
+    step = max(8, (1 << 18) // len(columns) // 8 * 8)
+    for start in range(0, n_rows, step):
+        found = _param(expr.zero, start, min(start + step, n_rows), columns, expr, reader)
+        low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))
+    return low, high
+
+
 def _param(
     param: Param, start: int, stop: int, columns: NDArray[np.int64], expr: Coded, reader: Reader
 ) -> NDArray[Any]:
@@ -364,7 +381,7 @@ def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
         return _fields(words, param)
     n_lines = geometry(expr.shape, expr.stored)[0]
     begin, end = first // per_word, -(-last // per_word)
-    if 32 % param.bits:  # codes straddle words: as many words as bits hold 32 of them
+    if 32 % param.bits and not param.padded:  # codes straddle words: as many words as bits hold 32 of them
         begin, end = first // 32 * param.bits, -(-last // 32) * param.bits
     if param.turned:
         end = min(end, expr.shape[-1])
@@ -373,7 +390,7 @@ def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
     else:  # packed along the first axis
         strip = np.ascontiguousarray(reader.rows(expr, begin, min(end, n_lines))).view(np.uint32)
         fields = _fields(np.ascontiguousarray(strip.T), param).T
-    skip = first - begin * 32 // param.bits
+    skip = first - (begin * per_word if param.padded else begin * 32 // param.bits)
     return fields[skip : skip + last - first]
 
 
@@ -383,6 +400,8 @@ def _fields(words: NDArray[Any], param: Param) -> NDArray[np.uint8]:
 
     if param.add:  # where codes straddle words, to each code instead: that is what gptqmodel does
         words = words + np.uint32(param.add if 32 % param.bits == 0 else 0)
+    if param.padded:
+        return _padded(words, param.bits)
     n = words.shape[1] * 32 // param.bits
     rows = np.empty((len(words), grid.RECORD + n), np.uint8)
     out = rows[:, grid.RECORD :]
@@ -394,6 +413,15 @@ def _fields(words: NDArray[Any], param: Param) -> NDArray[np.uint8]:
     if param.order == "awq":
         out = out.reshape(len(words), -1, 8)[..., _AWQ].reshape(len(words), -1)
     return out
+
+
+def _padded(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Codes of words that hold as many as are whole in them, lowest first: [n, words] -> [n, words * (32 // bits)]."""
+    import numpy as np
+
+    fields = words.view(np.uint32)[..., None] >> (np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits))
+    found: NDArray[np.uint8] = (fields & np.uint32((1 << bits) - 1)).astype(np.uint8).reshape(len(words), -1)
+    return found
 
 
 def _span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols: int) -> tuple[Rows, int]:
@@ -416,8 +444,13 @@ def _span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols
 
 
 def _unpack(expr: Coded, start: int, stop: int, reader: Reader, out: Rows) -> None:
-    packed, stride = _span(expr, start, stop, reader, expr.first, expr.shape[-1])
     packing = expr.packing
+    if packing.lay == "padded":
+        codes = _padded(reader.rows(expr.codes, start, stop), packing.bits)
+        head = expr.shape[-1] // expr.group * grid.RECORD
+        out[:, head:] = codes[:, expr.first : expr.first + expr.shape[-1]]
+        return
+    packed, stride = _span(expr, start, stop, reader, expr.first, expr.shape[-1])
     layout = (_LAYS[packing.lay], _ORDERS[packing.order], packing.bits, packing.flip, stride)
     _kernels.grid_unpack(layout, (stop - start, expr.shape[-1], expr.group), packed, out)
 

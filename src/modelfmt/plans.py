@@ -266,7 +266,7 @@ def _is_packed(expr: Expression) -> bool:
 
 def _across(expr: Expression) -> bool:
     """Whether rows of an expression are columns of what it is read from: strips should be wide then."""
-    return any(isinstance(node, Coded) and node.packing.lay != "rows" for node in nodes(expr))
+    return any(isinstance(node, Coded) and node.packing.lay in ("words", "columns") for node in nodes(expr))
 
 
 def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:

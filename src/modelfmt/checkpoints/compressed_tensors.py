@@ -98,23 +98,23 @@ def _packed(parts: Parts, module: str, packed: Expression, bits: int) -> Coded:
     *outer, n_cols = shape
     dense, padded = -(-n_cols * bits // 32), -(-n_cols // (32 // bits))
     parts.shape(f"{module}.weight_packed", packed, (*outer, dense), (*outer, padded))
-    if packed.shape[-1] != dense or (32 % bits and n_cols * bits % 32):
-        raise parts.refused(
-            f"{module}.weight_packed", f"{packed.shape[-1]} words for {n_cols} columns", f"{dense}, dense and full"
-        )
+    is_padded = packed.shape[-1] != dense
     scale, group = scale_of(parts, f"{module}.weight_scale", parts.need(module, "weight_scale", *FLOATS), shape, None)
     half = 1 << (bits - 1)
     zero: float | Param = float(half)
     zeros = parts.get(module, "weight_zero_point")
     if zeros is not None:
-        zero = _zero(parts, module, zeros, shape, group, bits)
+        zero = _zero(parts, module, zeros, shape, group, bits, padded=is_padded)
     index = parts.get(module, "weight_g_idx", "I32")
     if index is not None:
         parts.shape(f"{module}.weight_g_idx", index, (n_cols,))
         index = _index(parts, module, index, group)
     label = f"compressed-tensors int{bits}, group {group}" + (", act-order" if index is not None else "")
     own = group if index is None else 1
-    return Coded(packed, Packing(bits), shape, f"U{bits}", own, (scale,), zero, index=index, label=label)
+    packing = Packing(bits, "padded" if is_padded else "rows")
+    if index is not None and is_padded:
+        raise parts.refused(f"{module}.weight_packed", "padded words with weight_g_idx", "dense words")
+    return Coded(packed, packing, shape, f"U{bits}", own, (scale,), zero, index=index, label=label)
 
 
 def _index(parts: Parts, module: str, index: Expression, group: int) -> Expression | None:
@@ -125,7 +125,9 @@ def _index(parts: Parts, module: str, index: Expression, group: int) -> Expressi
     return None if plain else Reshape(index, (1, len(found)))
 
 
-def _zero(parts: Parts, module: str, zeros: Expression, shape: tuple[int, ...], group: int, bits: int) -> Param:
+def _zero(
+    parts: Parts, module: str, zeros: Expression, shape: tuple[int, ...], group: int, bits: int, padded: bool = False
+) -> Param:
     """Zeros as packed as the codes, along the rows, or plain bytes."""
     n_rows, n_cols = shape[-2:]
     place, n_groups = f"{module}.weight_zero_point", n_cols // group
@@ -137,10 +139,11 @@ def _zero(parts: Parts, module: str, zeros: Expression, shape: tuple[int, ...], 
             return Param(Reshape(zeros, (1, 1)), rows=0, plus=half)
         return Param(zeros, group=own, plus=half)
     zeros = parts.need(module, "weight_zero_point", "I32")
-    parts.shape(place, zeros, (-(-n_rows * bits // 32), n_groups))
+    n_words = -(-n_rows // (32 // bits)) if padded else -(-n_rows * bits // 32)
+    parts.shape(place, zeros, (n_words, n_groups))
     if len(shape) != 2:
         raise parts.refused(place, list(shape), "a matrix")
-    return Param(zeros, group=own, bits=bits, along="rows")
+    return Param(zeros, group=own, bits=bits, along="rows", padded=padded)
 
 
 def _bytes(parts: Parts, module: str, weight: Expression, scheme: Mapping[str, Any]) -> Coded:

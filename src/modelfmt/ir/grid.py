@@ -47,12 +47,15 @@ _NAME = re.compile(r"GRID:(-|[A-Z][A-Z0-9]{1,3}):([1-9][0-9]{0,9}):([1-9][0-9]{0
 
 
 class Packing(msgspec.Struct, frozen=True):
-    """How codes lie in a tensor of words. rows: along the row. words: 32-bit words of a row one below the other (GPTQ).
-    columns: codes of neighbouring rows in one word (AWQ). order of nibbles: low first, high first, or AWQ's. flip: bits
-    exchanged in each code, the sign bit for two's complement."""
+    """How codes lie in a tensor of words.
+
+    lay: rows, along the row; padded, as many as are whole in each word; words, 32-bit words of a row one below the
+    other (GPTQ); columns, codes of neighbouring rows in one word (AWQ). order of nibbles: low first, high first, or
+    AWQ's. flip: bits exchanged in each code, the sign bit for two's complement.
+    """
 
     bits: int
-    lay: Literal["rows", "words", "columns"] = "rows"
+    lay: Literal["rows", "padded", "words", "columns"] = "rows"
     order: Literal["low", "high", "awq"] = "low"
     flip: int = 0
 

@@ -746,7 +746,8 @@ class Param(msgspec.Struct, frozen=True):
     input: [rows, groups] values of any dense type; turned: [groups, rows]. rows: neighbouring rows that share a number
     (0: all); group: neighbouring columns (0: all), or with flat: neighbouring elements of the whole in row-major order.
     bits: integers of so many bits, packed in 32-bit words along the rows ("rows") or the groups ("groups"); order: of
-    nibbles, "awq"; add: a number added to each word before (GPTQ's zeros); plus: one added to each value.
+    nibbles, "awq"; padded: as many as are whole in each word; add: a number added to each word before (GPTQ's zeros);
+    plus: one added to each value; divide: by the number.
     """
 
     input: Expression
@@ -757,6 +758,7 @@ class Param(msgspec.Struct, frozen=True):
     bits: int = 0
     along: str = ""
     order: str = "low"
+    padded: bool = False
     add: int = 0
     plus: float = 0.0
     divide: bool = False

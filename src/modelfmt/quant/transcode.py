@@ -239,10 +239,15 @@ def _plain(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> boo
     if target not in _SYMMETRIC or own.group % ENCODINGS[target].block_elements:
         return False
     middle, top = _SYMMETRIC[target]
+    if own.limit > top:
+        return False
     for node in nodes(expr):
         if isinstance(node, Coded):
             bounds = _zero_bounds(node)
-            if bounds is None or not _fits(*bounds, own.limit, middle, top) or not scales_fit(node, "F16", reader):
+            fits = bounds is not None and (
+                _fits(*bounds, own.limit, middle, top) or _fits(*grids.zeros_of(node, reader), own.limit, middle, top)
+            )
+            if not fits or not scales_fit(node, "F16", reader):
                 return False
         elif is_grid(node) and not any(map(is_grid, node.inputs)):
             return False
@@ -410,13 +415,12 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
-    """The smallest and the largest whole zero of a grid, or bounds of them where the scheme's form tells."""
+    """The smallest and the largest whole zero of a grid."""
     coded = [node for node in nodes(expr) if isinstance(node, Coded)]
     low, high = float("inf"), float("-inf")
-    if isinstance(expr, Coded) or (coded and all(not isinstance(node.zero, Param) for node in coded)):
-        bounds = [_zero_bounds(node) for node in coded]
-        if all(bounds):
-            return min(pair[0] for pair in bounds if pair), max(pair[1] for pair in bounds if pair)
+    if coded and all(_zero_bounds(node) is not None for node in coded):
+        stored = [grids.zeros_of(node, reader) for node in coded]
+        return min(pair[0] for pair in stored), max(pair[1] for pair in stored)
     for records in _records(expr, reader):
         found = whole_zeros(*records.T)
         low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))
