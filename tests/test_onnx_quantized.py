@@ -56,7 +56,17 @@ def products(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-EXACT = {"Q4_0": 0.0, "Q5_0": 0.0, "Q8_0": 0.0, "Q6_K": 0.0, "Q4_1": 2e-7, "Q4_K": 2e-7}
+EXACT = {
+    "Q4_0": 0.0,
+    "Q5_0": 0.0,
+    "Q8_0": 0.0,
+    "Q6_K": 0.0,
+    "Q3_K": 0.0,
+    "IQ4_NL": 0.0,
+    "IQ4_XS": 0.0,
+    "Q4_1": 2e-7,
+    "Q4_K": 2e-7,
+}
 
 
 @pytest.mark.parametrize("profile", ["auto", "onnx-standard"])
@@ -100,6 +110,13 @@ def test_a_quantized_file_becomes_dense_when_asked(wide: Any, tmp_path: Path) ->
     modelfmt.convert(folder, tmp_path / "m.gguf", quant="Q8_0")
     modelfmt.convert(tmp_path / "m.gguf", tmp_path / "m.onnx", quant="F16")
     assert products(tmp_path / "m.onnx") == {}
+
+
+def test_blocks_without_an_operator_are_named(wide: Any, tmp_path: Path) -> None:
+    _, folder = wide
+    modelfmt.convert(folder, tmp_path / "m.gguf", quant="Q5_1", pure=True)
+    plan = modelfmt.plan(tmp_path / "m.gguf", tmp_path / "m.onnx")
+    assert any(note.subject == "Q5_1" and "F32" in note.detail for note in plan.notes)
 
 
 def test_memory_is_that_of_tiles(wide: Any, tmp_path: Path) -> None:

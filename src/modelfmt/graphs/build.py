@@ -57,10 +57,12 @@ def from_checkpoint(
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
     notes: list[Note | Loss] = [*weights.losses, *weights.notes]
+    pooled, _ = encoder.read_pooling(assets)
     if weights.arch.model_type[0] in encoder.SUPPORTED:
-        pooled, _ = encoder.read_pooling(assets)
         graph = encoder.build(weights, form, pooled)
     else:
-        graph = decoder.build(weights, form)
+        name = architecture or ""
+        states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
+        graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
     return Made(standard.lower(graph, form), notes)

@@ -13,7 +13,7 @@ from typing import Any
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.encoder import SUPPORTED as ENCODERS
-from modelfmt.graphs.layers import Layers
+from modelfmt.graphs.layers import Layers, Pooling
 from modelfmt.graphs.rope import Turning, turning
 from modelfmt.graphs.weights import Weights
 from modelfmt.ir.graph import Affine, Dim, Graph
@@ -33,8 +33,9 @@ SUPPORTED = frozenset(
 _BATCH, _SEQUENCE, _PAST = "batch_size", "sequence_length", "past_sequence_length"
 
 
-def build(weights: Weights, form: Form) -> Graph:
-    """The graph of a decoder. Raises UnsupportedError."""
+def build(weights: Weights, form: Form, *, states: bool = False, pooled: Pooling | None = None) -> Graph:
+    """The graph of a decoder. states: without cache and head: last_hidden_state, or pooled as an encoder's is. Raises
+    UnsupportedError."""
     kind = weights.arch.model_type[0]
     if kind not in SUPPORTED:
         raise UnsupportedError(
@@ -43,7 +44,7 @@ def build(weights: Weights, form: Form) -> Graph:
             found=kind,
             allowed=", ".join(sorted(SUPPORTED | ENCODERS)),
         )
-    return _Decoder(weights, form).build()
+    return _Decoder(weights, form).embeddings(pooled) if states else _Decoder(weights, form).build()
 
 
 class _Decoder(Layers):
@@ -56,6 +57,7 @@ class _Decoder(Layers):
         if isinstance(kv, list):
             raise UnsupportedError("layers with different numbers of heads", code="no-graph", found=kv[:4])
         self.heads, self.kv_heads, self.head_size = int(n_head), int(kv), int(self.params["head_size"])
+        self.cached = True
 
     def build(self) -> Graph:
         b, total = self.b, Affine(((_PAST, 1), (_SEQUENCE, 1)))
@@ -76,6 +78,19 @@ class _Decoder(Layers):
                 name = f"present.{layer}.{part}"
                 b.output(name, b.float_type, (*cached, total, self.head_size), f"present {layer} {part}")
         self.logits(self.norm("output_norm", hidden, "/model/norm"))
+        return b.graph
+
+    def embeddings(self, pooled: Pooling | None) -> Graph:
+        """The graph without a cache, up to the last norm. Positions are counted over what attention_mask shows."""
+        b, self.cached = self.b, False
+        for name, role in (("input_ids", "token_ids"), ("attention_mask", "attention_mask")):
+            b.input(name, "INT64", (_BATCH, _SEQUENCE), role)
+        b.node("MaskPositions", ["attention_mask"], "position_ids")
+        hidden = self.embedded()
+        for layer in range(self.params["n_layer"]):
+            self.layer = layer
+            hidden = self.block(hidden)
+        self.states(self.norm("output_norm", hidden, "/model/norm"), pooled)
         return b.graph
 
     def embedded(self) -> str:
@@ -143,8 +158,10 @@ class _Decoder(Layers):
             shape: dict[str, Any] = {"rotated": int(self.params["n_rot"]), "interleaved": self.weights.interleaved}
             query = b.node("RoPE", [query, cos, sin], f"{base}/q_rotary_out", heads=self.heads, **shape)
             key = b.node("RoPE", [key, cos, sin], f"{base}/k_rotary_out", heads=self.kv_heads, **shape)
-        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        outputs = [f"{base}/attention_out", f"present.{layer}.key", f"present.{layer}.value"]
+        past, outputs = [], [f"{base}/attention_out"]
+        if self.cached:
+            past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+            outputs += [f"present.{layer}.{part}" for part in ("key", "value")]
         cap = self.params.get("attention_cap")
         b.nodes(
             "Attention",
@@ -209,7 +226,7 @@ class _Decoder(Layers):
         window = self.weights.windows[self.layer]
         name = f"/model/attention_bias{'' if window is None else f'_{window}'}_out"
         if name not in self.b.made:
-            inputs = ["input_ids", "attention_mask", "past_key_values.0.key"]
+            inputs = ["input_ids", "attention_mask", *["past_key_values.0.key"][: self.cached]]
             self.b.node("AttentionBias", inputs, name, causal=1, window=window)
         return name
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from modelfmt.archs import pooling
 from modelfmt.graphs.builder import Form
-from modelfmt.graphs.layers import Layers
+from modelfmt.graphs.layers import Layers, Pooling
 from modelfmt.graphs.weights import Weights
 from modelfmt.ir.graph import Graph
 from modelfmt.report import Loss
@@ -26,14 +25,6 @@ SUPPORTED = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilber
 
 _BATCH, _SEQUENCE = "batch_size", "sequence_length"
 _KINDS = {1: "mean", 2: "cls", 3: "last"}
-
-
-@dataclass(frozen=True, slots=True)
-class Pooling:
-    """How a text becomes one vector. kind: mean, cls or last."""
-
-    kind: str
-    normalised: bool
 
 
 def read_pooling(assets: Mapping[str, bytes]) -> tuple[Pooling | None, list[Loss]]:
@@ -62,15 +53,7 @@ class _Encoder(Layers):
         for layer in range(self.params["n_layer"]):
             self.layer = layer
             hidden = self.block(hidden, bias)
-        name = "last_hidden_state" if pooled is None else "token_embeddings"
-        self.b.node("Identity", [hidden], name, domain="")
-        b.output(name, b.float_type, (*shape, int(self.params["n_embd"])), "hidden")
-        if pooled is not None:
-            made = "sentence_embedding"
-            b.node(
-                "Pool", [name, "attention_mask"], made, kind=pooled.kind, normalised=1 if pooled.normalised else None
-            )
-            b.output(made, b.float_type, (_BATCH, int(self.params["n_embd"])), "pooled")
+        self.states(hidden, pooled)
         return b.graph
 
     def embedded(self) -> str:

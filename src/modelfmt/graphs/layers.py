@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from modelfmt.graphs.builder import Builder, Form
@@ -9,7 +10,7 @@ from modelfmt.graphs.weights import Weight, Weights
 from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.ops import Transpose
 
-__all__ = ["Layers"]
+__all__ = ["Layers", "Pooling"]
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -21,6 +22,14 @@ _ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """How a text becomes one vector. kind: mean, cls or last."""
+
+    kind: str
+    normalised: bool
 
 
 class Layers:
@@ -59,6 +68,17 @@ class Layers:
         return self.b.node(
             "BlockEmbedding", [ids, *self.b.parts(table, blocks)], name, bits=layout.bits, block=layout.block
         )
+
+    def states(self, hidden: str, pooled: Pooling | None) -> None:
+        """Hidden states as outputs, with one vector for each text where they are pooled."""
+        b, width, text = self.b, int(self.params["n_embd"]), "sentence_embedding"
+        name = "last_hidden_state" if pooled is None else "token_embeddings"
+        b.node("Identity", [hidden], name, domain="")
+        b.output(name, b.float_type, ("batch_size", "sequence_length", width), "hidden")
+        if pooled is not None:
+            unit = 1 if pooled.normalised else None
+            b.node("Pool", [name, "attention_mask"], text, kind=pooled.kind, normalised=unit)
+            b.output(text, b.float_type, ("batch_size", width), "pooled")
 
     def bias_of(self, role: str) -> Weight | None:
         return self.weights.tensors.get(f"{self.role(role)}.bias")

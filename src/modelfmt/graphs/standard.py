@@ -375,6 +375,16 @@ def _positions(low: Lowering, node: Node) -> None:
     low.op("Max", [low.op("Sub", [count, one], f"{name}/from_zero"), zero], name)
 
 
+def _mask_positions(low: Lowering, node: Node) -> None:
+    """Positions counted over the tokens that a mask shows; 0 before them."""
+    import numpy as np
+
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    name = node.outputs[0]
+    count = low.op("CumSum", [node.inputs[0], one], f"/{name}/count")
+    low.op("Max", [low.op("Sub", [count, one], f"/{name}/from_zero"), zero], name)
+
+
 def _zero_ids(low: Lowering, node: Node) -> None:
     low.op("Sub", [node.inputs[0], node.inputs[0]], node.outputs[0])
 
@@ -489,6 +499,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Positions": _positions,
     "ZeroIds": _zero_ids,
     "Linear": _linear,
+    "MaskPositions": _mask_positions,
     "MoE": _experts,
     "RMSNorm": _rms_norm,
     "RoPE": _rope,

@@ -132,6 +132,57 @@ def _q6_k_levels(blocks: Bytes) -> Levels:
     return _half(blocks, 208) * scales, None
 
 
+def _q3_k_codes(blocks: Bytes) -> Bytes:
+    import numpy as np
+
+    shifts = np.arange(4, dtype=np.uint8).reshape(1, 1, 4, 1)
+    twos = blocks[:, 32:96].reshape(-1, 2, 1, 32) >> (2 * shifts) & 3  # [n, half, quarter, 32]
+    bits = np.arange(8, dtype=np.uint8).reshape(1, 2, 4, 1)
+    thirds = blocks[:, :32].reshape(-1, 1, 1, 32) >> bits & 1
+    codes = ((twos | thirds << 2) + np.uint8(8 - 4)).reshape(-1, 16)
+    return (codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8, copy=False)
+
+
+def _q3_k_levels(blocks: Bytes) -> Levels:
+    import numpy as np
+
+    packed, shifts = blocks[:, 96:108], np.arange(4, dtype=np.uint8).reshape(1, 4, 1) * 2
+    low = np.concatenate([packed[:, :8] & 15, packed[:, :8] >> 4], axis=-1)
+    high = (packed[:, None, 8:] >> shifts & 3).reshape(-1, 16)
+    scales = (low | high << 4).astype(np.float32) - 32
+    return _half(blocks, 108) * scales, None
+
+
+_IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def _looked_up(packed: Bytes) -> Bytes:
+    """Nibbles that are indices of a table of integers, in halves of 32, as these plus 128."""
+    import numpy as np
+
+    table = np.array(_IQ4_NL, np.int16) + 128
+    halves = packed.reshape(-1, 16)
+    codes: Bytes = table.astype(np.uint8)[np.concatenate([halves & 15, halves >> 4], axis=-1)]
+    return codes
+
+
+def _iq4_nl_codes(blocks: Bytes) -> Bytes:
+    return _looked_up(blocks[:, 2:])
+
+
+def _iq4_xs_codes(blocks: Bytes) -> Bytes:
+    return _looked_up(blocks[:, 8:])
+
+
+def _iq4_xs_levels(blocks: Bytes) -> Levels:
+    import numpy as np
+
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=-1).reshape(-1, 8)
+    high = np.ascontiguousarray(blocks[:, 2:4]).view(np.uint16) >> (2 * np.arange(8, dtype=np.uint16)) & 3
+    scales = (low | high << 4).astype(np.float32) - 32
+    return _half(blocks, 0) * scales, None
+
+
 def _offset(scales: Floats, subtracted: Floats) -> Levels:
     """Zero points from what is subtracted; a block without a scale gets one of 1, and codes of 0."""
     import numpy as np
@@ -153,7 +204,10 @@ LAYOUTS = {
     "Q4_1": BlockLayout(32, 4, True, _q4_1_codes, _q4_1_levels),
     "Q5_0": BlockLayout(32, 8, False, _q5_0_codes, _scale),
     "Q8_0": BlockLayout(32, 8, False, _q8_0_codes, _scale),
+    "Q3_K": BlockLayout(16, 4, False, _q3_k_codes, _q3_k_levels),
     "Q4_K": BlockLayout(32, 4, True, _q4_k_codes, _q4_k_levels),
     "Q6_K": BlockLayout(16, 8, False, _q6_k_codes, _q6_k_levels),
+    "IQ4_NL": BlockLayout(32, 8, False, _iq4_nl_codes, _scale),
+    "IQ4_XS": BlockLayout(32, 8, False, _iq4_xs_codes, _iq4_xs_levels),
 }
 """Types that come apart into what MatMulNBits and DequantizeLinear have."""

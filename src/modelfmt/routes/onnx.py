@@ -6,6 +6,7 @@ generation_config.json and the tokenizer's files.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ IN_PLACE, STANDARD = "safetensors", "onnx-standard"
 PROFILES = ("auto", STANDARD)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
-_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0")
+_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
@@ -119,6 +120,10 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
         losses += _losses(key, tensor.data, source.name, target)
     files = checkpoint.files if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
+    widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
+    notes += [
+        Note(kind, f"{n} weights in blocks that ONNX has no operator for become {usual}") for kind, n in widened.items()
+    ]
     return Draft(label, chosen, _Build(made.program, options, files), losses, notes, folder=options.folder)
 
 
