@@ -23,8 +23,8 @@ NOT_REFINED = {"F32", "F16", "BF16", "F64", "Q8_1", "Q8_K"}
 LEAST_GAIN = {
     "Q4_0": 4.0, "Q4_1": 10.0, "Q5_0": 4.0, "Q5_1": 11.0, "Q8_0": 10.0, "Q2_K": 10.5, "Q3_K": 3.4, "Q4_K": 2.5,
     "Q5_K": 5.4, "Q6_K": 5.4, "IQ4_NL": 3.5, "IQ4_XS": 3.0, "MXFP4": 2.2, "NVFP4": 10.0, "Q2_0": 40.0, "TQ1_0": 35.0,
-    "TQ2_0": 35.0, "IQ1_S": 8.4, "IQ1_M": 8.6, "IQ2_XXS": 4.7, "IQ2_XS": 4.9, "IQ2_S": 4.1, "IQ3_XXS": 2.7,
-    "IQ3_S": 5.2,
+    "TQ2_0": 35.0, "IQ1_S": 0.1, "IQ1_M": 0.1, "IQ2_XXS": 0.05, "IQ2_XS": 0.5, "IQ2_S": 0.6,
+    "IQ3_XXS": 0.65, "IQ3_S": 3.6,
 }  # fmt: skip
 """Of the root mean square error, in percent, with every importance 1, on Gaussian values and on Student's t with 5
 degrees of freedom: a little less than what was measured."""

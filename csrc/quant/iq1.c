@@ -233,7 +233,14 @@ void MF_LEVEL(iq1_s_refine)(const float *x, const float *weights, uint8_t *y, si
     int32_t d[VF_LANES], scales[MAX_SUBS][VF_LANES];
     points_search(iq1_s_points, x, weights, n, &found);
     iq1_take(iq1_s_points, &found, &batch, d, scales);
-    for (size_t k = 0; k < n; k++) iq1_s_pack(&batch, k, d, scales, block + k);
+    for (size_t k = 0; k < n; k++) {
+        float ggml[QK_K], now[QK_K];
+        MF_LEVEL(iq1_s_dequantize)((const uint8_t *)(block + k), ggml, QK_K);
+        iq1_s_pack(&batch, k, d, scales, block + k);
+        MF_LEVEL(iq1_s_dequantize)((const uint8_t *)(block + k), now, QK_K);
+        d[k] = points_unshrunk(x + k * QK_K, weights + k * QK_K, ggml, now, (uint16_t)d[k]);
+        iq1_s_pack(&batch, k, d, scales, block + k);
+    }
 }
 
 void MF_LEVEL(iq1_m_refine)(const float *x, const float *weights, uint8_t *y, size_t n) {
@@ -243,7 +250,14 @@ void MF_LEVEL(iq1_m_refine)(const float *x, const float *weights, uint8_t *y, si
     int32_t d[VF_LANES], scales[MAX_SUBS][VF_LANES];
     points_search(iq1_m_points, x, weights, n, &found);
     iq1_take(iq1_m_points, &found, &batch, d, scales);
-    for (size_t k = 0; k < n; k++) iq1_m_pack(&batch, k, d, scales, false, block + k);
+    for (size_t k = 0; k < n; k++) {
+        float ggml[QK_K], now[QK_K];
+        MF_LEVEL(iq1_m_dequantize)((const uint8_t *)(block + k), ggml, QK_K);
+        iq1_m_pack(&batch, k, d, scales, false, block + k);
+        MF_LEVEL(iq1_m_dequantize)((const uint8_t *)(block + k), now, QK_K);
+        d[k] = points_unshrunk(x + k * QK_K, weights + k * QK_K, ggml, now, (uint16_t)d[k]);
+        iq1_m_pack(&batch, k, d, scales, false, block + k);
+    }
 }
 
 static inline int iq1_word(const uint8_t *bytes) { return bytes[0] | bytes[1] << 8; }

@@ -55,11 +55,20 @@ INLINE bool is_even(const points_rule rule) { return rule.signs == SIGN_EVEN; }
 INLINE vi vi_bit(vm m, int bit) { return vi_select(m, vi_set1(1 << bit), vi_set1(0)); }
 INLINE vm vm_of_bit(vi v, int bit) { return vi_eq((v >> bit) & 1, vi_set1(1)); }
 
+/* Weights that favour large values, as ggml's own do: the least squared error alone would shrink them. */
+INLINE void points_favour_large(const vf *x, vf *w) {
+    vf sum = vf_set1(0.0f);
+    for (size_t j = 0; j < QK_K; j++) sum = sum + x[j] * x[j];
+    const vf sigma2 = 2.0f * sum / (float)QK_K;
+    for (size_t j = 0; j < QK_K; j++) w[j] = w[j] * vf_sqrt(sigma2 + x[j] * x[j]);
+}
+
 INLINE void points_load(const points_rule rule, points_lanes *lanes, const float *x, const float *weights, size_t n) {
     const vf zero = vf_set1(0.0f);
     lanes->points = MF_LEVEL(lattice_halves)(rule.id);
     blocks_load_f32(x, QK_K, n, QK_K, lanes->wx);
     blocks_load_f32(weights, QK_K, n, QK_K, lanes->w);
+    points_favour_large(lanes->wx, lanes->w);
     for (size_t sub = 0; sub < QK_K / rule.n; sub++) lanes->sum_w[sub] = lanes->sum_wxx[sub] = zero;
     for (size_t g = 0; g < QK_K / 8; g++) {
         const size_t sub = 8 * g / rule.n;
