@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "safetensors", "pytorch")}
+ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "safetensors", "pytorch", "npz", "npy")}
 """Destination format -> the module that drafts it."""
 
 
@@ -57,7 +57,7 @@ def plan(
     """Lay a conversion out without reading a weight (save for a target of bits per weight, which is met by measuring).
 
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
-    in it. to: "gguf", "safetensors" or "pytorch" (default: from dest's name). quant: a file type such as "Q4_K_M", or
+    in it. to: "gguf", "safetensors", "pytorch", "npz" or "npy" (default: from dest's name). quant: a file type such as "Q4_K_M", or
     several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own, one or several
     beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps
     their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is

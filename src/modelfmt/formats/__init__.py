@@ -29,6 +29,8 @@ FORMATS = {
         FormatInfo(
             "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", True, "PyTorch's pickles, of every form"
         ),
+        FormatInfo("npz", (".npz",), b"", True, "NumPy's archive of arrays, stored or deflated"),
+        FormatInfo("npy", (".npy",), b"\x93NUMPY", True, "NumPy's array"),
         FormatInfo("imatrix_dat", (".dat", ".imatrix"), b"", False, "llama.cpp's legacy importance matrix"),
     )
 }
