@@ -57,9 +57,9 @@ def plan(
     """Lay a conversion out without reading a weight (save for a target of bits per weight, which is met by measuring).
 
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
-    in it. to: "gguf", "safetensors", "pytorch", "npz" or "npy" (default: from dest's name). quant: a file type such as "Q4_K_M", or
-    several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own, one or several
-    beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps
+    in it. to: "gguf", "safetensors", "pytorch", "npz" or "npy" (default: from dest's name). quant: a file type such as
+    "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own,
+    one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps
     their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is
     measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
     tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or

@@ -60,9 +60,7 @@ def dense(region: Region, element: Dtype, shape: tuple[int, ...], *, fortran: bo
     if not fortran or sum(n > 1 for n in shape) < 2 or not prod(shape):
         return Leaf(region.path, region.start, shape, element.encoding, element.big)
     flat = Leaf(region.path, region.start, (prod(shape), 1), element.encoding, element.big)
-    return (
-        Strided(flat, 0, shape, _fortran(shape)) if prod(shape) else Leaf(flat.file, flat.offset, shape, flat.encoding)
-    )
+    return Strided(flat, 0, shape, _fortran(shape))
 
 
 def array(region: Region, element: Element, shape: tuple[int, ...], make: Make, *, fortran: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """NumPy's `.npz`: a zip of `.npy` members, stored or deflated. Written stored, with data aligned to 64 bytes.
 
-Source: numpy/lib/_npyio_impl.py (savez, NpzFile). A stored member's array is a byte range of the file; a deflated one is
-inflated while it is read, in bounded memory. Arrays of objects are refused by name, like in `npy`.
+Source: numpy/lib/_npyio_impl.py (savez, NpzFile). A stored member's array is a byte range of the file; a deflated one
+is inflated while it is read, in bounded memory. Arrays of objects are refused by name, like in `npy`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ def read(path: str, files: Files, reader: Reader) -> Model:
 
 
 def layout(entries: Sequence[Entry]) -> FileLayout:
-    """Where everything lies in one file. Raises UnsupportedError (no type string), UsageError (a name twice, or one that
-    leads out of a folder)."""
+    """Where everything lies in one file.
+
+    Raises UnsupportedError (no type string), UsageError (a name twice, or one that leads out of a folder).
+    """
     writer = ZipWriter()
     placed = []
     names: set[str] = set()

@@ -1,7 +1,7 @@
-"""What a file holds beside tensors: objects with attributes (estimators), texts, tables, arrays of objects. Plain data.
+"""What a file holds beside tensors: objects with attributes (estimators), texts, tables, arrays of objects; plain data.
 
-A pickled scikit-learn pipeline becomes a `Record` whose attributes are numbers, texts, lists, dicts, tensors and further
-records, as they stand in the file; no class is imported. `walk` gives everything below a value its name.
+A pickled scikit-learn pipeline becomes a `Record` whose attributes are numbers, texts, lists, dicts, tensors and
+further records, as they stand in the file; no class is imported. `walk` gives everything below a value its name.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def children_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _listed(rows: Any) -> Iterator[tuple[str, Any]]:
     for index, item in enumerate(rows):
-        if isinstance(item, _CONTAINERS) and isinstance(rows, list) and _is_step(item):
+        if isinstance(item, tuple) and isinstance(rows, list) and _is_step(item):
             yield from ((f"{index}.{item[0]}" + (f".{n}" if n else ""), part) for n, part in enumerate(item[1:]))
         else:
             yield str(index), item

@@ -114,8 +114,8 @@ class Archive:
         return Region.whole(files.register(key, self.data(name)), files)
 
     def stream(self, name: str) -> Region:
-        """Where the content of a member lies; a deflated one is inflated while it is read, and its size and checksum are
-        verified when its end is reached. Raises CorruptFile (a size that no deflated stream of this length has)."""
+        """Where the content of a member lies; a deflated one is inflated while it is read, and its size and checksum
+        are verified when its end is reached. Raises CorruptFile (a size that no stream of this length has)."""
         member = self.members[name]
         if member.stored or member.size <= _CHUNK:
             return self.place(name)
