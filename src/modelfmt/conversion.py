@@ -59,13 +59,13 @@ def plan(
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
     in it. to: "gguf", "safetensors", "pytorch", "npz" or "npy" (default: from dest's name). quant: a file type such as
     "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users' own,
-    one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the plan keeps
-    their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each tensor is
-    measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or GGUF.
-    tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size: bytes, or
-    text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they are
-    quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32": none).
-    rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
+    one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md; the
+    plan keeps their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each
+    tensor is measured to choose its type; for every one of `recipes`, or by itself. imatrix: importance matrix, .dat or
+    GGUF. tensor_types: (regular expression, type) pairs, the first that matches a tensor's name wins. split_size:
+    bytes, or text such as "2G". intermediate: the dense type that the values of a checkpoint pass through before they
+    are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
+    none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`. Raises
     UsageError, UnsupportedError, CorruptFile, LossyError.
     """
