@@ -215,6 +215,8 @@ def graph(start: list[Path]) -> set[Path]:
             continue
         found.add(path)
         for target in imported(path):
+            if target == "_kernels":
+                continue  # compiled from csrc/
             place = SRC.joinpath(*target.split("."))
             waiting += [place.with_suffix(".py")] if place.with_suffix(".py").exists() else [place / "__init__.py"]
     return found

@@ -77,7 +77,8 @@ class Record:
     def is_estimator(self) -> bool:
         """True for what scikit-learn, or a library of its kind, calls an estimator or a transformer."""
         learned = any(k.endswith("_") and not k.startswith("_") for k in self.attributes)
-        return "_sklearn_version" in self.attributes or (learned and self.name[:1].isupper())
+        known = "_sklearn_version" in self.attributes or "_Booster" in self.attributes
+        return known or (learned and self.name[:1].isupper())
 
     @property
     def steps(self) -> list[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 from modelfmt.errors import ModelfmtError
 from modelfmt.formats import gguf, pytorch, safetensors
 from modelfmt.formats.pytorch_forms import MAGIC_NUMBER
-from modelfmt.pickles.joblib_arrays import skip_array
+from modelfmt.pickles.joblib_arrays import follow_array
 from modelfmt.pickles.machine import Pickle, load
 from modelfmt.pickles.values import Blob
 from modelfmt.scanning.findings import DANGEROUS, UNKNOWN, Finding
@@ -92,7 +92,7 @@ def _pickles(region: Region, member: str, found: Found, depth: int, *, script: b
     at = 0
     rows: list[Pickle] = []
     while at < region.size and len(rows) < MAX_PICKLES:
-        row = load(region, at, on_build=skip_array, damaged=True)
+        row = load(region, at, on_build=follow_array, damaged=True)
         if rows and row.damage is not None and not row.globals_:
             found.add(UNKNOWN, "trailing", "bytes follow the pickle", region.start + at, member)
             break
@@ -128,7 +128,7 @@ def _maybe_pickles(region: Region, name: str, member: str, found: Found, depth: 
     """A file that says nothing about itself: a pickle of protocol 0 may begin with anything."""
     if region.size == 0:
         return
-    row = load(region, on_build=skip_array, damaged=True)
+    row = load(region, on_build=follow_array, damaged=True)
     if row.damage is None or any(proper(named) for named in row.globals_) or name.lower().endswith(_PICKLE_NAMES):
         _pickles(region, member, found, depth)
 
