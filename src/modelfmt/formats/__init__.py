@@ -38,6 +38,7 @@ FORMATS = {
             "joblib's and other pickles, compressed or not",
             "pytorch",
         ),
+        FormatInfo("skops", (".skops",), b"", False, "skops' archive of scikit-learn's objects"),
         FormatInfo("npz", (".npz",), b"", True, "NumPy's archive of arrays, stored or deflated"),
         FormatInfo("npy", (".npy",), b"\x93NUMPY", True, "NumPy's array"),
         FormatInfo("imatrix_dat", (".dat", ".imatrix"), b"", False, "llama.cpp's legacy importance matrix"),
