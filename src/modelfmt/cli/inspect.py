@@ -9,6 +9,7 @@ from modelfmt.cli.output import as_json, emit, json_option, note, one_line, size
 __all__ = ["inspect"]
 
 _LONGEST = 100
+_LONGEST_PARAMS = 240
 
 
 @click.command(
@@ -31,11 +32,19 @@ def inspect(source: str, no_tensors: bool, json: bool) -> None:
     emit(f"{one_line(info.path)}: {info.format}, {architecture}, {size}" + (f" ({kinds})" if kinds else ""))
     if info.metadata:
         emit(table((key, _short(value)) for key, value in info.metadata.items()))
+    for row in info.estimators:
+        params = ", ".join(f"{key}={value}" for key, value in row.params.items())
+        version = f" [{row.version}]" if row.version else ""
+        emit(one_line(f"{row.name or '(whole)'}: {row.type}({_clipped(params)}){version}"))
     if info.tensors:
         cells = ((t.name, "x".join(map(str, t.shape)), t.encoding, size_text(t.size)) for t in info.tensors)
         emit(table(cells, ("tensor", "shape", "type", "size"), right=[3]))
     for remark in info.notes:
         note(f"note: {one_line(remark)}")
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST_PARAMS else f"{text[:_LONGEST_PARAMS]}..."
 
 
 def _short(value: object) -> str:
