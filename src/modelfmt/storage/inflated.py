@@ -127,6 +127,8 @@ class Inflated:
                     if not self._step():
                         raise self._corrupt("a compressed stream ends before its data", f"{self._at} bytes")
                 done += self._copy(offset + done, buffer[done:])
+            while offset + done == self.size and self._step():
+                pass  # size and checksum are looked at behind the last byte
 
     def _copy(self, offset: int, buffer: memoryview) -> int:
         """What the window has from `offset` on."""
