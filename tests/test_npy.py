@@ -73,9 +73,8 @@ def test_tables_and_texts(tmp_path: Path) -> None:
     table["s"][0] = "añ"
     table["n"] = b"xy"
     for array in (table, np.asfortranarray(table)):
-        np.savez(
-            tmp_path / "a.npz", table=array, texts=np.array([["ab", ""], ["é", "xyz"]]), raw=np.array([b"a", b"bc"])
-        )
+        texts = np.array([["ab", ""], ["é", "xyz"]])
+        np.savez(tmp_path / "a.npz", table=array, texts=texts, raw=np.array([b"a", b"bc"]))
         with modelfmt.open(tmp_path / "a.npz") as model:
             found, read = model.content["table"], model.content["texts"]
             assert isinstance(found, Table) and isinstance(read, Texts)

@@ -154,7 +154,7 @@ class Builder:
         numbers = all(arg is None or type(arg) in (int, float) for arg in args)
         if name == "slice" and len(args) == 3 and numbers:
             return self._keep(call, slice(*args))
-        if name == "range" and len(args) == 3 and all(type(arg) is int for arg in args) and args[2]:
+        if name in ("range", "xrange") and len(args) == 3 and all(type(arg) is int for arg in args) and args[2]:
             return self._keep(call, range(*args))
         if name == "complex" and len(args) == 2 and all(type(arg) is float for arg in args):
             return self._keep(call, complex(*args))
