@@ -162,8 +162,8 @@ def test_shared_arrays_keep_both_names(tmp_path: Path) -> None:
 
 
 def test_numbers_keys_and_types(tmp_path: Path) -> None:
-    value = {1: np.float32(0.5), "a": np.str_("é"), (1, 2): b"x", None: np.bool_(True), "s": {3}, "r": range(3),
-             "z": 1 + 2j, "t": np.float64, "d": np.dtype(">i4"), "b": bytearray(b"x" * 2000), "h": np.float16(2)}  # fmt: skip
+    value = {1: np.float32(0.5), "a": np.str_("é"), (1, 2): b"x", None: np.bool_(True), "s": {3}, "r": range(3)}
+    value |= {"z": 1 + 2j, "t": np.float64, "d": np.dtype(">i4"), "b": bytearray(b"x" * 2000), "h": np.float16(2)}
     for protocol in range(6):
         with opened(pickle.dumps(value, protocol), tmp_path) as model:
             found = dict(model.content)
@@ -197,24 +197,23 @@ LIMITED = """
 import resource, sys, time
 import numpy, modelfmt
 resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20))
-began = time.process_time()
-try:
-    with modelfmt.open(sys.argv[1]) as model:
-        for tensor in model.values():
-            tensor.rows(0, 1)
-    print("opened")
-except modelfmt.ModelfmtError as error:
-    print(error.code, error.path == sys.argv[1] or error.path.startswith(sys.argv[1]), time.process_time() - began < 4)
+for path in sys.argv[1:]:
+    began = time.process_time()
+    try:
+        modelfmt.open(path).close()
+        print("opened", path)
+    except modelfmt.ModelfmtError as error:
+        print(error.path.startswith(path), time.process_time() - began < 4)
 """
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_bombs_end_at_the_budget(name: str, tmp_path: Path) -> None:
+def test_bombs_end_at_the_budget(tmp_path: Path) -> None:
     """120 MB of zeros in some kilobytes (256 in a megabyte, for lz4): refused in bounded memory and time."""
-    (tmp_path / "f.joblib").write_bytes(BOMBS[name](256 << 20 if name == "lz4" else 120 << 20))
-    command = [sys.executable, "-c", LIMITED, str(tmp_path / "f.joblib")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.split()[1:] == ["True", "True"], done.stdout + done.stderr[-2000:]
+    for name, make in BOMBS.items():
+        (tmp_path / name).write_bytes(make(256 << 20 if name == "lz4" else 120 << 20))
+    command = [sys.executable, "-c", LIMITED, *(str(tmp_path / name) for name in BOMBS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "True True\n" * len(BOMBS), done.stdout + done.stderr[-2000:]
 
 
 LIES = {

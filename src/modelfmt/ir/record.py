@@ -65,7 +65,8 @@ class Record:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Attributes with a public name that does not end in an underscore: an estimator's parameters."""
+        """Attributes with a public name that does not end in an underscore: an estimator's parameters, and what its
+        base classes keep under such names."""
         return {k: v for k, v in self.attributes.items() if not k.startswith("_") and not k.endswith("_")}
 
     @property

@@ -19,7 +19,7 @@ from modelfmt.storage.region import Region
 __all__ = ["parse"]
 
 MAX_DEPTH = 64
-MAX_VALUES = 4_000_000
+MAX_VALUES = 1_000_000
 MAX_TEXT = 64 << 20
 
 _NUMBERS = {b"i": ">b", b"U": ">B", b"I": ">h", b"l": ">i", b"L": ">q", b"d": ">f", b"D": ">d"}
