@@ -34,6 +34,15 @@ def npz(*, compressed: bool = False) -> bytes:
     return held.getvalue()
 
 
+def small_npz() -> bytes:
+    """An `.npz` of two small arrays, one of them deflated."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr("a.npy", npy())
+        archive.writestr("t.npy", npy(TABLE), zipfile.ZIP_DEFLATED)
+    return held.getvalue()
+
+
 def joblib(array: np.ndarray[Any, Any] | None = None, order: str = "C", padding: int | None = 3) -> bytes:
     """A pickle of joblib's kind, by hand: protocol 2 of {"x": array, "n": 1}, the array's bytes in the middle."""
     array = np.arange(6, dtype="f4").reshape(2, 3) if array is None else array
@@ -72,13 +81,13 @@ def lz4(data: bytes) -> bytes:
     return b"\x04\x22\x4d\x18" + head + bytes([xxh32(head) >> 8 & 255]) + blocks + bytes(4)
 
 
-def skops(schema: Any = None) -> bytes:
-    """A `.skops` of an estimator with an array, texts, a set of keys that are numbers, and an array of objects."""
+def skops(schema: Any = None, arrays: tuple[str, ...] = ("1.npy", "2.npy")) -> bytes:
+    """A `.skops` of an estimator with an array, texts, a dict of keys that are numbers, and an array of objects."""
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as archive:
-        archive.writestr("1.npy", npy(np.arange(3.0)))
-        archive.writestr("2.npy", npy(np.array(["a", "bc"])))
-        archive.writestr("schema.json", json.dumps(SCHEMA if schema is None else schema))
+        for name in arrays:
+            archive.writestr(name, npy(np.arange(3.0) if name == "1.npy" else np.array(["a", "bc"])))
+        archive.writestr("schema.json", json.dumps(SCHEMA if schema is None else schema, separators=(",", ":")))
     return held.getvalue()
 
 

@@ -126,12 +126,9 @@ READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "pytorch-old": ("f.bin", pytorch_old_bytes, read_model),
     "pickle": ("f.pkl", pickle_bytes, read_model),
     "npy": ("f.npy", other_files.npy, read_model),
-    "npz": ("f.npz", lambda: other_files.npz(), read_model),
-    "npz-deflated": ("f.npz", lambda: other_files.npz(compressed=True), read_model),
+    "npz": ("f.npz", other_files.small_npz, read_model),
     "joblib": ("f.joblib", lambda: other_files.joblib(np.array([1, "a"], dtype=object)), read_model),
-    "joblib-lz4": ("f.joblib", lambda: other_files.lz4(other_files.joblib()), read_model),
-    "skops": ("f.skops", lambda: other_files.skops(SMALL_SCHEMA), read_model),
-    "xgboost": ("f.pkl", lambda: other_files.everything()["x.pkl"], read_model),
+    "skops": ("f.skops", lambda: other_files.skops(SMALL_SCHEMA, ("1.npy",)), read_model),
 }
 
 
