@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import hostile_pickles
+import other_files
 from modelfmt.formats import FORMATS
 from modelfmt.pickles.opcodes import OPCODES
 from test_imports import SRC, imported
@@ -86,6 +87,9 @@ def watched(folder: Path, tmp_path: Path) -> dict[str, Any]:
     (warm / "d.txt").write_bytes(b"nothing")
     transposed = hostile_pickles.tensor(shape=b"(I2\nI2\nt", strides=b"(I1\nI2\nt")
     (warm / "e.pt").write_bytes(hostile_pickles.checkpoint(b"}S'w'\n" + transposed + b"s."))
+    for name, data in other_files.everything().items():
+        (warm / f"f-{name}").write_bytes(data)
+    (warm / "g.npz").write_bytes(b"PK\3\4")
     out = tmp_path / "out.json"
     arguments = [str(folder), str(warm), str(out), str(MEMORY)]
     done = subprocess.run(
@@ -104,6 +108,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder.mkdir()
     for name, data in hostile_pickles.corpus().items():
         (folder / name).write_bytes(data)
+    for name, data in other_files.everything().items():
+        (folder / f"other-{name}").write_bytes(data)
+        (folder / f"cut-{name}").write_bytes(data[: len(data) * 2 // 3])
+        if data.startswith(b"\x80"):
+            (folder / f"call-{name}").write_bytes(data[:2] + hostile_pickles.CALL + b"0" + data[2:])
     return watched(folder, place)
 
 
@@ -223,7 +232,8 @@ def graph(start: list[Path]) -> set[Path]:
 
 
 def readers() -> list[Path]:
-    return sorted({*(SRC / "pickles").glob("*.py"), *(SRC / "formats").glob("pytorch*.py")})
+    rooms = [*(SRC / "pickles").glob("*.py"), *(SRC / "arrays").glob("*.py"), *(SRC / "formats").glob("pytorch*.py")]
+    return sorted({*rooms, *(SRC / "formats" / f"{name}.py" for name in ("npy", "npz", "skops"))})
 
 
 def test_no_unpickler_on_the_import_graph() -> None:

@@ -145,6 +145,16 @@ def test_files_beside_stay_beside(name: str, tmp_path: Path) -> None:
         opened(beside("NDArrayWrapper", filename=name), folder)
 
 
+def test_a_plan_of_a_compressed_file_runs_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "f.joblib").write_bytes(zlib.compress(other_files.joblib()))
+    np.savez_compressed(tmp_path / "g.npz", x=np.zeros(300_000))
+    for name in ("f.joblib", "g.npz"):
+        planned = modelfmt.plan(tmp_path / name, tmp_path / f"{name}.safetensors")
+        modelfmt.run(planned)
+        with modelfmt.open(tmp_path / name) as source, modelfmt.open(tmp_path / f"{name}.safetensors") as made:
+            assert np.array_equal(source["x"].numpy(), made["x"].numpy())
+
+
 def test_objects_that_hold_themselves(tmp_path: Path) -> None:
     own: list[Any] = [1]
     own.append(own)
