@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import modelfmt
+import other_files
 from modelfmt.errors import ModelfmtError
 from modelfmt.formats import gguf, imatrix_dat, safetensors
 from modelfmt.ir.layout import Entry
@@ -114,6 +115,9 @@ def read_imatrix(path: Path) -> None:
     list(read(str(path), Files()).entries.values())
 
 
+SMALL_SCHEMA = other_files.dict_node({"a": other_files.array_node(1), "1": other_files.json_node([1, "x"])})
+
+
 READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "gguf": ("f.gguf", gguf_bytes, read_model),
     "safetensors": ("f.safetensors", safetensors_bytes, read_model),
@@ -121,6 +125,10 @@ READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "pytorch": ("f.pt", pytorch_bytes, read_model),
     "pytorch-old": ("f.bin", pytorch_old_bytes, read_model),
     "pickle": ("f.pkl", pickle_bytes, read_model),
+    "npy": ("f.npy", other_files.npy, read_model),
+    "npz": ("f.npz", other_files.small_npz, read_model),
+    "joblib": ("f.joblib", lambda: other_files.joblib(np.array([1, "a"], dtype=object)), read_model),
+    "skops": ("f.skops", lambda: other_files.skops(SMALL_SCHEMA, ("1.npy",)), read_model),
 }
 
 

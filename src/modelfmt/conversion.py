@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "pytorch", "safetensors")}
+ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "safetensors", "pytorch", "npz", "npy")}
 """Destination format -> the module that drafts it."""
 
 DENSE = ("F32", "F16", "BF16")
