@@ -115,4 +115,16 @@ size_t mf_skip_strings(const uint8_t *buffer, size_t size, size_t *at, size_t n,
 bool mf_gather_rows(const uint8_t *src, size_t n_src_rows, uint8_t *dst, size_t row_bytes, const uint8_t *indices,
                     size_t n_indices, size_t *bad); /* false: indices[*bad] is outside src, dst is unfinished */
 
+/* lz4.c: the same at every level. history: what was made before the block, its last bytes last. false: damaged. */
+bool mf_lz4_block(const uint8_t *src, size_t n_src, const uint8_t *history, size_t n_history, uint8_t *dst,
+                  size_t n_dst, size_t *made);
+typedef struct mf_xxh32 {
+    uint64_t n_total;
+    uint32_t lanes[4], n_held;
+    uint8_t held[16];
+} mf_xxh32;
+void mf_xxh32_start(mf_xxh32 *state);
+void mf_xxh32_add(mf_xxh32 *state, const uint8_t *data, size_t n);
+uint32_t mf_xxh32_end(const mf_xxh32 *state);
+
 #endif

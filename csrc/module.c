@@ -5,6 +5,7 @@
 #define Py_LIMITED_API 0x030B0000
 #endif
 #include <Python.h>
+#include <string.h>
 
 #include "mf.h"
 #include "module_grid.h"
@@ -351,7 +352,8 @@ static int execute(PyObject *module) {
                      {"NEEDS_IMPORTANCE", MF_NEEDS_IMPORTANCE},
                      {"UNSUPPORTED", MF_UNSUPPORTED},
                      {"ROUNDING_GGML", MF_ROUNDING_GGML},
-                     {"ROUNDING_BEST", MF_ROUNDING_BEST}};
+                     {"ROUNDING_BEST", MF_ROUNDING_BEST},
+                     {"XXH32_STATE", sizeof(mf_xxh32)}};
     for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0) return -1;
     mf_active_level();
@@ -370,6 +372,73 @@ static int clear(PyObject *module) {
     return 0;
 }
 
+/* lz4_block(src, history, out, /) -> int: bytes made; ValueError where the block is damaged or does not fit out. */
+static PyObject *lz4_block(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer src, history, out;
+    if (!PyArg_ParseTuple(args, "y*y*w*:lz4_block", &src, &history, &out)) return NULL;
+    PyObject *result = NULL;
+    size_t made = 0;
+    bool done = false;
+    if (are_apart(&src, &out) && are_apart(&history, &out)) {
+        Py_BEGIN_ALLOW_THREADS done =
+            mf_lz4_block(src.buf, (size_t)src.len, history.buf, (size_t)history.len, out.buf, (size_t)out.len, &made);
+        Py_END_ALLOW_THREADS if (done) result = PyLong_FromSize_t(made);
+        else PyErr_SetString(PyExc_ValueError, "a damaged block of LZ4");
+    }
+    PyBuffer_Release(&src);
+    PyBuffer_Release(&history);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+/* xxh32(data, state=None, /) -> int: the hash of data, after what was added to a state.
+ * xxh32_add(state, data, /): add to a state, a writable buffer of XXH32_STATE bytes; zeros are a new one. */
+static bool load_state(const Py_buffer *buffer, mf_xxh32 *state) {
+    if (!has_length(buffer, sizeof *state, "state")) return false;
+    memcpy(state, buffer->buf, sizeof *state);
+    if (state->n_total == 0) mf_xxh32_start(state);
+    if (state->n_held < 16) return true;
+    PyErr_SetString(PyExc_ValueError, "not a state");
+    return false;
+}
+
+static PyObject *xxh32(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer data, buffer;
+    PyObject *given = NULL;
+    if (!PyArg_ParseTuple(args, "y*|O:xxh32", &data, &given)) return NULL;
+    mf_xxh32 state;
+    mf_xxh32_start(&state);
+    bool is_good = true;
+    if (given && given != Py_None) {
+        is_good = PyObject_GetBuffer(given, &buffer, PyBUF_SIMPLE) == 0;
+        if (is_good) {
+            is_good = load_state(&buffer, &state);
+            PyBuffer_Release(&buffer);
+        }
+    }
+    if (is_good) mf_xxh32_add(&state, data.buf, (size_t)data.len);
+    PyBuffer_Release(&data);
+    return is_good ? PyLong_FromUnsignedLong(mf_xxh32_end(&state)) : NULL;
+}
+
+static PyObject *xxh32_add(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer data, buffer;
+    if (!PyArg_ParseTuple(args, "w*y*:xxh32_add", &buffer, &data)) return NULL;
+    mf_xxh32 state;
+    bool is_good = are_apart(&data, &buffer) && load_state(&buffer, &state);
+    if (is_good) {
+        mf_xxh32_add(&state, data.buf, (size_t)data.len);
+        memcpy(buffer.buf, &state, sizeof state);
+    }
+    PyBuffer_Release(&buffer);
+    PyBuffer_Release(&data);
+    if (!is_good) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"types", types, METH_NOARGS, NULL},
     {"convert", (PyCFunction)(void (*)(void))convert, METH_VARARGS | METH_KEYWORDS, NULL},
@@ -386,6 +455,9 @@ static PyMethodDef methods[] = {
     {"grid_from_blocks", mf_py_grid_from_blocks, METH_VARARGS, NULL},
     {"grid_move", mf_py_grid_move, METH_VARARGS, NULL},
     {"read_strip", mf_py_read_strip, METH_VARARGS, NULL},
+    {"lz4_block", lz4_block, METH_VARARGS, NULL},
+    {"xxh32", xxh32, METH_VARARGS, NULL},
+    {"xxh32_add", xxh32_add, METH_VARARGS, NULL},
     {"isa", isa, METH_NOARGS, NULL},
     {"isa_levels", isa_levels, METH_NOARGS, NULL},
     {"set_isa", set_isa, METH_VARARGS, NULL},

@@ -1,7 +1,8 @@
-"""A seeded mutator over pickles and PyTorch files: no exception but ModelfmtError, no hang, no memory past the budget.
+"""A seeded mutator over pickles, PyTorch, joblib, NumPy and skops files: no exception but ModelfmtError, no hang, no
+memory past the budget.
 
-The seeds are honest files of every form, the corpus of hostile_pickles, and pickles grown from opcodes. A short run is
-part of the tests; the long one is
+The seeds are honest files of every form (also compressed ones, of which what is inside is changed), the corpus of
+hostile_pickles, and pickles grown from opcodes. A short run is part of the tests; the long one is
 
     python tests/fuzz_pickles.py --count 200000 --seed 1
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import pickle
 import random
 import resource
@@ -28,8 +30,10 @@ import numpy as np
 import torch
 
 import hostile_pickles
+import other_files
 from modelfmt.errors import ModelfmtError
-from modelfmt.formats import pytorch
+from modelfmt.formats import npy, npz, pytorch, skops
+from modelfmt.ir.record import Texts, walk
 from modelfmt.pickles.opcodes import OPCODES
 from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator
@@ -68,7 +72,11 @@ def seeds() -> list[bytes]:
     with zipfile.ZipFile(io.BytesIO(next(data for data in found if data[:2] == b"PK"))) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     found.append(hostile_pickles.zipped(members, zipfile.ZIP_DEFLATED))
-    return found * 20 + [data for data in hostile_pickles.corpus().values() if len(data) < MAX_SEED]
+    return (
+        found * 20
+        + list(other_files.everything().values()) * 12
+        + [data for data in hostile_pickles.corpus().values() if len(data) < MAX_SEED]
+    )
 
 
 def inner_pickles(archives: list[bytes]) -> list[bytes]:
@@ -87,6 +95,7 @@ class Mutator:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.seeds = seeds()
+        self.others = list(other_files.everything().values())
         self.inner = [
             *inner_pickles(self.seeds),
             b"}S'w'\n" + hostile_pickles.tensor() + b"s.",
@@ -96,10 +105,30 @@ class Mutator:
     def next(self) -> bytes:
         """Another file."""
         kind = self.random.random()
+        if kind > 0.95:
+            return self.packed()
         data = self.grown() if kind < 0.2 else bytearray(self.random.choice(self.inner if kind < 0.4 else self.seeds))
         for _ in range(self.random.choice((0, 1, 1, 2, 3, 8))):
             self.change(data)
         return hostile_pickles.checkpoint(bytes(data)) if kind < 0.4 and self.random.random() < 0.8 else bytes(data)
+
+    def packed(self) -> bytes:
+        """A changed pickle in an honest stream, or a changed array in an honest archive."""
+        data = bytearray(self.random.choice(self.others))
+        for _ in range(self.random.choice((0, 1, 2, 4))):
+            self.change(data)
+        if data[:1] in (b"\x80", b"\x93"):
+            pack = self.random.choice([*other_files.COMPRESSIONS.values(), None, None])
+            if pack is not None:
+                return bytes(pack(bytes(data)))
+            members = {
+                "a.npy": bytes(data),
+                "schema.json": json.dumps(other_files.SCHEMA).encode(),
+                "1.npy": bytes(data),
+            }
+            names = self.random.choice((("a.npy",), ("schema.json", "1.npy")))
+            return hostile_pickles.zipped({name: members[name] for name in names}, self.random.choice((0, 8)))
+        return bytes(data)
 
     def grown(self) -> bytearray:
         """A pickle of random opcodes."""
@@ -148,15 +177,28 @@ class Mutator:
             del data[at:]
 
 
+def reader(data: bytes) -> Any:
+    """What reads a file, by its first bytes and the names in it, as `modelfmt.open` chooses."""
+    if npy.sniff(data):
+        return npy.read
+    if data[:2] == b"PK" and not pytorch.sniff(data[:4096]):
+        return skops.read if b"schema.json" in data else npz.read
+    return pytorch.read
+
+
 def attempt(data: bytes) -> bool:
     """True where the file was opened; tensors that were promised are read."""
     files = Files()
     files.register("memory", data)
     try:
-        model = pytorch.read("memory", files, Evaluator(files))
+        model = reader(data)("memory", files, Evaluator(files))
         for tensor in model.values():
             if tensor.nbytes < 1 << 20:
                 tensor.numpy(dequantize=False)
+        for _, value in walk(model.content):
+            if isinstance(value, Texts) and value.codes.nbytes < 1 << 20:
+                value.tolist()
+        assert all(isinstance(record.params, dict) and record.steps is not None for record in model.records.values())
     except ModelfmtError as error:
         str(error)
         return False

@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import modelfmt
+import other_files
 from modelfmt.errors import ModelfmtError
 from modelfmt.formats import gguf, imatrix_dat, safetensors
 from modelfmt.ir.layout import Entry
@@ -168,6 +169,9 @@ def read_adapter(path: Path) -> None:
     read_model(path.parent)
 
 
+SMALL_SCHEMA = other_files.dict_node({"a": other_files.array_node(1), "1": other_files.json_node([1, "x"])})
+
+
 READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "gguf": ("f.gguf", gguf_bytes, read_model),
     "safetensors": ("f.safetensors", safetensors_bytes, read_model),
@@ -178,6 +182,10 @@ READERS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
     "pickle": ("f.pkl", pickle_bytes, read_model),
     "peft": ("adapter_model.safetensors", adapter_bytes, read_adapter),
     "peft-config": ("adapter_config.json", adapter_config_bytes, read_adapter),
+    "npy": ("f.npy", other_files.npy, read_model),
+    "npz": ("f.npz", other_files.small_npz, read_model),
+    "joblib": ("f.joblib", lambda: other_files.joblib(np.array([1, "a"], dtype=object)), read_model),
+    "skops": ("f.skops", lambda: other_files.skops(SMALL_SCHEMA, ("1.npy",)), read_model),
 }
 
 

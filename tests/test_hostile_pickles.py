@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import hostile_pickles
+import other_files
 from modelfmt.formats import FORMATS
 from modelfmt.pickles.opcodes import OPCODES
 from test_imports import SRC, imported
@@ -88,6 +89,9 @@ def watched(folder: Path, tmp_path: Path) -> dict[str, Any]:
     shard = hostile_pickles.dtensor(size=b"(I8\nt", axes=hostile_pickles.axis(b"I2\n"))
     (warm / "f.pt").write_bytes(hostile_pickles.checkpoint(b"\x80\x02}S'w'\n" + shard + b"s."))
     (warm / "e.pt").write_bytes(hostile_pickles.checkpoint(b"}S'w'\n" + transposed + b"s."))
+    for name, data in other_files.everything().items():
+        (warm / f"f-{name}").write_bytes(data)
+    (warm / "g.npz").write_bytes(b"PK\3\4")
     out = tmp_path / "out.json"
     arguments = [str(folder), str(warm), str(out), str(MEMORY)]
     done = subprocess.run(
@@ -106,6 +110,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder.mkdir()
     for name, data in hostile_pickles.corpus().items():
         (folder / name).write_bytes(data)
+    for name, data in other_files.everything().items():
+        (folder / f"other-{name}").write_bytes(data)
+        (folder / f"cut-{name}").write_bytes(data[: len(data) * 2 // 3])
+        if data.startswith(b"\x80"):
+            (folder / f"call-{name}").write_bytes(data[:2] + hostile_pickles.CALL + b"0" + data[2:])
     return watched(folder, place)
 
 
@@ -252,6 +261,8 @@ def graph(start: list[Path]) -> set[Path]:
             continue
         found.add(path)
         for target in imported(path):
+            if target == "_kernels":
+                continue  # compiled from csrc/
             place = SRC.joinpath(*target.split("."))
             waiting += [place.with_suffix(".py")] if place.with_suffix(".py").exists() else [place / "__init__.py"]
     return found
@@ -259,8 +270,9 @@ def graph(start: list[Path]) -> set[Path]:
 
 def readers() -> list[Path]:
     several = ("torch_dcp.py", "torch_ranks.py", "deepspeed.py")
-    found = {*(SRC / "pickles").glob("*.py"), *(SRC / "formats").glob("pytorch*.py")}
-    return sorted(found | {SRC / "checkpoints" / name for name in several})
+    rooms = [*(SRC / "pickles").glob("*.py"), *(SRC / "arrays").glob("*.py"), *(SRC / "formats").glob("pytorch*.py")]
+    others = {SRC / "formats" / f"{name}.py" for name in ("npy", "npz", "skops")}
+    return sorted({*rooms, *others, *(SRC / "checkpoints" / name for name in several)})
 
 
 def test_no_unpickler_on_the_import_graph() -> None:

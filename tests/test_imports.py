@@ -14,9 +14,9 @@ LEVELS: dict[str, int] = {
     name: level
     for level, names in enumerate(
         (
-            ("errors",),
-            ("report", "ir", "storage", "_kernels"),
-            ("kernels",),
+            ("errors", "_kernels"),
+            ("report", "ir", "storage"),
+            ("kernels", "arrays"),
             ("grids",),
             ("tiles", "pickles"),
             ("formats", "archs", "tokenizers", "quant"),

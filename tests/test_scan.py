@@ -9,6 +9,7 @@ import json
 import lzma
 import pickle
 import random
+import struct
 import subprocess
 import sys
 import zipfile
@@ -22,6 +23,7 @@ import torch
 
 import hostile_pickles
 import modelfmt
+import other_files
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError, UnsupportedError
 from modelfmt.scanning import DANGEROUS, SAFE, UNKNOWN
 from test_hostile_files import gguf_bytes, safetensors_bytes
@@ -156,9 +158,33 @@ def test_an_attribute_that_is_known_hides_no_other(tmp_path: Path) -> None:
     )
 
 
+RAW2 = {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 24}
+
+
+def sevenzip(data: bytes, coder: bytes, properties: bytes, filter: dict[str, int] | None) -> bytes:
+    """A 7z archive of one member, by hand after 7zFormat.txt."""
+    packed = data if filter is None else lzma.compress(data, lzma.FORMAT_RAW, filters=[filter])
+
+    def number(n: int) -> bytes:
+        return bytes([0xC0 | n >> 16, n & 255, n >> 8 & 255])
+
+    name = "x.pkl\0".encode("utf-16-le")
+    described = bytes([1, (0x20 if properties else 0) | len(coder)]) + coder
+    described += bytes([len(properties)]) + properties if properties else b""
+    header = b"\1\4" + b"\6\0\1\x09" + number(len(packed)) + b"\0"
+    header += b"\7\x0b\1\0" + described + b"\x0c" + number(len(data)) + b"\0\0"
+    header += b"\5\1\x11" + bytes([len(name) + 1]) + b"\0" + name + b"\0\0"
+    start = struct.pack("<QQI", len(packed), len(header), zlib.crc32(header))
+    return b"7z\xbc\xaf\x27\x1c\0\4" + struct.pack("<I", zlib.crc32(start)) + start + packed + header
+
+
 WRAPPERS = {
     "gzip": gzip.compress, "zlib": zlib.compress, "bz2": bz2.compress, "xz": lzma.compress,
     "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+    "lz4": other_files.lz4, "joblib's old zlib": other_files.COMPRESSIONS["old zlib"],
+    "7z": lambda data: sevenzip(data, b"\x21", b"\x18", RAW2), "7z, LZMA": lambda data: sevenzip(
+        data, b"\x03\x01\x01", b"\x5d\0\0\1\0", {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16}),
+    "7z, copied": lambda data: sevenzip(data, b"\0", b"", None),
     "zip": lambda data: hostile_pickles.zipped({"x.txt": data}, zipfile.ZIP_DEFLATED),
     "zip in zip": lambda data: hostile_pickles.zipped({"a.zip": hostile_pickles.zipped({"b": data})}),
     "tar": lambda data: hostile_pickles.tarred({"x": data}),
@@ -214,6 +240,49 @@ def test_arrays_of_objects(tmp_path: Path) -> None:
     assert verdict(data[: data.index(b"\n") + 1] + CALL, tmp_path, "b.npy") == DANGEROUS
     np.savez(tmp_path / "c.npz", a=np.arange(3))
     assert modelfmt.scan(tmp_path / "c.npz").verdict == SAFE
+
+
+def test_an_array_behind_a_broken_header(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([1, None], dtype=object), allow_pickle=True)
+    data = (tmp_path / "a.npy").read_bytes()
+    begin = data.index(b"\n") + 1
+    for broken in (data.replace(b"'shape'", b"'shapE'", 1), data.replace(b"(2,)", b"(2*)", 1)):
+        assert verdict(broken[:begin] + CALL, tmp_path, "a.npy") == DANGEROUS
+        assert verdict(broken[:begin], tmp_path, "a.npy") == UNKNOWN
+
+
+def test_skops_types(tmp_path: Path) -> None:
+    def judged(node: dict[str, object]) -> str:
+        return verdict(other_files.skops(other_files.dict_node({"a": node})), tmp_path, "a.skops")
+
+    assert judged(other_files.array_node(1)) == SAFE
+    assert verdict(other_files.skops(), tmp_path, "a.skops") == UNKNOWN
+    assert judged(other_files.node("FunctionNode", "system", "os")) == DANGEROUS
+    assert judged(other_files.node("ObjectNode", "Popen", "subprocess", content=None)) == DANGEROUS
+    assert judged(other_files.node("TypeNode", "float64", "numpy")) == SAFE
+    method = {"func": "x", "obj": other_files.json_node(1)}
+    assert judged(other_files.node("MethodNode", "X", "sklearn.x", content=method)) == DANGEROUS
+    assert judged(other_files.node("OperatorFuncNode", "methodcaller", "operator", attrs=None)) == DANGEROUS
+
+
+def test_damaged_7z(tmp_path: Path) -> None:
+    good = sevenzip(b"\x80\x02" + CALL, b"\x21", b"\x18", RAW2)
+    for end in range(7, len(good)):
+        assert verdict(good[:end], tmp_path, "a.7z") != SAFE
+    for place in range(len(good)):
+        broken = bytearray(good)
+        broken[place] ^= 0x11
+        verdict(bytes(broken), tmp_path, "a.7z")
+
+
+def test_payloads_among_joblibs_arrays(tmp_path: Path) -> None:
+    plain = other_files.joblib()
+    assert verdict(plain, tmp_path, "a.joblib") == SAFE
+    assert verdict(plain[:-1] + b"U\x01z" + CALL[:-1] + b"s.", tmp_path, "a.joblib") == DANGEROUS
+    objects = other_files.joblib(np.array([1, None], dtype=object))
+    at = objects.index(b"cnumpy", objects.index(b"NumpyArrayWrapper"))
+    inner = objects.index(b"\x80\x02", at)
+    assert verdict(objects[:inner] + CALL + objects[inner:], tmp_path, "a.joblib") == DANGEROUS
 
 
 def test_other_carriers(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ NEEDS_IMPORTANCE: Final[int]
 UNSUPPORTED: Final[int]
 ROUNDING_GGML: Final[int]
 ROUNDING_BEST: Final[int]
+XXH32_STATE: Final[int]
 
 class KernelError(ValueError):
     """A conversion that cannot be done; the destination is then unfinished. status: one of the constants above."""
@@ -121,6 +122,18 @@ def read_strip(handle: int, offset: int, stride: int, size: int, out: Buffer) ->
 
     Raises OSError.
     """
+
+def lz4_block(src: Buffer, history: Buffer, out: Buffer) -> int:
+    """Inflates one block of LZ4 into out; returns the bytes made. history: what was made before (up to 64 KiB count).
+
+    ValueError where the block is damaged, or does not fit.
+    """
+
+def xxh32(data: Buffer, state: Buffer | None = None) -> int:
+    """XXH32 (seed 0) of data, or of what was added to a state and then data."""
+
+def xxh32_add(state: Buffer, data: Buffer) -> None:
+    """Adds data to a state: XXH32_STATE bytes, zeros for a new one."""
 
 def isa() -> str:
     """The active level. ValueError where MODELFMT_ISA named one that is unknown or not for this CPU."""

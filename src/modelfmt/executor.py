@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelfmt import grids
+from modelfmt import grids, sources
 from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes, spans
@@ -96,6 +96,14 @@ def finalize(plan: Plan, *, overwrite: bool = False, on_event: Callable[[Event],
     return _report(plan, started, {}, 0, 0, wanted, wanted)
 
 
+def _pool(plan: Plan) -> Files:
+    """Files to read from. Sources that are parts of a compressed file are there once that file is open as a model."""
+    path = plan.recipe.get("source")
+    inside = any(row.path.startswith((f"{path}#", f"{path}!/")) for row in plan.sources)
+    files: Files = sources.open(path).files if inside and isinstance(path, str) else Files()
+    return files
+
+
 def available_threads() -> int:
     """Processors that this process may use, after affinity and the cgroup's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,7 +132,7 @@ class _Session:
         self.plan = plan
         self.part = part
         self.on_event = on_event
-        self.files: Files = Files() if source is None else source.files
+        self.files = _pool(plan) if source is None else source.files
         self.token = plan.hash[:12]
         self.outputs = [OutputFile(output.path, output.size, self.token) for output in plan.outputs]
         name = "all" if part is None else f"{part[0]}-of-{part[1]}"

@@ -10,14 +10,24 @@ import msgspec
 
 from modelfmt import sources
 from modelfmt.formats import FORMATS, FormatInfo
+from modelfmt.ir.record import Record
 
 if TYPE_CHECKING:
     from modelfmt.sources import Source
 
-__all__ = ["ArchitectureInfo", "ModelInfo", "TensorInfo", "architectures", "formats", "inspect"]
+__all__ = [
+    "ArchitectureInfo",
+    "ModelInfo",
+    "RecordInfo",
+    "TensorInfo",
+    "architectures",
+    "formats",
+    "inspect",
+]
 
 _SHOWN_ELEMENTS = 8
 _SHOWN_TEXT, _SHOWN_BEGINNING = 1 << 16, 80
+_BRIEF_TEXT = 60
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -29,9 +39,20 @@ class TensorInfo(msgspec.Struct, frozen=True):
     size: int
 
 
+class RecordInfo(msgspec.Struct, frozen=True):
+    """One estimator or transformer. name: in the file, "" for the whole. params: its parameters, shortened. fitted:
+    names of what it has learned."""
+
+    name: str
+    type: str
+    version: str | None
+    params: dict[str, str]
+    fitted: tuple[str, ...]
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model's headers. metadata: long arrays and texts (beyond 64 Ki) are shortened to their beginning and
-    a count."""
+    """A model's headers. metadata: long arrays and texts (beyond 64 Ki) are shortened to their beginning and a count.
+    estimators: of files that hold objects."""
 
     path: str
     format: str
@@ -42,6 +63,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     tensors: tuple[TensorInfo, ...]
     notes: tuple[str, ...] = ()
+    estimators: tuple[RecordInfo, ...] = ()
     schema: str = "modelfmt.inspect/1"
 
     def to_json(self) -> bytes:
@@ -72,6 +94,7 @@ def inspect(source: Source, *, tensors: bool = True) -> ModelInfo:
             metadata=metadata,
             tensors=rows if tensors else (),
             notes=notes,
+            estimators=tuple(_estimator(name, record) for name, record in model.estimators.items()),
         )
 
 
@@ -128,6 +151,21 @@ def architectures() -> tuple[ArchitectureInfo, ...]:
             )
         )
     return tuple(sorted(found, key=lambda row: (row.gguf, row.classes)))
+
+
+def _estimator(name: str, record: Record) -> RecordInfo:
+    params = {key: _brief(value) for key, value in record.params.items()}
+    return RecordInfo(name, record.type, record.version, params, tuple(record.fitted))
+
+
+def _brief(value: Any) -> str:
+    """A parameter in a few characters."""
+    if isinstance(value, Record):
+        return f"{value.name}(..)"
+    if isinstance(value, list | tuple | dict) and len(value) > _SHOWN_ELEMENTS:
+        return f"{type(value).__name__} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= _BRIEF_TEXT else f"{text[:_BRIEF_TEXT]}..."
 
 
 def _shown(value: Any) -> Any:

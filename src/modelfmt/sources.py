@@ -91,6 +91,8 @@ def detect(path: str, files: Files | None = None) -> str:
             module(row.name).sniff(head) if hasattr(module(row.name), "sniff") else place.suffix in row.suffixes
         ):
             return row.name
+    if head.startswith(b"PK\3\4") and (inside := _by_members(path, pool)):
+        return inside
     known = _known(head)
     by_suffix = next((row.name for row in FORMATS.values() if place.suffix.lower() in row.suffixes), None)
     if by_suffix and not known:
@@ -104,8 +106,19 @@ def detect(path: str, files: Files | None = None) -> str:
     )
 
 
+def _by_members(path: str, files: Files) -> str | None:
+    """The format whose archive a zip is, by the names of its members."""
+    from modelfmt.formats import FORMATS, module
+    from modelfmt.storage.region import Region
+    from modelfmt.storage.zip_directory import Archive
+
+    names = Archive(Region.whole(path, files)).members.keys()
+    rows = (row.name for row in FORMATS.values() if hasattr(module(row.name), "sniff_members"))
+    return next((name for name in rows if module(name).sniff_members(names)), None)
+
+
 _MAGICS = (
-    (b"PK\x03\x04", "a zip archive (Keras or NumPy)"),
+    (b"PK\x03\x04", "a zip archive (Keras?)"),
     (b"\x89HDF", "HDF5"),
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"\x1f\x8b", "a gzip archive"),

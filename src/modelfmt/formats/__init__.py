@@ -12,13 +12,14 @@ __all__ = ["FORMATS", "FormatInfo", "module"]
 @dataclass(frozen=True, slots=True)
 class FormatInfo:
     """A container. suffixes: file names it is known by. magic: the first bytes, where it has any. writes: it can be a
-    destination."""
+    destination. home: the module, where it is not called like the format."""
 
     name: str
     suffixes: tuple[str, ...]
     magic: bytes
     writes: bool
     summary: str
+    home: str = ""
 
 
 FORMATS = {
@@ -30,6 +31,17 @@ FORMATS = {
             "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", True, "PyTorch's pickles, of every form"
         ),
         FormatInfo("onnx", (".onnx",), b"", True, "ONNX, constants inside or beside it"),
+        FormatInfo(
+            "pickle",
+            (".joblib", ".pickle", ".sav"),
+            b"",
+            False,
+            "joblib's and other pickles, compressed or not",
+            "pytorch",
+        ),
+        FormatInfo("skops", (".skops",), b"", False, "skops' archive of scikit-learn's objects"),
+        FormatInfo("npz", (".npz",), b"", True, "NumPy's archive of arrays, stored or deflated"),
+        FormatInfo("npy", (".npy",), b"\x93NUMPY", True, "NumPy's array"),
         FormatInfo("imatrix_dat", (".dat", ".imatrix"), b"", False, "llama.cpp's legacy importance matrix"),
     )
 }
@@ -37,4 +49,4 @@ FORMATS = {
 
 def module(name: str) -> ModuleType:
     """The module that reads and writes the format called `name` (a key of FORMATS)."""
-    return import_module(f"modelfmt.formats.{FORMATS[name].name}")
+    return import_module(f"modelfmt.formats.{FORMATS[name].home or name}")

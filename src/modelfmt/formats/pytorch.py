@@ -1,4 +1,4 @@
-"""PyTorch checkpoints: .pt, .pth, .bin, .ckpt in every form of torch.save, TorchScript's weights, pickled models.
+"""Pickles: PyTorch's .pt, .pth, .bin, .ckpt in every form of torch.save, and those of everybody else (.pkl, .joblib).
 
 Nothing in the file is executed or imported: the pickle is followed as data (modelfmt.pickles), the rebuild functions of
 torch are understood by name, everything else becomes an inert record. The forms are in pytorch_forms, the meaning of a
@@ -18,9 +18,13 @@ from modelfmt.formats.pytorch_tree import find
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Reader
 from modelfmt.ir.tensor import Tensor
+from modelfmt.pickles.arrays import JOBLIB_WRAPPERS
+from modelfmt.pickles.joblib_arrays import BESIDE, OLD_ZLIB
 from modelfmt.pickles.machine import Pickle
+from modelfmt.pickles.records import Builder
 from modelfmt.pickles.tree import entries
 from modelfmt.storage.files import Files
+from modelfmt.storage.inflated import codec_of
 from modelfmt.storage.region import Region
 
 __all__ = ["read", "sniff", "strangers"]
@@ -35,6 +39,8 @@ def sniff(head: bytes) -> bool:
     if head[:4] == b"PK\3\4" and len(head) > 30:
         length = int.from_bytes(head[26:28], "little")
         return _ZIP_NAME.fullmatch(head[30 : 30 + length]) is not None
+    if codec_of(head) or head.startswith(OLD_ZLIB):
+        return True
     return _PICKLE.match(head) is not None or (len(head) > 262 and _TAR.match(head) is not None)
 
 
@@ -48,6 +54,8 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     types).
     """
     checkpoint = open_checkpoint(Region.whole(path, files))
+    if checkpoint.form == "pickle" and not _torch(checkpoint.pickles):
+        return _objects(path, files, reader, checkpoint)
     _refuse_zero(path, checkpoint)
     found = find(checkpoint.root, checkpoint.tensors)
     tensors = {name: Tensor(name, expr, reader) for name, expr in found.tensors.items()}
@@ -78,6 +86,35 @@ def _refuse_zero(path: str, checkpoint: Checkpoint) -> None:
             place=empty or "optimizer_state_dict",
             hint="open the folder with the files of all ranks",
         )
+
+
+def _torch(pickles: Iterable[Pickle]) -> bool:
+    """True where something of torch is named: then the tree is a checkpoint's."""
+    return any(
+        pickle.persistents or any(name.module.split(".")[0] == "torch" for name in pickle.globals_)
+        for pickle in pickles
+    )
+
+
+def _objects(path: str, files: Files, reader: Reader, checkpoint: Checkpoint) -> Model:
+    """Any other pickle: all that it holds is `content`; every array is a tensor, named as `ir.record.walk` does."""
+    (pickle,) = checkpoint.pickles
+    wrapped = any(str(name) in JOBLIB_WRAPPERS or str(name) in BESIDE for name in pickle.globals_)
+    kind = "joblib" if wrapped or checkpoint.compression else "pickle"
+    names = Counter(str(name) for name in pickle.globals_)
+    own = {"compression": checkpoint.compression, "protocol": pickle.protocol, "globals": dict(names.most_common())}
+    extras = {kind: own, "notes": strangers(checkpoint.pickles)}
+    model = Model(kind, path, extras=extras, files=files)
+    assert checkpoint.region is not None
+    content = Builder(checkpoint.region, path, lambda expr: Tensor("", expr, reader)).build(checkpoint.root)
+    model.adopt(content)
+    if isinstance(content, dict):
+        model.metadata = {key: value for key, value in content.items() if isinstance(key, str) and _plain(value)}
+    return model
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def strangers(pickles: Iterable[Pickle]) -> list[str]:

@@ -18,9 +18,11 @@ from modelfmt.formats.pytorch_tensors import Storage, Tensors, dtype_of
 from modelfmt.formats.pytorch_types import DTYPES
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import Expression
+from modelfmt.pickles.joblib_arrays import OLD_ZLIB, follow_array, old_zlib
 from modelfmt.pickles.machine import Pickle, load
 from modelfmt.pickles.tree import content, integers, text
 from modelfmt.pickles.values import Call, Persistent
+from modelfmt.storage.inflated import codec_of, inflated
 from modelfmt.storage.region import Region
 from modelfmt.storage.zip_directory import Archive
 
@@ -38,12 +40,15 @@ _Resolve = Callable[[Persistent], Storage | Expression | None]
 
 @dataclass
 class Checkpoint:
-    """An opened file. form: zip, torchscript, legacy, tar or pickle. pickles: all that were followed, nested too."""
+    """An opened file. form: zip, torchscript, legacy, tar or pickle. pickles: all that were followed, nested too.
+    region: what the pickle was read from. compression: what it was inflated from, if anything."""
 
     form: str
     root: Any
     tensors: Tensors
     pickles: list[Pickle] = field(default_factory=list)
+    region: Region | None = None
+    compression: str | None = None
 
 
 def open_checkpoint(region: Region, *, depth: int = 0) -> Checkpoint:
@@ -58,13 +63,24 @@ def open_checkpoint(region: Region, *, depth: int = 0) -> Checkpoint:
     head = region.read(0, min(region.size, _TAR_BLOCK))
     if head[:4] == b"PK\3\4":
         return _zip(region, depth)
+    if (codec := codec_of(head)) or head.startswith(OLD_ZLIB):
+        return _compressed(region, codec, depth)
     if len(head) == _TAR_BLOCK and _tar_checksum(head):
         return _tar(region, depth)
-    first = load(region)
+    first = load(region, on_build=follow_array)
     if first.root == MAGIC_NUMBER and type(first.root) is int:
         return _legacy(region, first, depth)
     _check_end(region, first)
     return _made("pickle", region, first, lambda _: None, depth)
+
+
+def _compressed(region: Region, codec: str | None, depth: int) -> Checkpoint:
+    """joblib's compressed files: any pickle in one of seven kinds of streams."""
+    name = f"{region.path}#inflated{depth}"
+    inner = inflated(region, codec, name) if codec else old_zlib(region, name)
+    made = open_checkpoint(inner, depth=depth + 1)
+    made.compression = made.compression or codec or "zlib"
+    return made
 
 
 def _check_end(region: Region, pickle: Pickle) -> None:
@@ -81,7 +97,7 @@ def _check_end(region: Region, pickle: Pickle) -> None:
 
 
 def _made(form: str, region: Region, pickle: Pickle, resolve: _Resolve, depth: int) -> Checkpoint:
-    made = Checkpoint(form, pickle.root, Tensors(region, resolve, lambda call: nested(call)), [pickle])
+    made = Checkpoint(form, pickle.root, Tensors(region, resolve, lambda call: nested(call)), [pickle], region)
 
     def nested(call: Call) -> Storage | None:
         place = content(call.args[0], region) if isinstance(call.args, tuple) and len(call.args) == 1 else None

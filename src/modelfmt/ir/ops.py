@@ -62,6 +62,7 @@ __all__ = [
     "Param",
     "Reader",
     "Regrid",
+    "Reinterpret",
     "Reshape",
     "RopePermute",
     "Scale",
@@ -192,13 +193,7 @@ class Reshape(_Op, frozen=True):
             raise ShapeError("these shapes do not hold the same elements", code="reshape", found=new, allowed=old)
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
-        size, inner = row_bytes(self), row_bytes(self.input)
-        if inner == 0 or size == 0:
-            return reader.rows(self.input, 0, 0).reshape(stop - start, size)
-        first, last = start * size // inner, -(-stop * size // inner)
-        flat = reader.rows(self.input, first, last).reshape(-1)
-        begin = start * size - first * inner
-        return flat[begin : begin + (stop - start) * size].reshape(-1, size)
+        return _regrouped(self, start, stop, reader)
 
 
 class RopePermute(_Op, frozen=True):
@@ -685,6 +680,36 @@ class Tiled(_Op, frozen=True):
         return out
 
 
+class Reinterpret(_Op, frozen=True):
+    """The bytes of a U8 expression as elements of another dense encoding. big: they are big-endian."""
+
+    input: Expression
+    shape: tuple[int, ...]
+    encoding: str
+    big: bool = False
+
+    def __post_init__(self) -> None:
+        row = self.stored
+        if self.input.stored.name != "U8" or not row.dense or row.block_elements != 1:
+            raise ShapeError("only plain bytes can be reinterpreted", code="reinterpret", found=self.encoding)
+        if prod(self.shape) * row.block_bytes != prod(self.input.shape):
+            raise ShapeError(
+                "these bytes are not that many elements", code="reinterpret", found=self.shape, allowed=self.input.shape
+            )
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        rows = _regrouped(self, start, stop, reader)
+        size = self.stored.block_bytes // (2 if self.stored.element.kind == "complex" else 1)
+        if not self.big or size == 1:
+            return rows
+        swapped: Rows = rows.reshape(-1, size)[:, ::-1].reshape(rows.shape)
+        return swapped
+
+
 class FlipBits(_Op, frozen=True):
     """Each element's bytes with those of `mask` flipped: the sign bits of conjugated and negated views."""
 
@@ -1009,6 +1034,7 @@ Expression = (
     | Nested
     | Blocks
     | BlockPart
+    | Reinterpret
 )
 
 
@@ -1099,6 +1125,17 @@ def gather(expr: Expression, source: NDArray[np.int64], reader: Reader) -> Rows:
             return reader.rows(expr, first, last)[source - first]
     pieces = [reader.rows(expr, int(run[0]), int(run[-1]) + 1).copy() for run in np.split(source, cuts)]
     return _stacked(pieces, row_bytes(expr))
+
+
+def _regrouped(expr: Reshape | Reinterpret, start: int, stop: int, reader: Reader) -> Rows:
+    """Rows of an expression whose bytes are its input's, in rows of another length."""
+    size, inner = row_bytes(expr), row_bytes(expr.input)
+    if inner == 0 or size == 0:
+        return reader.rows(expr.input, 0, 0).reshape(stop - start, size)
+    first, last = start * size // inner, -(-stop * size // inner)
+    flat = reader.rows(expr.input, first, last).reshape(-1)
+    begin = start * size - first * inner
+    return flat[begin : begin + (stop - start) * size].reshape(-1, size)
 
 
 def _joined(parts: tuple[Expression, ...], start: int, stop: int, reader: Reader) -> Rows:

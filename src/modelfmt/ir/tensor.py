@@ -43,6 +43,11 @@ class Tensor:
         return self.expr.stored
 
     @property
+    def reader(self) -> Reader:
+        """What evaluates the expression."""
+        return self._reader
+
+    @property
     def n_elements(self) -> int:
         """Number of logical elements."""
         return prod(self.shape)

@@ -24,6 +24,8 @@ MEMORY_LIMIT = 1 << 30
 """Bytes of Python objects that one pickle may become: MEMORY_BASE and MEMORY_PER_BYTE for each of its bytes, at most
 MEMORY_LIMIT."""
 MAX_MARKS = 100_000
+MAX_DEPTH = 8
+"""Pickles inside pickles."""
 SLOT_BYTES = 16
 CHECK_EVERY = 1024
 
@@ -31,7 +33,8 @@ CHECK_EVERY = 1024
 @dataclass
 class Pickle:
     """What one pickle describes. end: offset behind its STOP. globals_, calls, persistents: everything an unpickler
-    would import, call and ask its caller for, in the order of the file. damage: why it ends early, where it does."""
+    would import, call and ask its caller for, in the order of the file. inner: pickles that stood inside it. damage:
+    why it ends early, where it does."""
 
     root: Any = None
     end: int = 0
@@ -39,6 +42,7 @@ class Pickle:
     globals_: list[Global] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     persistents: list[Persistent] = field(default_factory=list)
+    inner: int = 0
     damage: ModelfmtError | None = None
 
 
@@ -49,9 +53,11 @@ class _Stop(Exception):
 class Machine:
     """The state between two opcodes. The opcodes themselves are functions over it (modelfmt.pickles.opcodes)."""
 
-    __slots__ = ("allowance", "marks", "memo", "on_build", "opcode_at", "result", "stack", "stream")
+    __slots__ = ("allowance", "depth", "marks", "memo", "on_build", "opcode_at", "result", "stack", "stream")
 
-    def __init__(self, region: Region, at: int, on_build: Any = None) -> None:
+    def __init__(self, region: Region, at: int, on_build: Any = None, depth: int = 0) -> None:
+        if depth > MAX_DEPTH:
+            raise LimitExceeded("pickles are nested too deeply", code="pickle-nested", path=region.path)
         self.stream = Stream(region, at)
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -59,6 +65,7 @@ class Machine:
         self.result = Pickle()
         self.opcode_at = at
         self.on_build = on_build
+        self.depth = depth
         self.allowance = min(MEMORY_LIMIT, MEMORY_BASE + MEMORY_PER_BYTE * (region.size - at))
 
     def run(self) -> Pickle:
@@ -193,12 +200,12 @@ class Machine:
         )
 
 
-def load(region: Region, at: int = 0, *, on_build: Any = None, damaged: bool = False) -> Pickle:
+def load(region: Region, at: int = 0, *, on_build: Any = None, damaged: bool = False, depth: int = 0) -> Pickle:
     """The pickle that begins at offset `at` of a region.
 
     on_build: called with the machine and a Call after each BUILD (joblib puts array bytes there, for which it moves the
-    stream). damaged: what was read up to the damage is returned with it, instead of an error. Raises CorruptFile,
-    LimitExceeded, UnsupportedError.
+    stream). depth: of pickles around this one. damaged: what was read up to the damage is returned with it, instead of
+    an error. Raises CorruptFile, LimitExceeded, UnsupportedError.
 
     >>> from modelfmt.storage.files import Files
     >>> files = Files()
@@ -206,7 +213,7 @@ def load(region: Region, at: int = 0, *, on_build: Any = None, damaged: bool = F
     >>> load(whole).calls
     [Call(os.system, byte 20)]
     """
-    machine = Machine(region, at, on_build)
+    machine = Machine(region, at, on_build, depth)
     try:
         return machine.run()
     except ModelfmtError as error:

@@ -24,6 +24,7 @@ DICT_CLASSES = frozenset(
     }
 )
 _ENCODE = "_codecs.encode"
+_BYTES = frozenset(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("bytearray", "bytes"))
 _COPIED_LIMIT = 64 << 20
 
 
@@ -123,8 +124,13 @@ def content(value: Any, region: Region) -> Region | None:
         except UnicodeEncodeError:
             return None
         return _registered(data, region, value.offset)
-    if isinstance(value, Call) and value.name in ("builtins.bytearray", "builtins.bytes") and len(value.args) == 1:
-        return content(value.args[0], region) if not isinstance(value.args[0], Call) else None
+    if isinstance(value, Call) and value.name in _BYTES and isinstance(value.args, tuple) and len(value.args) <= 2:
+        if not value.args:  # protocol 2: bytes()
+            return _registered(b"", region, value.offset)
+        if len(value.args) == 2:  # protocol 2: a text and its encoding
+            return content(Call(Global("_codecs", "encode", 0), value.args, value.offset, "REDUCE"), region)
+        inner = value.args[0]
+        return content(inner, region) if not isinstance(inner, Call) or inner.name == _ENCODE else None
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogateescape")
     return _registered(value, region, id(value)) if isinstance(value, bytes) else None

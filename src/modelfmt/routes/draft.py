@@ -10,6 +10,7 @@ from modelfmt.errors import UsageError
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression
+from modelfmt.ir.record import Record, Texts, walk
 from modelfmt.ir.tensor import Tensor
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
@@ -119,7 +120,14 @@ def dense_tensors(model: Model, recipe: Recipe) -> tuple[dict[str, DraftTensor],
         target = source.name if kept else "F32" if quant == AUTO else quant
         chosen[tensor.name] = DraftTensor(tensor.expr, target, reason="as asked" if target != source.name else "kept")
         losses += narrowing(tensor.name, source.name, target)
-    return chosen, losses
+    return chosen, losses + _objects(model)
+
+
+def _objects(model: Model) -> list[Loss]:
+    """What a container of tensors does not hold of a file of objects."""
+    left = [value for _, value in walk(model.content, path=model.path) if isinstance(value, Record | Texts)]
+    what = f"{len(left)} objects and arrays of text: classes, parameters, labels; only tensors are written"
+    return [Loss("dropped", model.path, what)] if left else []
 
 
 def stored_tensors(model: Model, *, as_stored: bool) -> Mapping[str, Tensor]:

@@ -15,16 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelfmt.arrays.npy import read_header
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError
-from modelfmt.formats import gguf, pytorch, safetensors
+from modelfmt.formats import gguf, pytorch, safetensors, skops
 from modelfmt.formats.pytorch_forms import MAGIC_NUMBER
-from modelfmt.pickles.joblib_arrays import skip_array
+from modelfmt.pickles.joblib_arrays import follow_array
 from modelfmt.pickles.machine import Pickle, load
-from modelfmt.pickles.values import Blob
+from modelfmt.pickles.values import Blob, Call, Global
 from modelfmt.scanning import sevenzip
 from modelfmt.scanning.chains import archives
-from modelfmt.scanning.findings import DANGEROUS, UNKNOWN, Finding
-from modelfmt.scanning.names import judged, proper
+from modelfmt.scanning.findings import DANGEROUS, SAFE, UNKNOWN, Finding
+from modelfmt.scanning.names import judged, proper, verdict_of
+from modelfmt.storage.lz4 import Lz4Decoder
 from modelfmt.storage.region import Region
 from modelfmt.storage.zip_directory import INFLATED_LIMIT, Archive
 from modelfmt.tiles import Evaluator
@@ -48,7 +50,7 @@ _AMBIGUOUS = frozenset(
     }
 )
 _REFUSALS = ("tensor-", "storage-", "tree-", "array-", "byteorder")
-_UNREAD = {b"Rar!": "a RAR archive", b"\x04\x22\x4d\x18": "an lz4 stream"}
+_UNREAD = {b"Rar!": "a RAR archive"}
 _TEMPLATE = re.compile(r"__\w+__|\|\s*attr\b|\bimport\b|\bcycler\b.*__|\bself\._|\bmro\b|\bpopen\b")
 _LAMBDA = re.compile(rb'"class_name":\s*"Lambda"')
 
@@ -114,7 +116,7 @@ def _pickles(region: Region, member: str, found: Found, depth: int, *, script: b
     at = 0
     rows: list[Pickle] = []
     while at < region.size and len(rows) < MAX_PICKLES:
-        row = load(region, at, on_build=skip_array, damaged=True)
+        row = load(region, at, on_build=follow_array, damaged=True)
         if rows and row.damage is not None and not row.globals_:
             found.add(UNKNOWN, "trailing", "bytes follow the pickle", region.start + at, member)
             break
@@ -150,7 +152,7 @@ def _maybe_pickles(region: Region, name: str, member: str, found: Found, depth: 
     """A file that says nothing about itself: a pickle of protocol 0 may begin with anything."""
     if region.size == 0:
         return
-    row = load(region, on_build=skip_array, damaged=True)
+    row = load(region, on_build=follow_array, damaged=True)
     if row.damage is None or any(proper(named) for named in row.globals_) or name.lower().endswith(_PICKLE_NAMES):
         _pickles(region, member, found, depth)
 
@@ -169,6 +171,8 @@ def _zip(region: Region, member: str, found: Found, depth: int) -> None:
         return
     if archive.comment:
         found.add(UNKNOWN, "comment", "bytes behind the archive's directory", region.start, member)
+    if skops.SCHEMA in archive.members:
+        _skops(archive, f"{member}!{skops.SCHEMA}" if member else skops.SCHEMA, found)
     script = any(name.endswith("constants.pkl") for name in archive.members)
     for name, row in archive.members.items():
         inside = f"{member}!{name}" if member else name
@@ -212,16 +216,22 @@ def _loose(region: Region, member: str, found: Found, depth: int) -> None:
 
 
 def _inflated(stream: Any, raw: bytes) -> bytes:
+    """What a stream becomes, up to its damage or the limit."""
+    pieces: list[bytes] = []
+    left = INFLATED_LIMIT
     try:
-        data: bytes = stream.decompress(raw, INFLATED_LIMIT)
+        while left > 0 and (data := stream.decompress(raw, left)):
+            pieces.append(data)
+            left -= len(data)
+            raw = b""
     except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError):
-        return b""
-    return data
+        pass  # bz2 and lzma say so at the end, too
+    return b"".join(pieces)
 
 
-def _compressed(make: Callable[[], Any]) -> Callable[[Region, str, Found, int], None]:
+def _compressed(make: Callable[[], Any], skip: int = 0) -> Callable[[Region, str, Found, int], None]:
     def action(region: Region, member: str, found: Found, depth: int) -> None:
-        data = _inflated(make(), region.read(0, min(region.size, INFLATED_LIMIT)))
+        data = _inflated(make(), region.read(0, min(region.size, INFLATED_LIMIT))[skip:])
         if not data:
             found.add(UNKNOWN, "damaged", "a compressed stream that cannot be read", region.start, member)
             return
@@ -255,20 +265,50 @@ def _tar(region: Region, member: str, found: Found, depth: int) -> None:
         at += 512 + -(-size // 512) * 512
 
 
-def _sevenzip(region: Region, member: str, found: Found, depth: int) -> None:
-    for number, (name, data) in enumerate(sevenzip.members(region)):
-        inner = Region.whole(region.files.register(f"{region.path}!{depth}.{number}", data), region.files)
-        _look(inner, name, f"{member}!{name}" if member else name, found, depth + 1)
-
-
 def _npy(region: Region, member: str, found: Found, depth: int) -> None:
-    """An array of objects is a pickle behind the header."""
-    wide = region.read(6, 1) != b"\1"
-    length = int.from_bytes(region.read(8, 4 if wide else 2), "little")
-    begin = (12 if wide else 10) + length
-    header = region.read(12 if wide else 10, min(length, region.size - begin + length))
-    if b"'O'" in header or b"|O" in header:
-        _pickles(region.part(begin, region.size - begin), member, found, depth)
+    """An array of objects is a pickle behind the header; behind a header that is none, one is looked for."""
+    try:
+        header = read_header(region)
+    except ModelfmtError as error:
+        found.add(UNKNOWN, "damaged", f"not looked at any further: {error.message}", region.start, member)
+        wide = region.read(6, 1) != b"\1"
+        begin = 8 + (4 if wide else 2) + int.from_bytes(region.read(8, 4 if wide else 2), "little")
+        if begin < region.size:
+            _maybe_pickles(region.part(begin, region.size - begin), "x.pkl", member, found, depth)
+        return
+    if header.element.size is None:
+        _pickles(header.data, member, found, depth)
+
+
+def _sevenzip(region: Region, member: str, found: Found, depth: int) -> None:
+    files = region.files
+    for number, (name, data) in enumerate(sevenzip.members(region)):
+        inside = f"{member}!{name}" if member else name
+        inner = Region.whole(files.register(f"{region.path}#7z{region.start}.{number}", data), files)
+        _look(inner, name, inside, found, depth + 1)
+
+
+def _skops(archive: Archive, member: str, found: Found) -> None:
+    """What skops would import and call once a user trusts the types of the file."""
+    try:
+        schema = skops.schema_of(archive)
+    except ModelfmtError as error:
+        found.add(UNKNOWN, "damaged", f"not looked at any further: {error.message}", 0, member)
+        return
+    for node in skops.nodes(schema):
+        module, name, loader = (str(node.get(key)) for key in ("__module__", "__class__", "__loader__"))
+        if loader in ("MethodNode", "OperatorFuncNode"):
+            found.add(DANGEROUS, "skops-call", f"{module}.{name}: a method or operator is reached for", 0, member)
+            continue
+        named = Global(module, name, 0)
+        full = str(named)
+        if full in found.names:
+            continue
+        found.names[full] = None
+        called = Call(named, (), 0, "REDUCE") if loader in ("ConstructorFromReduceNode", "PartialNode") else None
+        verdict, rule, reason = verdict_of(named, called)
+        if verdict != SAFE:
+            found.findings.append(Finding(verdict, rule, reason, 0, member, full))
 
 
 def _gguf(region: Region, member: str, found: Found, _depth: int) -> None:
@@ -321,11 +361,13 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
 
 _CARRIERS: tuple[tuple[Callable[[bytes], bool], Callable[[Region, str, Found, int], None]], ...] = (
     (_starts(b"PK\3\4"), _zip),
-    (_starts(sevenzip.MAGIC), _sevenzip),
     (_starts(b"\x1f\x8b"), _compressed(lambda: zlib.decompressobj(31))),
     (_starts(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"), _compressed(zlib.decompressobj)),
     (_starts(b"BZh"), _compressed(bz2.BZ2Decompressor)),
     (_starts(b"\xfd7zXZ\0", b"\x5d\0\0"), _compressed(lzma.LZMADecompressor)),
+    (_starts(b"\x04\x22\x4d\x18"), _compressed(Lz4Decoder)),
+    (_starts(b"ZF0x"), _compressed(zlib.decompressobj, skip=21)),
+    (_starts(sevenzip.MAGIC), _sevenzip),
     (_starts(b"\x93NUMPY"), _npy),
     (_starts(b"\x89HDF"), _hdf5),
     (gguf.sniff, _gguf),

@@ -18,7 +18,7 @@ from modelfmt.pickles.tree import class_name
 from modelfmt.pickles.values import Blob, Call, Dict, Global, Persistent, Set
 from modelfmt.scanning.findings import DANGEROUS, SAFE, UNKNOWN, Finding
 
-__all__ = ["HARMLESS", "judged", "proper"]
+__all__ = ["HARMLESS", "judged", "proper", "verdict_of"]
 
 # fmt: off
 HARMLESS = frozenset({
@@ -29,7 +29,8 @@ HARMLESS = frozenset({
     "uuid.UUID",
     "numpy.random._pickle.__bit_generator_ctor", "numpy.random._pickle.__generator_ctor",
     "numpy.random._pickle.__randomstate_ctor", "numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64",
-    "joblib.numpy_pickle.NumpyArrayWrapper", "torch.jit._pickle.build_boollist", "torch.jit._pickle.build_doublelist",
+    "joblib.numpy_pickle.NumpyArrayWrapper", "joblib.numpy_pickle.NDArrayWrapper",
+    "torch.jit._pickle.build_boollist", "torch.jit._pickle.build_doublelist",
     "torch.jit._pickle.build_intlist", "torch.jit._pickle.build_tensor_from_id", "torch.jit._pickle.build_tensorlist",
     "torch.jit._pickle.restore_type_tag", "numpy.bool_", "numpy.bytes_", "numpy.complex64", "numpy.complex128",
     "numpy.float16", "numpy.float32", "numpy.float64", "numpy.int8", "numpy.int16", "numpy.int32", "numpy.int64",
@@ -84,7 +85,7 @@ def judged(pickle: Pickle, member: str, *, script: bool = False) -> Iterator[Fin
         called = calls.get(id(name))
         if called is not None and called.name in _GETATTR and id(name) not in reaching:
             continue
-        verdict, rule, reason = _verdict(name, called)
+        verdict, rule, reason = verdict_of(name, called)
         if verdict == SAFE or (script and name.module.split(".")[0] == "__torch__"):
             continue
         place = name.offset if called is None else called.offset
@@ -94,7 +95,7 @@ def judged(pickle: Pickle, member: str, *, script: bool = False) -> Iterator[Fin
         yield Finding(UNKNOWN, "damaged", reason, pickle.end, member)
 
 
-def _verdict(name: Global, call: Call | None) -> tuple[str, str, str]:
+def verdict_of(name: Global, call: Call | None) -> tuple[str, str, str]:
     """(verdict, rule, reason) for one name and the first call of it."""
     if name.computed:
         return DANGEROUS, "computed-name", "the name is computed while loading"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from modelfmt.errors import CorruptFile, SourceMissing
 
-__all__ = ["Files", "Fingerprint"]
+__all__ = ["Files", "Fingerprint", "Source"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,24 @@ class Fingerprint:
     inode: int
 
 
+class Source(Protocol):
+    """Bytes that are made while they are read (a compressed stream)."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer from `offset` on; what is asked for lies inside. Safe to call from several threads."""
+
+
 class Files:
     """A pool of sources opened for reading, safe to use from several threads."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[int, int]] = {}
         self._memory: dict[str, memoryview] = {}
+        self._sources: dict[str, Source] = {}
         self._lock = threading.Lock()
 
     def register(self, name: str, buffer: Any) -> str:
@@ -37,14 +49,23 @@ class Files:
         self._memory[name] = memoryview(buffer).cast("B")
         return name
 
+    def attach(self, name: str, source: Source) -> str:
+        """Make a source readable under a name; returns the name."""
+        self._sources[name] = source
+        return name
+
     def size(self, path: str) -> int:
         """Size of a source in bytes. Raises SourceMissing."""
+        if path in self._sources:
+            return self._sources[path].size
         if path in self._memory:
             return len(self._memory[path])
         return self._handle(path)[1]
 
     def fingerprint(self, path: str) -> Fingerprint:
         """Size, modification time and inode of an open source."""
+        if path in self._sources:
+            return Fingerprint(self._sources[path].size, 0, 0)
         if path in self._memory:
             return Fingerprint(len(self._memory[path]), 0, 0)
         status = os.fstat(self._handle(path)[0])
@@ -68,6 +89,12 @@ class Files:
                 raise _short(path, offset, wanted, len(source))
             buffer[:] = source
             return
+        if path in self._sources:
+            found = self._sources[path]
+            if offset < 0 or offset + wanted > found.size:
+                raise _short(path, offset, wanted, max(0, found.size - offset))
+            found.read_into(offset, buffer)
+            return
         handle, _ = self._handle(path)
         done = 0
         while done < wanted:
@@ -83,7 +110,7 @@ class Files:
 
     def handle(self, path: str) -> int | None:
         """The descriptor of a local file, for copies inside the kernel; None for a buffer."""
-        return None if path in self._memory else self._handle(path)[0]
+        return None if path in self._memory or path in self._sources else self._handle(path)[0]
 
     def close(self) -> None:
         """Close every descriptor; the pool can be used again and opens anew."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
+from modelfmt.storage.inflated import Inflated
 from modelfmt.storage.region import Region
 
 __all__ = ["Archive", "Member"]
@@ -21,6 +22,8 @@ MAX_MEMBERS = 1_000_000
 MAX_DIRECTORY = 256 << 20
 INFLATED_LIMIT = 256 << 20
 """Bytes that one deflated member may become in memory."""
+MAX_DEFLATION = 1100
+"""More than deflate can shrink anything: 258 bytes in two bits."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -109,6 +112,19 @@ class Archive:
         files = self.region.files
         key = f"{self.region.path}!/{name}"
         return Region.whole(files.register(key, self.data(name)), files)
+
+    def stream(self, name: str) -> Region:
+        """Where the content of a member lies; a deflated one is inflated while it is read, and its size and checksum
+        are verified when its end is reached. Raises CorruptFile (a size that no stream of this length has)."""
+        member = self.members[name]
+        if member.stored or member.size <= _CHUNK:
+            return self.place(name)
+        if member.size > MAX_DEFLATION * member.stored_size:
+            _refuse(self.region, "a member inflates to another size", "zip-inflate", member.offset, name)
+        files = self.region.files
+        raw = self.region.part(member.offset, member.stored_size)
+        source = Inflated(raw, "deflate", size=member.size, crc=member.crc or None)
+        return Region.whole(files.attach(f"{self.region.path}!/{name}", source), files)
 
 
 def _find_end(region: Region) -> tuple[int, int, int, int, bytes]:
