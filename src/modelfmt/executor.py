@@ -211,10 +211,11 @@ class _Session:
                 size = len(data) // (job.stop - job.start)
                 self.outputs[sink.output].write(sink.offset + job.start * size, data)
                 wrote += len(data)
+        read, _ = self.plan.moved_bytes(job)
         self.journal.done(job.number)
         with self.lock:
             self.done += 1
-            self.read += (job.stop - job.start) * row_bytes(stream.expr)
+            self.read += read
             self.written += wrote
             self.left[job.stream] -= 1
             name = stream.sinks[0].name

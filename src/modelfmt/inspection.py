@@ -81,7 +81,7 @@ def inspect(source: Source, *, tensors: bool = True) -> ModelInfo:
     {'F32': 1}
     """
     with sources.open(source) as model:
-        rows = tuple(TensorInfo(t.name, t.shape, t.encoding.name, t.nbytes) for t in model.tensors.values())
+        rows = tuple(TensorInfo(t.name, t.shape, t.kind, t.nbytes) for t in model.tensors.values())
         metadata = {key: _shown(value) for key, value in (model.metadata or model.config).items()}
         notes = tuple(str(note) for note in model.extras.get("notes", ()))
         return ModelInfo(

@@ -26,7 +26,9 @@ from modelfmt.ir.ops import (
     RopePermute,
     geometry,
     nodes,
+    read_bytes,
     row_bytes,
+    source_label,
 )
 from modelfmt.report import Loss, Note
 
@@ -120,7 +122,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def bytes_read(self) -> int:
         """Bytes of tensor data that will be read."""
-        return sum(geometry(s.expr.shape, s.expr.stored)[0] * row_bytes(s.expr) for s in self.streams)
+        return sum(read_bytes(s.expr, geometry(s.expr.shape, s.expr.stored)[0]) for s in self.streams)
 
     @property
     def bytes_written(self) -> int:
@@ -145,7 +147,7 @@ class Plan(msgspec.Struct, frozen=True):
         """(bytes that a job reads, bytes that it writes)."""
         stream = self.streams[job.stream]
         n_cols, n_rows = geometry(stream.expr.shape, stream.expr.stored)[1], job.stop - job.start
-        return n_rows * row_bytes(stream.expr), n_rows * sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
+        return read_bytes(stream.expr, n_rows), n_rows * sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
 
     def jobs(self) -> Iterator[Job]:
         """Every job, in the order of the sources; numbers are stable for equal plans."""
@@ -253,11 +255,6 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     """Bytes of one written row."""
     stored = ENCODINGS[sink.encoding]
     return -(-n_cols // stored.block_elements) * stored.block_bytes
-
-
-def source_label(expr: Expression) -> str:
-    """What a tensor is made from, for people: the scheme of a quantized checkpoint, else the encoding."""
-    return next((node.label for node in nodes(expr) if isinstance(node, Coded)), "") or expr.stored.name
 
 
 def _is_packed(expr: Expression) -> bool:

@@ -74,7 +74,10 @@ __all__ = [
     "Transpose",
     "geometry",
     "nodes",
+    "read_bytes",
     "row_bytes",
+    "source_label",
+    "stored_bytes",
     "with_inputs",
 ]
 
@@ -1045,6 +1048,26 @@ ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
 def nodes(expr: Expression) -> list[Expression]:
     """An expression and all that it is made from."""
     return [expr, *(node for part in expr.inputs for node in nodes(part))]
+
+
+def source_label(expr: Expression) -> str:
+    """What a tensor is made from, for people: the scheme of a quantized checkpoint, else the encoding."""
+    return next((node.label for node in nodes(expr) if isinstance(node, Coded)), "") or expr.stored.name
+
+
+def stored_bytes(expr: Expression) -> int:
+    """Bytes in files that an expression is made from; of a grid's records without its codes."""
+    if isinstance(expr, Leaf | Constant):
+        return geometry(expr.shape, expr.stored)[0] * row_bytes(expr)
+    inputs = expr.inputs[1:] if isinstance(expr, Coded) and expr.records else expr.inputs
+    return sum(stored_bytes(part) for part in inputs)
+
+
+def read_bytes(expr: Expression, n_rows: int) -> int:
+    """Bytes that n_rows rows of an expression take from files, about."""
+    if not any(isinstance(node, GRIDDED) for node in nodes(expr)):
+        return n_rows * row_bytes(expr)
+    return stored_bytes(expr) * n_rows // max(geometry(expr.shape, expr.stored)[0], 1)
 
 
 def boxes(start: int, stop: int, sizes: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError, UsageError
-from modelfmt.ir.ops import geometry
+from modelfmt.ir.ops import geometry, source_label, stored_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +43,15 @@ class Tensor:
         return self.expr.stored
 
     @property
+<<<<<<< HEAD
     def reader(self) -> Reader:
         """What evaluates the expression."""
         return self._reader
+=======
+    def kind(self) -> str:
+        """How the values are stored, for people: the encoding's name, or the scheme of a quantized checkpoint."""
+        return source_label(self.expr)
+>>>>>>> transcode
 
     @property
     def n_elements(self) -> int:
@@ -54,7 +60,9 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes."""
+        """Stored bytes; of a tensor in several parts, those of all parts."""
+        if self.encoding.name.startswith("GRID:"):
+            return stored_bytes(self.expr)
         n_rows, n_cols = geometry(self.shape, self.encoding)
         return n_rows * self.encoding.row_bytes(n_cols)
 
@@ -110,4 +118,4 @@ class Tensor:
         return (1, 0)
 
     def __repr__(self) -> str:
-        return f"Tensor({self.name!r}, {list(self.shape)}, {self.encoding.name})"
+        return f"Tensor({self.name!r}, {list(self.shape)}, {self.kind})"
