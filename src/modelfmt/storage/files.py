@@ -15,6 +15,10 @@ from modelfmt.errors import CorruptFile, SourceMissing
 __all__ = ["Files", "Fingerprint", "Source"]
 
 
+KEPT_SOURCES = 2
+"""Attached sources that may hold memory at a time."""
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What tells that a source file is still the one that was planned for."""
@@ -34,6 +38,9 @@ class Source(Protocol):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill buffer from `offset` on; what is asked for lies inside. Safe to call from several threads."""
 
+    def forget(self) -> None:
+        """Give back the memory that only makes the next read faster."""
+
 
 class Files:
     """A pool of sources opened for reading, safe to use from several threads."""
@@ -42,6 +49,7 @@ class Files:
         self._open: dict[str, tuple[int, int]] = {}
         self._memory: dict[str, memoryview] = {}
         self._sources: dict[str, Source] = {}
+        self._recent: dict[str, None] = {}
         self._lock = threading.Lock()
 
     def register(self, name: str, buffer: Any) -> str:
@@ -94,6 +102,7 @@ class Files:
             if offset < 0 or offset + wanted > found.size:
                 raise _short(path, offset, wanted, max(0, found.size - offset))
             found.read_into(offset, buffer)
+            self._used(path)
             return
         handle, _ = self._handle(path)
         done = 0
@@ -122,6 +131,17 @@ class Files:
     def __del__(self) -> None:
         if getattr(self, "_open", None):
             self.close()
+
+    def _used(self, path: str) -> None:
+        """Of the attached sources, only those that were read last keep their windows."""
+        with self._lock:
+            self._recent.pop(path, None)
+            self._recent[path] = None
+            if len(self._recent) <= KEPT_SOURCES:
+                return
+            oldest = next(iter(self._recent))
+            del self._recent[oldest]
+        self._sources[oldest].forget()
 
     def _handle(self, path: str) -> tuple[int, int]:
         found = self._open.get(path)

@@ -130,6 +130,14 @@ class Inflated:
             while offset + done == self.size and self._step():
                 pass  # size and checksum are looked at behind the last byte
 
+    def forget(self) -> None:
+        """Give the window back, unless another thread is reading."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._restart()
+            finally:
+                self._lock.release()
+
     def _copy(self, offset: int, buffer: memoryview) -> int:
         """What the window has from `offset` on."""
         begin, done = self._at - self._held, 0
