@@ -43,15 +43,14 @@ class Tensor:
         return self.expr.stored
 
     @property
-<<<<<<< HEAD
     def reader(self) -> Reader:
         """What evaluates the expression."""
         return self._reader
-=======
+
+    @property
     def kind(self) -> str:
         """How the values are stored, for people: the encoding's name, or the scheme of a quantized checkpoint."""
         return source_label(self.expr)
->>>>>>> transcode
 
     @property
     def n_elements(self) -> int:
