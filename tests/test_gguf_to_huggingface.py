@@ -279,8 +279,8 @@ def test_names_say_what_is_made(golden: Path, tmp_path: Path) -> None:
         modelfmt.plan(tmp_path / "model.gguf", tmp_path / "new.folder")
     with pytest.raises(UsageError, match="that of a file"):
         modelfmt.plan(tmp_path / "model.gguf", tmp_path / "new.safetensors", to="huggingface")
-    with pytest.raises(UnsupportedError, match="only a GGUF file"):
-        modelfmt.plan(golden / "checkpoints" / "qwen2", tmp_path / "plain", to="huggingface")
+    with pytest.raises(UnsupportedError, match="only a GGUF file or a checkpoint's folder"):
+        modelfmt.plan(golden / "checkpoints" / "qwen2" / "model.safetensors", tmp_path / "plain", to="huggingface")
 
 
 def write(path: Path, source: Path, **changes: Any) -> Path:

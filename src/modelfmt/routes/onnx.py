@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from modelfmt.checkpoints import from_gguf
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
@@ -200,13 +201,11 @@ def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
 
 def _checkpoint(model: Model) -> _Checkpoint:
     if model.format == "gguf":
-        from modelfmt.routes.huggingface import view
-
-        tensors, files, said = view(model)
+        tensors, files, losses, notes = from_gguf.view(model)
         config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
         classes = config.get("architectures")
         first = classes[0] if isinstance(classes, list) and classes else None
-        return _Checkpoint(first, config, tensors, files, said)
+        return _Checkpoint(first, config, tensors, files, [*losses, *notes])
     if not model.config:
         raise UnsupportedError(
             "neither a graph nor an architecture in this source",
@@ -217,8 +216,8 @@ def _checkpoint(model: Model) -> _Checkpoint:
         )
     tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
-    notes: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return _Checkpoint(model.architecture, model.config, tensors, files, notes)
+    said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
+    return _Checkpoint(model.architecture, model.config, tensors, files, said)
 
 
 def _usual(tensors: Mapping[str, Expression]) -> str:

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from modelfmt import grids
+from modelfmt.checkpoints import from_gguf
 from modelfmt.checkpoints.written import Written
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
@@ -45,11 +46,11 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
             found=", ".join(recipe.label for recipe in wanted),
             allowed=AUTO,
         )
-    tensors, files, config, notes = _source(model)
+    tensors, files, config, losses, notes = _source(model)
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[options.target]}")
     policy, reader = transcode.policy(options.transcode), Evaluator(model.files)
     chosen: dict[str, DraftTensor] = {}
-    losses: list[Loss] = []
+    losses = list(losses)
     modules: dict[str, Mapping[str, Any]] = {}
     others: list[str] = []
     for name, given in tensors.items():
@@ -96,15 +97,14 @@ def _metadata(options: Options) -> dict[str, str]:
     return {"format": "mlx" if options.target == "mlx" else "pt"}
 
 
-def _source(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], dict[str, Any], list[Note]]:
-    """Tensors by their names in a checkpoint, the files beside them, config.json."""
+def _source(
+    model: Model,
+) -> tuple[dict[str, Expression], dict[str, bytes], dict[str, Any], list[Loss], list[Note]]:
+    """Tensors by their names in a checkpoint, the files beside them, config.json, what is lost or noted."""
     if model.format == "gguf":
-        from modelfmt.routes.huggingface import opened
-
-        found = opened(model)
-        config = strict_json.parse(found.files.pop("config.json"), path="config.json", non_finite=True)
-        files = {name: data for name, data in found.files.items() if not name.endswith(".index.json")}
-        return found.tensors, files, config, list(found.notes)
+        tensors, files, losses, notes = from_gguf.view(model)
+        config = strict_json.parse(files.pop("config.json"), path="config.json", non_finite=True)
+        return tensors, {n: data for n, data in files.items() if not n.endswith(".index.json")}, config, losses, notes
     if model.format != "huggingface":
         raise UnsupportedError(
             "only a quantized checkpoint or a GGUF file becomes a folder of another scheme",
@@ -115,7 +115,7 @@ def _source(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], dict
     tensors = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
     config = {key: value for key, value in model.config.items() if key not in ("quantization", "quantization_config")}
     files = {name: model.assets[name] for name in model.assets if name not in _LEFT_OUT}
-    return tensors, files, config, list(model.extras.get("quantization", {}).get("notes", ()))
+    return tensors, files, config, [], list(model.extras.get("quantization", {}).get("notes", ()))
 
 
 def _grid(expr: Expression) -> Expression | None:
