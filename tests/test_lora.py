@@ -199,13 +199,13 @@ def test_tiles_and_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.Mon
     """Nor how much of a factor is held at once, or in what strips a sum is made."""
     import msgspec
 
-    from modelfmt.ir import ops
+    from modelfmt.ir import computed
 
     made(Variant("dora", config={"target_modules": LINEAR, "use_dora": True}), tmp_path)
     outputs = set()
     for elements, threads, held in ((1 << 20, 1, 1 << 20), (1000, 2, 300), (64, 3, 1)):
-        monkeypatch.setattr(ops, "FACTOR_ELEMENTS", held)
-        monkeypatch.setattr(ops, "STRIP_ELEMENTS", held)
+        monkeypatch.setattr(computed, "FACTOR_ELEMENTS", held)
+        monkeypatch.setattr(computed, "STRIP_ELEMENTS", held)
         dest = tmp_path / f"{elements}.gguf"
         plan = modelfmt.plan(tmp_path / "base", dest, quant="Q8_0", adapter=tmp_path / "lora")
         modelfmt.run(msgspec.structs.replace(plan, tile_elements=elements), threads=threads)

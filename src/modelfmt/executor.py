@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from modelfmt import grids, sources
 from modelfmt.errors import CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes, spans
+from modelfmt.ir.op import spans
+from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes
 from modelfmt.plans import Job, Plan, Sink, Stream
 from modelfmt.plans import Output as Planned
 from modelfmt.report import Done, Event, OutputReport, PlanReady, Progress, Report, TensorDone, TensorReport

@@ -14,10 +14,10 @@ import msgspec
 
 from modelfmt.errors import CorruptFile
 from modelfmt.ir.blocks import LAYOUTS
+from modelfmt.ir.computed import FACTOR_ELEMENTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
 from modelfmt.ir.ops import (
-    FACTOR_ELEMENTS,
     AddLowRank,
     BlockPart,
     Coded,

@@ -48,23 +48,6 @@ class Evaluator:
         n_cols = geometry(expr.shape, expr.stored)[1]
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
 
-    def blocks(self, expr: Expression, encoding: str, start: int, stop: int, rounding: str) -> NDArray[np.uint8]:
-        """Rows start..stop in a quantized encoding: as they are where they have it, else quantized.
-
-        Raises BadValue (NaN or infinity).
-        """
-        if expr.stored.name == encoding:
-            return self.rows(expr, start, stop)
-        import numpy as np
-
-        n_cols = geometry(expr.shape, expr.stored)[1]
-        source, rows = expr.stored.name, self.rows(expr, start, stop)
-        if source not in kernel_types():
-            source, rows = "F32", decode(rows, source, n_cols).view(np.uint8)
-        out = np.empty((stop - start, ENCODINGS[encoding].row_bytes(n_cols)), np.uint8)
-        convert(source, rows, encoding, out, stop - start, n_cols, rounding=rounding, first_row=start)
-        return out
-
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
         """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
         import numpy as np
@@ -95,16 +78,24 @@ class Evaluator:
             swap_bytes(expr.encoding, out)
         return out
 
-    def encoded(self, expr: Expression, start: int, stop: int, encoding: str) -> NDArray[np.uint8]:
-        """Rows start..stop in another dense encoding, uint8 [stop - start, row_bytes], each value rounded once."""
-        import numpy as np
+    def encoded(
+        self, expr: Expression, start: int, stop: int, encoding: str, rounding: str = "ggml"
+    ) -> NDArray[np.uint8]:
+        """Rows start..stop in another encoding, uint8 [stop - start, row_bytes]: as they are where they have it, else
+        each value rounded once, or quantized.
 
-        n_cols = geometry(expr.shape, expr.stored)[1]
+        Raises BadValue (NaN or infinity in blocks), UnsupportedError (an encoding without values).
+        """
         rows = self.rows(expr, start, stop)
         if expr.stored.name == encoding:
             return rows
+        import numpy as np
+
+        n_cols, source = geometry(expr.shape, expr.stored)[1], expr.stored.name
+        if source not in kernel_types():
+            source, rows = "F32", decode(rows, source, n_cols).view(np.uint8)
         out = np.empty((stop - start, ENCODINGS[encoding].row_bytes(n_cols)), np.uint8)
-        convert(expr.stored.name, rows, encoding, out, stop - start, n_cols)
+        convert(source, rows, encoding, out, stop - start, n_cols, rounding=rounding, first_row=start)
         return out
 
     def add_product(self, a: NDArray[np.float32], b: NDArray[np.float32], sums: NDArray[np.float32]) -> None:

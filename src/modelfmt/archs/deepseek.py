@@ -9,7 +9,7 @@ checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepse
 from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
-from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
@@ -144,14 +144,7 @@ GLM4_MOE_LITE = DEEPSEEK3.derive(
         Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),
         Param("value_size", "v_head_dim", "attention.value_length_mla", default=256),
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=768, nullable=True),
-        Param(
-            "n_dense",
-            ("mlp_layer_types", "first_k_dense_replace"),
-            "leading_dense_block_count",
-            default=1,
-            low=0,
-            leading=("dense", "sparse"),
-        ),
+        leading_dense(1),
         Param("n_expert", "n_routed_experts", "expert_count", default=64, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1536),

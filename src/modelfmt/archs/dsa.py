@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from modelfmt.archs.decoder import biased
 from modelfmt.archs.deepseek import SIGMOID
-from modelfmt.archs.experts import sigmoid_router
+from modelfmt.archs.experts import leading_dense, sigmoid_router
 from modelfmt.archs.table import Param, Refuses, Row
 
 __all__ = ["DEEPSEEK32", "GLM_DSA"]
@@ -17,20 +17,13 @@ __all__ = ["DEEPSEEK32", "GLM_DSA"]
 _INDEXER, _BLOCK = "model.layers.{i}.self_attn.indexer.", "blk.{i}.indexer."
 _QUERIES = ("n_index*index_size", "q_lora")
 
-
-def _n_dense(default: int) -> Param:
-    paths = ("mlp_layer_types", "first_k_dense_replace")
-    leading = ("dense", "sparse")
-    return Param("n_dense", paths, "leading_dense_block_count", default=default, low=0, leading=leading)
-
-
 DEEPSEEK32 = SIGMOID.derive(
     gguf="deepseek32",
     hf=("DeepseekV32ForCausalLM",),
     model_type=("deepseek_v32",),
     params=(
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=1536),
-        _n_dense(3),
+        leading_dense(3),
         Param("n_index", "index_n_heads", "attention.indexer.head_count", default=64),
         Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
         Param("n_attended", "index_topk", "attention.indexer.top_k", default=2048),

@@ -16,7 +16,7 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import dense_rows, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
 __all__ = ["EXAONE4", "EXAONE_MOE"]
@@ -65,14 +65,7 @@ EXAONE_MOE = DECODER.derive(
         *HEAD_SIZE_WRITTEN,
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
         Param("vocab_size", "vocab_size", "vocab_size"),
-        Param(
-            "n_dense",
-            ("mlp_layer_types", "first_k_dense_replace"),
-            "leading_dense_block_count",
-            default=1,
-            low=0,
-            leading=("dense", "sparse"),
-        ),
+        leading_dense(1),
         Param("n_expert", "num_experts", "expert_count", default=64, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=8, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1024),

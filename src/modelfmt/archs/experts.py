@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from modelfmt.archs.table import Ignore, Loses, Param, Row
 
-__all__ = ["MTP", "NOT_NORMALISED", "dense_rows", "router", "score_bias", "shared_rows", "sigmoid_router"]
+__all__ = [
+    "MTP",
+    "NOT_NORMALISED",
+    "dense_rows",
+    "leading_dense",
+    "router",
+    "score_bias",
+    "shared_rows",
+    "sigmoid_router",
+]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _KINDS = ("gate", "up", "down")
@@ -16,6 +25,13 @@ _KINDS = ("gate", "up", "down")
 MTP = Ignore(
     "*layers.{n_layer}.*", "the layer that predicts a further token takes no part in llama.cpp's graph", loss=True
 )
+
+
+def leading_dense(default: int) -> Param:
+    """How many layers from the first on have no experts: a list of the kinds of all layers, or their number."""
+    paths = ("mlp_layer_types", "first_k_dense_replace")
+    leading = ("dense", "sparse")
+    return Param("n_dense", paths, "leading_dense_block_count", default=default, low=0, leading=leading)
 
 
 def dense_rows(when: str) -> tuple[Row, ...]:

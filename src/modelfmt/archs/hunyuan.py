@@ -16,7 +16,7 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import MTP, dense_rows, router, shared_rows
+from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, shared_rows
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["HUNYUAN_DENSE", "HUNYUAN_MOE", "HY3"]
@@ -77,14 +77,7 @@ HY3 = DECODER.derive(
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("value_size", (), "attention.value_length", derive="head_size"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
-        Param(
-            "n_dense",
-            ("mlp_layer_types", "first_k_dense_replace"),
-            "leading_dense_block_count",
-            default=1,
-            low=0,
-            leading=("dense", "sparse"),
-        ),
+        leading_dense(1),
         Param("n_expert", "num_experts", "expert_count", default=192, high=1024),
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=8, high=1024),
         Param(

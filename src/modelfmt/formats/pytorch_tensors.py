@@ -14,9 +14,10 @@ from typing import Any
 from modelfmt.errors import CorruptFile, LimitExceeded, ShapeError, UnsupportedError
 from modelfmt.formats.pytorch_shards import DCP_NAMES, SHARD_NAMES, WRAPPER, Sharded, sharded
 from modelfmt.formats.pytorch_types import DTYPES, STORAGES
+from modelfmt.ir.boxes import misplaced
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.joining import joined
-from modelfmt.ir.ops import Affine, Constant, Expression, FlipBits, Leaf, Strided, misplaced
+from modelfmt.ir.ops import Affine, Constant, Expression, FlipBits, Leaf, Strided
 from modelfmt.pickles.arrays import ARRAY_CALLS, ARRAY_NAMES, array
 from modelfmt.pickles.tree import DICT_CLASSES, class_name, entries, integers, sequence
 from modelfmt.pickles.values import Call, Global, Persistent

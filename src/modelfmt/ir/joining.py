@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modelfmt.errors import ShapeError
-from modelfmt.ir.ops import Concat, Constant, Expression, Leaf, Reshape, Tiled, misplaced
+from modelfmt.ir.boxes import misplaced
+from modelfmt.ir.ops import Concat, Constant, Expression, Leaf, Reshape, Tiled
 
 __all__ = ["Piece", "joined"]
 

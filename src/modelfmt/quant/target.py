@@ -18,7 +18,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import BadValue, UsageError
-from modelfmt.ir.ops import Expression, Reader, Transpose, gather, geometry
+from modelfmt.ir.op import gather
+from modelfmt.ir.ops import Expression, Reader, Transpose, geometry
 from modelfmt.quant.budget import Option, spend
 from modelfmt.quant.encode import encode_rows
 from modelfmt.quant.ggml_types import GGML_TYPES
