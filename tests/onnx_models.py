@@ -1,6 +1,6 @@
 """Tiny checkpoints of the real transformers classes, and what they compute, beside the ONNX graphs made of them.
 
-python tests/onnx_models.py [NAME ...] [--f16] [--gguf]
+python tests/onnx_models.py [NAME ...] [--f16] [--gguf] [--profile ort]
 """
 
 from __future__ import annotations
@@ -229,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
     parser.add_argument("--f16", action="store_true")
+    parser.add_argument("--profile", default="auto")
     parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
     given = parser.parse_args()
     for name in given.names:
@@ -240,7 +241,7 @@ def main() -> None:
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
+            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None, profile=given.profile)
             compare = difference if name in DECODERS else encoder_difference
             print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
 

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import decoder, encoder, standard
+from modelfmt.graphs import decoder, encoder, microsoft, standard
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import Weights, bound
 from modelfmt.ir.graph import Graph, Program
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
-__all__ = ["Made", "from_checkpoint"]
+__all__ = ["PROFILES", "Made", "from_checkpoint"]
+
+PROFILES = ("auto", "onnx-standard", "ort", "ort-genai")
+"""Which operators: standard ones and MatMulNBits; standard ones only; com.microsoft's, for any padding; com.microsoft's
+as onnxruntime-genai runs them."""
 
 
 @dataclass
@@ -65,4 +69,7 @@ def from_checkpoint(
         states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
         graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
-    return Made(standard.lower(graph, form), notes)
+    if form.profile not in microsoft.PROFILES:
+        return Made(standard.lower(graph, form), notes)
+    program, said = microsoft.lower(graph, form)
+    return Made(program, notes + [Note(weights.arch.gguf, text) for text in said])

@@ -29,8 +29,7 @@ from modelfmt.storage import strict_json
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
-IN_PLACE, STANDARD = "safetensors", "onnx-standard"
-PROFILES = ("auto", STANDARD)
+IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
 _EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL")
@@ -56,6 +55,8 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
+    from modelfmt.graphs.build import PROFILES
+
     if options.profile not in PROFILES:
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
@@ -99,7 +100,7 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
         as_stored=options.external == IN_PLACE,
         blocks=blocks,
         rounding=options.rounding,
-        standard=options.profile == STANDARD,
+        profile=options.profile,
         carried=label not in _TYPES,
     )
     made = build.from_checkpoint(
