@@ -7,26 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import decoder, encoder, microsoft, standard
+from modelfmt.graphs import decoder, encoder, genai, microsoft, standard
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import Weights, bound
 from modelfmt.ir.graph import Graph, Program
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
-__all__ = ["PROFILES", "Made", "from_checkpoint"]
+__all__ = ["GENAI", "PROFILES", "Made", "from_checkpoint"]
 
-PROFILES = ("auto", "onnx-standard", "ort", "ort-genai")
+GENAI = microsoft.GENAI
+PROFILES = ("auto", "onnx-standard", *microsoft.PROFILES)
 """Which operators: standard ones and MatMulNBits; standard ones only; com.microsoft's, for any padding; com.microsoft's
 as onnxruntime-genai runs them."""
 
 
 @dataclass
 class Made:
-    """A program, and what is to be said of it."""
+    """A program, what is to be said of it, and what lies beside it."""
 
     program: Program
     notes: list[Note | Loss] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -72,4 +74,6 @@ def from_checkpoint(
     if form.profile not in microsoft.PROFILES:
         return Made(standard.lower(graph, form), notes)
     program, said = microsoft.lower(graph, form)
-    return Made(program, notes + [Note(weights.arch.gguf, text) for text in said])
+    notes += [Note(weights.arch.gguf, text) for text in said]
+    files, more = genai.beside(program.graph, weights, assets) if form.profile == GENAI else ({}, [])
+    return Made(program, notes + more, files)

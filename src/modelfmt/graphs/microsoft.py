@@ -16,7 +16,7 @@ from modelfmt.graphs.builder import STRUCTURAL, Form
 from modelfmt.graphs.standard import LOWEST, MICROSOFT, Lowering, Table
 from modelfmt.ir.graph import Graph, Node, Program
 
-__all__ = ["PROFILES", "lower"]
+__all__ = ["GENAI", "PROFILES", "lower"]
 
 GENAI = "ort-genai"
 PROFILES = ("ort", GENAI)

@@ -55,12 +55,19 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
-    from modelfmt.graphs.build import PROFILES
+    from modelfmt.graphs.build import GENAI, PROFILES
 
     if options.profile not in PROFILES:
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    if options.profile == GENAI and not options.folder:
+        raise UsageError(
+            "onnxruntime-genai loads a folder",
+            code="profile-folder",
+            found=options.profile,
+            hint="name a folder, and say --to onnx; --profile ort makes a file",
+        )
     checkpoint = _checkpoint(model)
     return [_built(checkpoint, recipe, options) for recipe in wanted]
 
@@ -120,7 +127,7 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
         losses += _losses(key, tensor.data, source.name, target)
-    files = checkpoint.files if options.folder else {}
+    files = {**checkpoint.files, **made.files} if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
     notes += [
