@@ -36,7 +36,8 @@ def convert(model: Any, folder: Path, **options: Any) -> Path:
 
 def theirs(model: Any, texts: list[list[int]]) -> list[list[int]]:
     """What transformers generates for each text, by itself."""
-    settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0, "eos_token_id": list(ENDS)}
+    tokens = {"pad_token_id": 0, "eos_token_id": list(ENDS)}
+    settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": NEW, **tokens}
     made = [model.generate(torch.tensor([text]), attention_mask=torch.ones(1, len(text)), **settings) for text in texts]
     return [ended(one[0, len(text) :].tolist()) for one, text in zip(made, texts, strict=True)]
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--f16", action="store_true")
     given = parser.parse_args()
     generator = torch.Generator().manual_seed(3)
-    texts = [torch.randint(3, 90, (length,), generator=generator).tolist() for length in (9, 5)]
+    texts = [torch.randint(3, 90, (length,), generator=generator).tolist() for length in (12, 9)]
     for name in given.names:
         with tempfile.TemporaryDirectory() as place:
             model = onnx_models.decoder(name)
@@ -80,7 +81,8 @@ def main() -> None:
             wanted = theirs(model, texts)
             alone = same(ours(folder, texts[:1])[0], wanted[0])
             both = [same(*pair) for pair in zip(ours(folder, texts), wanted, strict=True)]
-            print(f"{name:20} {kind:12} {alone:2} of {len(wanted[0])}; {both} of {[len(one) for one in wanted]}", flush=True)
+            lengths = [len(one) for one in wanted]
+            print(f"{name:20} {kind:12} {alone:2} of {lengths[0]}; {both} of {lengths}", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,5 +75,8 @@ def from_checkpoint(
         return Made(standard.lower(graph, form), notes)
     program, said = microsoft.lower(graph, form)
     notes += [Note(weights.arch.gguf, text) for text in said]
-    files, more = genai.beside(program.graph, weights, assets) if form.profile == GENAI else ({}, [])
-    return Made(program, notes + more, files)
+    made = Made(program, notes)
+    if form.profile == GENAI:
+        made.files, more = genai.beside(program.graph, weights, assets)
+        made.notes += more
+    return made

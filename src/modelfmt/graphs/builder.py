@@ -43,8 +43,9 @@ _CONSTANTS = {
 class Form:
     """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
     a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.ir.blocks.LAYOUTS`
-    that the matrices of linear layers are quantized to. rounding: how. profile: which operators (a name of
-    `modelfmt.graphs.build.PROFILES`). carried: weights that are quantized already, in a type of LAYOUTS, stay so, where the operators can say it.
+    that the matrices of linear layers are quantized to. rounding: how. profile: which operators, a name of
+    `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already, in a type of LAYOUTS, stay so, where
+    the operators can say it.
     """
 
     float_type: str = "FLOAT"

@@ -1,7 +1,8 @@
 """What onnxruntime-genai reads beside a decoder's graph: genai_config.json, and a tokenizer.json where there is none.
 
-Special tokens and the way of choosing come from generation_config.json, else config.json, else the tokenizer's files. The
-tokenizer's end token ends a text, too: that of chat models ends a turn, and their config.json often lacks it. Source: onnxruntime-genai 0.18, src/config.cpp, model_type.h and models/builders/base.py.
+Special tokens and the way of choosing come from generation_config.json, else config.json, else the tokenizer's files.
+The tokenizer's end token ends a text, too: that of chat models ends a turn, and their config.json often lacks it.
+Source: onnxruntime-genai 0.18, src/config.cpp, model_type.h and models/builders/base.py.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ TYPES = {
         *("phi3", "qwen2", "qwen3", "smollm3"),
     )
 } | {"gemma3": "gemma3_text"}
-"""Model type of a checkpoint -> what genai calls it. Any other decoder is a "decoder" there, GPT-2, too: genai's own type
-for it has keys and values in one tensor."""
+"""Model type of a checkpoint -> what genai calls it. Any other decoder is a "decoder" there; GPT-2, too: genai's own
+type for it has keys and values in one tensor."""
 
 _SEARCH: dict[str, Any] = {
     "diversity_penalty": 0.0,

@@ -1,7 +1,7 @@
-"""Structural nodes to ONNX Runtime's own operators (domain com.microsoft) where these say it, to standard ones elsewhere.
+"""Structural nodes to ONNX Runtime's own operators (domain com.microsoft) where these say it, else to standard ones.
 
-Attention over a cache is GroupQueryAttention, with the rotary positions in it; a sum and the norm behind it are one node.
-Two forms: `ort` has position_ids and a mask of padding, so that texts may be padded on either side, and are continued by
+Attention over a cache is GroupQueryAttention, with the rotary positions in it; a sum and the norm behind it are one
+node. Two forms: `ort` has position_ids and a mask of padding, so that texts may be padded on either side and go on by
 any number of tokens; `ort-genai` counts the tokens of each text by attention_mask, as onnxruntime-genai's builder does:
 padding behind the texts, no position_ids where rotary positions lie in the attention, caches that may be longer than
 what is in them. Source: ONNX Runtime 1.32, docs/ContribOperators.md and contrib_ops/cpu/bert/group_query_attention*.
@@ -22,7 +22,7 @@ GENAI = "ort-genai"
 PROFILES = ("ort", GENAI)
 
 _HEAD, _TURNED = 8, 16
-"""What the size of a head is a multiple of, and with rotary positions inside, that of the head and of what is turned."""
+"""What the size of a head is a multiple of; with rotary positions inside, both it and how much of it is turned."""
 
 _CACHED = 6
 """Inputs of an Attention node with a cache."""
@@ -49,8 +49,9 @@ def _unfit(graph: Graph) -> str | None:
     attentions = [node for node in graph.nodes if node.op == "Attention"]
     if not all(len(node.inputs) == _CACHED and makers[node.inputs[3]].get("causal") for node in attentions):
         return "GroupQueryAttention is for decoders with a cache"
-    odd = {node.get("width") // node.get("heads") for node in attentions if node.get("width") // node.get("heads") % _HEAD}
-    return f"GroupQueryAttention wants heads of a multiple of {_HEAD}, not of {min(odd)} values" if odd else None
+    sizes = {node.get("width") // node.get("heads") for node in attentions}
+    odd = [size for size in sorted(sizes) if size % _HEAD]
+    return f"GroupQueryAttention wants heads of a multiple of {_HEAD}, not of {odd[0]} values" if odd else None
 
 
 def _joined(graph: Graph) -> Graph:
@@ -100,7 +101,7 @@ def _rope(low: Lowering, node: Node) -> None:
 
 
 def _rope_table(low: Lowering, node: Node) -> None:
-    """Cosine and sine of every position of the context: constants, that ONNX Runtime computes when it loads the model."""
+    """Cosine and sine of every position of the context: constants that ONNX Runtime computes as it loads the model."""
     import numpy as np
 
     users = [other for other in low.source.nodes if other.op == "RoPE" and other.inputs[1] == node.outputs[0]]
