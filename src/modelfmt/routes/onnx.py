@@ -26,7 +26,7 @@ from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
 
-__all__ = ["drafts"]
+__all__ = ["Checkpoint", "checkpoint_of", "drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 IN_PLACE, STANDARD = "safetensors", "onnx-standard"
@@ -38,7 +38,7 @@ _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
 @dataclass
-class _Checkpoint:
+class Checkpoint:
     """What a graph is built from: tensors and small files, and what is to be said of them."""
 
     architecture: str | None
@@ -60,7 +60,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
-    checkpoint = _checkpoint(model)
+    checkpoint = checkpoint_of(model)
     return [_built(checkpoint, recipe, options) for recipe in wanted]
 
 
@@ -79,7 +79,7 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
     return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
 
 
-def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
+def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
@@ -199,13 +199,14 @@ def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
     return found
 
 
-def _checkpoint(model: Model) -> _Checkpoint:
+def checkpoint_of(model: Model) -> Checkpoint:
+    """A Hugging Face folder or a GGUF file as that. Raises UnsupportedError."""
     if model.format == "gguf":
         tensors, files, losses, notes = from_gguf.view(model)
         config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
         classes = config.get("architectures")
         first = classes[0] if isinstance(classes, list) and classes else None
-        return _Checkpoint(first, config, tensors, files, [*losses, *notes])
+        return Checkpoint(first, config, tensors, files, [*losses, *notes])
     if not model.config:
         raise UnsupportedError(
             "neither a graph nor an architecture in this source",
@@ -217,7 +218,7 @@ def _checkpoint(model: Model) -> _Checkpoint:
     tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return _Checkpoint(model.architecture, model.config, tensors, files, said)
+    return Checkpoint(model.architecture, model.config, tensors, files, said)
 
 
 def _usual(tensors: Mapping[str, Expression]) -> str:
