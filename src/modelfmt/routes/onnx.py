@@ -20,24 +20,23 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import BlockPart, Expression, FlipBits, Leaf
+from modelfmt.ir.ops import Encoded, Expression, Leaf, Numbers, Packed, Regrid, nodes, source_label
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
 
-__all__ = ["drafts"]
+__all__ = ["Checkpoint", "checkpoint_of", "drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
-_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
 @dataclass
-class _Checkpoint:
+class Checkpoint:
     """What a graph is built from: tensors and small files, and what is to be said of them."""
 
     architecture: str | None
@@ -68,7 +67,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
             found=options.profile,
             hint="name a folder, and say --to onnx; --profile ort makes a file",
         )
-    checkpoint = _checkpoint(model)
+    checkpoint = checkpoint_of(model)
     return [_built(checkpoint, recipe, options) for recipe in wanted]
 
 
@@ -87,7 +86,7 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
     return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
 
 
-def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
+def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
@@ -137,28 +136,38 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
 
 
 def _reason(expr: Expression, target: str) -> str:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if isinstance(expr, BlockPart):
-        how = "quantized to" if expr.input.stored.dense else "blocks of"
-        return f"{expr.part}, {how} {expr.encoding}"
+    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
+    part = _part(expr)
+    if part:
+        made = next((node for node in nodes(expr) if isinstance(node, Encoded)), None)
+        return f"{part}, quantized to {made.encoding}" if made else f"{part}, {_of(expr)}"
     return "kept" if expr.stored.name == target else "the graph's type"
 
 
+def _part(expr: Expression) -> str:
+    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
+
+
+def _of(expr: Expression) -> str:
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return f"blocks of {blocks}" if blocks else source_label(expr)
+
+
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if not isinstance(expr, BlockPart):
-        return narrowing(key, source, target)
-    if expr.part == "codes" and expr.input.stored.dense:
-        return [
-            Loss(
-                "quantized",
-                key.removesuffix("_codes").removesuffix("_quantized"),
-                f"{expr.input.stored.name} to {expr.encoding}",
-            )
-        ]
-    return [] if expr.encoding in _EXACT_IN_HALF else narrowing(key, source, target)
+    part = _part(expr)
+    made = next((node for node in nodes(expr) if part and isinstance(node, Encoded)), None)
+    if part == "codes" and made is not None:
+        detail = f"{made.input.stored.name} to {made.encoding}"
+        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
+
+
+def _exact_in_half(expr: Expression) -> bool:
+    """Whether a type has float16 scales, and nothing else that scales are made of."""
+    for node in nodes(expr):
+        if isinstance(node, Regrid):
+            return [level.dtype for level in node.input.stored.levels] == ["F16"]
+    return False
 
 
 @dataclass(frozen=True)
@@ -207,13 +216,14 @@ def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
     return found
 
 
-def _checkpoint(model: Model) -> _Checkpoint:
+def checkpoint_of(model: Model) -> Checkpoint:
+    """A Hugging Face folder or a GGUF file as that. Raises UnsupportedError."""
     if model.format == "gguf":
         tensors, files, losses, notes = from_gguf.view(model)
         config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
         classes = config.get("architectures")
         first = classes[0] if isinstance(classes, list) and classes else None
-        return _Checkpoint(first, config, tensors, files, [*losses, *notes])
+        return Checkpoint(first, config, tensors, files, [*losses, *notes])
     if not model.config:
         raise UnsupportedError(
             "neither a graph nor an architecture in this source",
@@ -225,7 +235,7 @@ def _checkpoint(model: Model) -> _Checkpoint:
     tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return _Checkpoint(model.architecture, model.config, tensors, files, said)
+    return Checkpoint(model.architecture, model.config, tensors, files, said)
 
 
 def _usual(tensors: Mapping[str, Expression]) -> str:
