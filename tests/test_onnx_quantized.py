@@ -18,6 +18,7 @@ import modelfmt
 import onnx_models
 import schemes
 from modelfmt import grids
+from modelfmt.errors import ModelfmtError
 from modelfmt.grids import LAYOUTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import Constant
@@ -199,3 +200,81 @@ def test_types_come_apart(kind: str) -> None:
     made = ((codes - zeros[..., None]) * scales).reshape(3, n_cols)
     wanted = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     assert np.abs(made - wanted).max() <= (2e-7 if found.zeros is not None else 0.0) * np.abs(wanted).max()
+
+
+def ort_quantizer(values: np.ndarray, bits: int, block: int, *, symmetric: bool) -> tuple[np.ndarray, ...]:
+    """Codes, scales and zeros that ONNX Runtime's own quantizer makes of a matrix [n, k]."""
+    from onnxruntime.capi import _pybind_state as ort
+
+    n, k = values.shape
+    blocks = k // block
+    codes = np.zeros((n, blocks, block * bits // 8), np.uint8)
+    scales, zeros = np.zeros((n, blocks), values.dtype), np.zeros((n, -(-blocks * bits // 8)), np.uint8)
+    make = {4: ort.quantize_matmul_4bits, 8: ort.quantize_matmul_8bits}[bits]
+    make(codes, np.ascontiguousarray(values.T), scales, zeros, block, n, k, symmetric)
+    return codes, scales, zeros
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int4:16", "uint4:128", "int8:64", "uint8", "int4:256"])
+@pytest.mark.parametrize("quant", ["F32", "F16"])
+def test_integers_are_those_of_the_quantizer_of_onnx_runtime(kind: str, quant: str, wide: Any, tmp_path: Path) -> None:
+    """Codes, scales and zeros, byte for byte, with scales of either type."""
+    _, folder = wide
+    if quant == "F16":
+        modelfmt.convert(folder, tmp_path / "half", to="huggingface", quant="F16")
+        folder = tmp_path / "half"
+    plan = modelfmt.plan(folder, tmp_path / "m.onnx", quant=kind)
+    modelfmt.run(plan)
+    bits, block = (8 if "8" in kind.split(":")[0] else 4), int(kind.partition(":")[2] or 32)
+    symmetric = kind.startswith("int")
+    assert {loss.detail for loss in plan.losses} == {f"{quant} to {'' if symmetric else 'u'}int{bits}-{block}"}
+    found = {
+        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer
+    }
+    with modelfmt.open(folder) as source:
+        for name in ("model.layers.0.mlp.down_proj.weight", "lm_head.weight"):
+            codes, scales, zeros = ort_quantizer(source[name].numpy(), bits, block, symmetric=symmetric)
+            assert np.array_equal(found[f"{name}_codes"], codes)
+            assert np.array_equal(found[f"{name}_scales"], scales)
+            assert symmetric or np.array_equal(found[f"{name}_zero_points"], zeros)
+
+
+@pytest.mark.parametrize("profile", ["auto", "onnx-standard"])
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int8", "uint8:64"])
+def test_what_integers_say_is_what_is_computed(kind: str, profile: str, wide: Any, tmp_path: Path) -> None:
+    """Products and logits, beside the values that codes, scales and zeros stand for."""
+    model, folder = wide
+    modelfmt.convert(folder, tmp_path / "m.onnx", quant=kind, profile=profile)
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+    bits, block, symmetric = (8 if "8" in kind else 4), (64 if "64" in kind else 32), kind.startswith("int")
+    matrices = products(tmp_path / "m.onnx")
+    assert len(matrices) == 8
+    state = model.state_dict()
+    for name, made in matrices.items():
+        codes, scales, zeros = ort_quantizer(state[name].numpy(), bits, block, symmetric=symmetric)
+        whole = [
+            np.stack([part & 15, part >> 4], -1).reshape(part.shape[0], -1) if bits == 4 else part
+            for part in (codes.reshape(len(codes), -1), zeros)
+        ]
+        zero = 1 << (bits - 1) if symmetric else whole[1].astype("f4")[..., None]
+        wanted = (whole[0].reshape(*scales.shape, block).astype("f4") - zero) * scales[..., None]
+        assert np.array_equal(made, wanted.reshape(made.shape)), name
+
+
+def test_rows_of_no_whole_blocks_take_a_smaller_one(tmp_path: Path) -> None:
+    model = onnx_models.decoder("llama")  # 64 and 96 columns
+    model.save_pretrained(tmp_path / "m")
+    plan = modelfmt.plan(tmp_path / "m", tmp_path / "m.onnx", quant="int4:64")
+    assert {loss.detail for loss in plan.losses} == {"F32 to int4-64", "F32 to int4-32"}
+
+
+def test_integers_of_numbers_that_are_none(wide: Any, tmp_path: Path) -> None:
+    with modelfmt.open(wide[1]) as source:
+        arrays = {name: tensor.numpy().copy() for name, tensor in source.items()}
+    arrays["lm_head.weight"][3, 77] = np.inf
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_bytes((wide[1] / "config.json").read_bytes())
+    modelfmt.convert(arrays, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(ModelfmtError) as caught:
+        modelfmt.convert(tmp_path / "m", tmp_path / "m.onnx", quant="int4")
+    assert (caught.value.context["row"], caught.value.context["column"]) == (3, 77)

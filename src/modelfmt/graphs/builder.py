@@ -14,7 +14,8 @@ from modelfmt.graphs.weights import Weight
 from modelfmt.grids import Apart, apart
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import Encoded, Expression, Leaf
+from modelfmt.ir.ops import Encoded, Expression, Leaf, Nearest
+from modelfmt.quant.integers import Integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,15 +41,15 @@ _CONSTANTS = {
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
-    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.grids.LAYOUTS`
-    that the matrices of linear layers are quantized to. rounding: how. profile: which operators, a name of
-    `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already, on a grid of integers, stay so, where
-    the operators can say it.
+    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.grids.LAYOUTS`, or
+    integers, that the matrices of linear layers are quantized to. rounding: how, into blocks. profile: which operators,
+    a name of `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already, on a grid of integers, stay
+    so, where the operators can say it.
     """
 
     float_type: str = "FLOAT"
     as_stored: bool = False
-    blocks: str | None = None
+    blocks: str | Integers | None = None
     rounding: str = "ggml"
     profile: str = "auto"
     carried: bool = True
@@ -64,17 +65,25 @@ class Form:
             return None
         if not expr.stored.dense:
             found = apart(expr) if self.carried else None
-        elif self.blocks is None or expr.shape[1] % ENCODINGS[self.blocks].block_elements:
-            found = None
         else:
-            found = apart(Encoded(expr, self.blocks, self.rounding))
+            made = self._quantized(expr)
+            found = None if made is None else apart(made)
         return found if found is not None and self._takes(found) else None
 
+    def _quantized(self, expr: Expression) -> Expression | None:
+        """Dense values as they are asked for; None where they stay, or their rows are no whole blocks."""
+        if isinstance(self.blocks, Integers):
+            bits, block, symmetric = self.blocks.within(expr.shape[-1]) or (0, 0, True)
+            return Nearest(expr, f"U{bits}", block, symmetric, self.float_type == "FLOAT16") if bits else None
+        whole = self.blocks is not None and expr.shape[-1] % ENCODINGS[self.blocks].block_elements == 0
+        return Encoded(expr, self.blocks, self.rounding) if self.blocks is not None and whole else None
+
     def _takes(self, given: Apart) -> bool:
-        """Whether MatMulNBits has such blocks and zero points; DequantizeLinear is written without the latter."""
+        """Whether MatMulNBits has such blocks and zero points, or DequantizeLinear, which has whole ones of whole bytes
+        in a row."""
         bits, block, zeros = given.layout
         if self.standard:
-            return not zeros
+            return not zeros or (given.whole and given.scales.shape[-1] * bits % 8 == 0)
         return block >= LEAST_BLOCK and block.bit_count() == 1 and (bits == 4 or given.whole)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
-from modelfmt.ir.ops import Packed
+from modelfmt.ir.ops import Numbers, Packed
 
 __all__ = ["IR_VERSION", "LOWERINGS", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "lower", "waves"]
 
@@ -110,16 +110,18 @@ class Lowering(Builder):
         name = f"/shape/{ids}_flat"
         return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
 
-    def signed(self, codes: str, shape: tuple[int, int], bits: int) -> str:
-        """Unsigned codes with a zero in the middle as signed ones, a constant of `shape`, instead of the first."""
-        name = f"{codes.removesuffix('_codes')}_quantized"
-        if name not in self.graph.tensors:
-            expr = self.graph.tensors[codes].data
-            assert isinstance(expr, Packed)
-            packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
-            flipped = msgspec.structs.replace(expr, packing=packing)
-            self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
-        return name
+    def integer(self, name: str, shape: tuple[int, int], bits: int, *, signed: bool) -> str:
+        """Packed codes or zero points as a constant of integers, instead of bytes. signed: codes with a zero in the
+        middle of their range as numbers around 0."""
+        own = f"{name.removesuffix('_codes')}_quantized"
+        if own not in self.graph.tensors:
+            expr = self.graph.tensors[name].data
+            assert isinstance(expr, Packed | Numbers)
+            if signed and isinstance(expr, Packed):
+                packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
+                expr = msgspec.structs.replace(expr, packing=packing)
+            self.graph.tensors[own] = GraphTensor(own, f"{'' if signed else 'U'}INT{bits}", shape, expr)
+        return own
 
     def scalar(self, value: float) -> str:
         """A constant number in the graph's type."""
@@ -182,8 +184,10 @@ def _block_linear(low: Lowering, node: Node) -> None:
         sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
         low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
         return
-    signed = low.signed(codes, (n, k), node.get("bits"))
-    matrix = low.op("DequantizeLinear", [signed, scales], f"{name}/weight", axis=1, block_size=node.get("block"))
+    bits, block = node.get("bits"), node.get("block")
+    parts = [low.integer(codes, (n, k), bits, signed=not zeros), scales]
+    parts += [low.integer(zeros, (n, k // block), bits, signed=False)] if zeros else []
+    matrix = low.op("DequantizeLinear", parts, f"{name}/weight", axis=1, block_size=block)
     low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
 
 
