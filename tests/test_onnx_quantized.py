@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 import transformers
 from onnx import helper
 
@@ -278,3 +279,40 @@ def test_integers_of_numbers_that_are_none(wide: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelfmtError) as caught:
         modelfmt.convert(tmp_path / "m", tmp_path / "m.onnx", quant="int4")
     assert (caught.value.context["row"], caught.value.context["column"]) == (3, 77)
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen3 mixture whose rows are whole blocks of every type, with tied embeddings."""
+    kind, settings = onnx_models.DECODERS["qwen3-moe"]
+    more = {"hidden_size": 256, "num_hidden_layers": 1, "moe_intermediate_size": 256, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**settings | more))
+    folder = tmp_path_factory.mktemp("experts") / "model"
+    onnx_models.shaken(model.float().eval()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("profile", ["auto", "ort", "onnx-standard"])
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q8_0"])
+def test_experts_and_embeddings_stay_in_their_blocks(kind: str, profile: str, experts: Path, tmp_path: Path) -> None:
+    """Also where types are mixed, and where the head shares its blocks with the embedding."""
+    modelfmt.convert(experts, tmp_path / "m.gguf", quant=kind)
+    modelfmt.convert(tmp_path / "m.gguf", tmp_path / "m.onnx", profile=profile)
+    modelfmt.convert(tmp_path / "m.gguf", tmp_path / "dense", to="huggingface", quant="F32")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype="float32").eval()
+    assert onnx_models.difference(model, tmp_path / "m.onnx", steps=2) < 1e-4
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    (loop,) = (node for node in graph.node if node.op_type == "Loop")
+    body = [node.op_type for node in next(a.g for a in loop.attribute if a.name == "body").node]
+    taken = {"Q8_0": (0, 3), "Q4_K_M": (0, 1)}[kind] if profile == "onnx-standard" else (3, 0)  # Q4_K has offsets
+    assert (body.count("MatMulNBits"), body.count("DequantizeLinear")) == taken
+    assert [node.op_type for node in graph.node].count("GatherBlockQuantized") == (profile == "ort")
+
+
+def test_experts_that_have_no_operator_are_named(experts: Path, tmp_path: Path) -> None:
+    plan = modelfmt.plan(experts, tmp_path / "m.onnx", quant="int4", profile="onnx-standard")
+    assert sum("stays dense" in note.detail for note in plan.notes) == 3
+    fused = modelfmt.plan(experts, tmp_path / "m.onnx", quant="int4", profile="ort")
+    assert not any("stays dense" in note.detail for note in fused.notes)
+    assert fused.bytes_written < plan.bytes_written / 3

@@ -62,7 +62,6 @@ def from_checkpoint(
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
-    notes: list[Note | Loss] = [*weights.losses, *weights.notes]
     pooled, _ = encoder.read_pooling(assets)
     if weights.arch.model_type[0] in encoder.SUPPORTED:
         graph = encoder.build(weights, form, pooled)
@@ -71,6 +70,7 @@ def from_checkpoint(
         states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
         graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
+    notes: list[Note | Loss] = [*weights.losses, *weights.notes]
     if form.profile not in microsoft.PROFILES:
         return Made(standard.lower(graph, form), notes)
     program, said = microsoft.lower(graph, form)

@@ -59,9 +59,15 @@ class Form:
         """Whether there is to be no operator of another domain."""
         return self.profile == "onnx-standard"
 
+    @property
+    def fused(self) -> bool:
+        """Whether com.microsoft's operators are wanted beyond MatMulNBits."""
+        return self.profile in ("ort", "ort-genai")
+
     def apart(self, expr: Expression) -> Apart | None:
-        """A matrix in tensors of codes, scales and zeros; None where it is dense, or no operator takes it."""
-        if len(expr.shape) != 2:
+        """A matrix, or those of experts, [experts, n, k], in tensors of codes, scales and zeros; None where it is
+        dense, or no operator takes it."""
+        if not 2 <= len(expr.shape) <= 3:
             return None
         if not expr.stored.dense:
             found = apart(expr) if self.carried else None
@@ -80,8 +86,10 @@ class Form:
 
     def _takes(self, given: Apart) -> bool:
         """Whether MatMulNBits has such blocks and zero points, or DequantizeLinear, which has whole ones of whole bytes
-        in a row."""
+        in a row; four bits of experts cannot be picked out (Gather has no such kernel)."""
         bits, block, zeros = given.layout
+        if self.standard and len(given.scales.shape) > 2:
+            return bits == 8 and not zeros
         if self.standard:
             return not zeros or (given.whole and given.scales.shape[-1] * bits % 8 == 0)
         return block >= LEAST_BLOCK and block.bit_count() == 1 and (bits == 4 or given.whole)
@@ -130,7 +138,7 @@ class Builder:
         if given.zeros is not None:
             whole = packed and given.whole
             zeros = given.zero_points() if whole else given.zeros
-            found["zero_points"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
+            found["zero_points" if whole else "zeros"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
         for suffix, (kind, expr, shape) in found.items():
             own = f"{weight.name}_{suffix}"
             self.graph.tensors.setdefault(own, GraphTensor(own, kind, shape, expr))

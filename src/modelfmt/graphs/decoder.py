@@ -15,7 +15,7 @@ from modelfmt.graphs.builder import Form
 from modelfmt.graphs.encoder import SUPPORTED as ENCODERS
 from modelfmt.graphs.layers import Layers, Pooling
 from modelfmt.graphs.rope import Turning, turning
-from modelfmt.graphs.weights import Weights
+from modelfmt.graphs.weights import Weight, Weights
 from modelfmt.ir.graph import Affine, Dim, Graph
 
 __all__ = ["SUPPORTED", "build"]
@@ -95,7 +95,8 @@ class _Decoder(Layers):
 
     def embedded(self) -> str:
         b = self.b
-        hidden = self.embedding("input_ids", self.weights["token_embd.weight"], "/model/embed_out")
+        table, tied = self.weights["token_embd.weight"], self.cached and "output.weight" not in self.weights
+        hidden = self.embedding("input_ids", table, "/model/embed_out", shared=tied)
         if self.shape.get("positions") == "learned":
             table = self.weights["position_embd.weight"]
             positions = self.embedding("position_ids", table, "/model/embed_positions_out")
@@ -259,8 +260,11 @@ class _Decoder(Layers):
         return self.linear(down, made, f"{base}/down_proj_out", self.bias_of("ffn_down"))
 
     def experts(self, x: str, base: str) -> str:
-        roles = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
-        inputs = [self.b.weight(self.weights[f"{self.role(role)}.weight"]) for role in roles]
+        inputs, sizes = [self.b.weight(self.weights[self.role("ffn_gate_inp") + ".weight"])], []
+        for part in ("gate", "up", "down"):
+            given, layout = self.expert_weight(self.weights[self.role(f"ffn_{part}_exps") + ".weight"])
+            inputs += given
+            sizes += layout
         shared = self.shared(x, f"{base}/shared")
         made = self.b.node(
             "MoE",
@@ -269,8 +273,19 @@ class _Decoder(Layers):
             used=int(self.params["n_expert_used"]),
             normalised=bool(self.params.get("normalised", True)),
             activation=self.activation(),
+            sizes=sizes,
         )
         return made if shared is None else self.b.node("Add", [made, shared], f"{base}/sum_out", domain="")
+
+    def expert_weight(self, weight: Weight) -> tuple[list[str], list[int]]:
+        """Matrices of experts as three inputs, those behind the first empty where they are dense; (rows, columns, bits,
+        block), the last two 0 where they are dense."""
+        *_, n, k = weight.expr.shape
+        apart = self.apart(weight)
+        if apart is None:
+            return [self.b.weight(weight), "", ""], [n, k, 0, 0]
+        names = self.b.parts(weight, apart)
+        return [*names, *[""] * (3 - len(names))], [n, k, apart.layout.bits, apart.layout.block]
 
     def shared(self, x: str, base: str) -> str | None:
         """The expert that every token passes, with its own gate where there is one."""

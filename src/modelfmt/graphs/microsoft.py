@@ -9,6 +9,8 @@ what is in them. Source: ONNX Runtime 1.32, docs/ContribOperators.md and contrib
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 from modelfmt.graphs import standard
@@ -70,6 +72,23 @@ def _joined(graph: Graph) -> Graph:
     made = Graph(graph.name, inputs=graph.inputs, outputs=graph.outputs, nodes=nodes)
     made.tensors.update(graph.tensors)
     return made
+
+
+def _block_embedding(low: Lowering, node: Node) -> None:
+    """Rows of a table in blocks; where its codes are those of a linear layer, too, in the shape of that."""
+    ids, codes, scales, *zeros = node.inputs
+    tensor = low.graph.tensors[codes]
+    if zeros and low.graph.tensors[zeros[0]].type != "UINT8":
+        standard.LOWERINGS["BlockEmbedding"](low, node)
+        return
+    rows = f"{codes}_rows"
+    if any(other.op == "BlockLinear" and codes in other.inputs for other in low.source.nodes):
+        low.op("Reshape", [codes, low.integers("/shape/merged", [0, -1])], rows)
+    else:
+        low.graph.tensors[rows] = replace(tensor, name=rows, shape=(tensor.shape[0], prod(tensor.shape[1:])))
+    sizes = {"bits": node.get("bits"), "block_size": node.get("block"), "gather_axis": 0, "quantize_axis": 1}
+    inputs = [rows, low.tokens(ids), scales, *zeros]
+    low.nodes("GatherBlockQuantized", inputs, [low.result(node)], domain=MICROSOFT, **sizes)
 
 
 def _sum_norm(low: Lowering, node: Node) -> None:
@@ -167,6 +186,7 @@ LOWERINGS: Table = {
     **standard.LOWERINGS,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
+    "BlockEmbedding": _block_embedding,
     "RoPE": _rope,
     "RopeTable": _rope_table,
     "SumLayerNorm": _sum_norm,

@@ -110,7 +110,7 @@ class Lowering(Builder):
         name = f"/shape/{ids}_flat"
         return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
 
-    def integer(self, name: str, shape: tuple[int, int], bits: int, *, signed: bool) -> str:
+    def integer(self, name: str, shape: tuple[int, ...], bits: int, *, signed: bool) -> str:
         """Packed codes or zero points as a constant of integers, instead of bytes. signed: codes with a zero in the
         middle of their range as numbers around 0."""
         own = f"{name.removesuffix('_codes')}_quantized"
@@ -181,8 +181,8 @@ def _block_linear(low: Lowering, node: Node) -> None:
     if not low.form.standard:
         inputs = [low.hidden(x), codes, scales, zeros]
         inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
-        sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
-        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
+        sizes = _nbits(n, k, node.get("bits"), node.get("block"))
+        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, **sizes)
         return
     bits, block = node.get("bits"), node.get("block")
     parts = [low.integer(codes, (n, k), bits, signed=not zeros), scales]
@@ -460,14 +460,19 @@ def _experts(low: Lowering, node: Node) -> None:
     distinct = low.op("Unique", [flat], f"{name}/distinct")
     trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
     start = low.op("Sub", [tokens, tokens], f"{name}/start")
-    body = _expert(name, (tokens, shares, distinct, *weights), node, low.form)
+    sizes = [node.get("sizes")[at : at + 4] for at in (0, 4, 8)]
+    names = [weights[at : at + 3] for at in (0, 3, 6)]
+    if low.form.standard:
+        names = [_signed_experts(low, *part) for part in zip(names, sizes, strict=True)]
+    parts = list(zip(names, sizes, strict=True))
+    body = _expert(name, (tokens, shares, distinct), parts, node.get("activation").decode(), low)
     low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
 
 
-def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
+def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: str, low: Lowering) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
-    tokens, shares, distinct, *weights = outer
-    inner, float_type = Lowering(Graph(f"{name}/expert"), form, LOWERINGS), form.float_type
+    tokens, shares, distinct = outer
+    inner, float_type = Lowering(Graph(f"{name}/expert"), low.form, LOWERINGS), low.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -477,14 +482,11 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     found = inner.op("NonZero", [share], f"{base}/found")
     places = inner.op("Transpose", [found], f"{base}/places")
     picked = inner.op("GatherND", [tokens, places], f"{base}/picked")
-    gate, up, down = (
-        inner.op("Gather", [weight, expert], f"{base}/{part}")
-        for part, weight in zip(("gate", "up", "down"), weights, strict=True)
-    )
-    gated = inner.op("Gemm", [picked, gate], f"{base}/gated", transB=1)
-    active = activate(inner, node.get("activation").decode(), gated, f"{base}/active")
-    made = inner.op("Mul", [active, inner.op("Gemm", [picked, up], f"{base}/raised", transB=1)], f"{base}/made")
-    out = inner.op("Gemm", [made, down], f"{base}/out", transB=1)
+    gate, up, down = parts
+    gated = _expert_linear(inner, picked, gate, expert, f"{base}/gated")
+    active = activate(inner, activation, gated, f"{base}/active")
+    raised = _expert_linear(inner, picked, up, expert, f"{base}/raised")
+    out = _expert_linear(inner, inner.op("Mul", [active, raised], f"{base}/made"), down, expert, f"{base}/out")
     weight = inner.op("GatherND", [share, places], f"{base}/weight")
     column = inner.op("Unsqueeze", [weight, inner.integers(f"{base}/axes", [1])], f"{base}/column")
     added = inner.op("Mul", [out, column], f"{base}/added")
@@ -495,6 +497,35 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     inner.output(f"{base}/go_out", "BOOL", ())
     inner.output(f"{base}/sum_out", float_type, (None, None))
     return inner.graph
+
+
+def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> list[str]:
+    """Codes of experts as signed bytes, which DequantizeLinear takes."""
+    n, k, bits, _ = sizes
+    if not bits:
+        return names
+    count = low.graph.tensors[names[0]].shape[0]
+    return [low.integer(names[0], (count, n, k), bits, signed=True), *names[1:]]
+
+
+Part = tuple[Sequence[str], Sequence[int]]
+"""Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
+
+
+def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) -> str:
+    """A product with the matrix of one expert, which is picked out first."""
+    names, (n, k, bits, block) = part
+    picked = [inner.op("Gather", [one, expert], f"{name}/part_{at}") for at, one in enumerate(names) if one]
+    if bits and not inner.form.standard:
+        inner.nodes("MatMulNBits", [x, *picked], [name], domain=MICROSOFT, **_nbits(n, k, bits, block))
+        return name
+    if bits:
+        picked = [inner.op("DequantizeLinear", picked, f"{name}/matrix", axis=1, block_size=block)]
+    return inner.op("Gemm", [x, *picked], name, transB=1)
+
+
+def _nbits(n: int, k: int, bits: int, block: int) -> dict[str, int]:
+    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 0}
 
 
 Table = Mapping[str, Callable[[Lowering, Node], None]]
