@@ -240,10 +240,22 @@ def test_integers_are_those_of_the_quantizer_of_onnx_runtime(kind: str, quant: s
             assert symmetric or np.array_equal(found[f"{name}_zero_points"], zeros)
 
 
+def rounded(values: np.ndarray, bits: int, block: int, *, symmetric: bool) -> np.ndarray:
+    """What the codes, scales and zeros of that quantizer stand for; of matrices of experts, one by one."""
+    if values.ndim == 3:
+        return np.stack([rounded(one, bits, block, symmetric=symmetric) for one in values])
+    codes, scales, zeros = ort_quantizer(values, bits, block, symmetric=symmetric)
+    codes, zeros = codes.reshape(len(codes), -1), zeros.reshape(len(codes), -1)
+    if bits == 4:
+        codes, zeros = (np.stack([part & 15, part >> 4], -1).reshape(len(part), -1) for part in (codes, zeros))
+    zero = np.float32(1 << (bits - 1)) if symmetric else zeros[:, : scales.shape[1], None].astype("f4")
+    return ((codes.reshape(*scales.shape, block).astype("f4") - zero) * scales[..., None]).reshape(values.shape)
+
+
 @pytest.mark.parametrize("profile", ["auto", "onnx-standard"])
 @pytest.mark.parametrize("kind", ["int4", "uint4", "int8", "uint8:64"])
 def test_what_integers_say_is_what_is_computed(kind: str, profile: str, wide: Any, tmp_path: Path) -> None:
-    """Products and logits, beside the values that codes, scales and zeros stand for."""
+    """Each product, beside the values that codes, scales and zeros stand for."""
     model, folder = wide
     modelfmt.convert(folder, tmp_path / "m.onnx", quant=kind, profile=profile)
     onnx.checker.check_model(str(tmp_path / "m.onnx"))
@@ -252,14 +264,28 @@ def test_what_integers_say_is_what_is_computed(kind: str, profile: str, wide: An
     assert len(matrices) == 8
     state = model.state_dict()
     for name, made in matrices.items():
-        codes, scales, zeros = ort_quantizer(state[name].numpy(), bits, block, symmetric=symmetric)
-        whole = [
-            np.stack([part & 15, part >> 4], -1).reshape(part.shape[0], -1) if bits == 4 else part
-            for part in (codes.reshape(len(codes), -1), zeros)
-        ]
-        zero = 1 << (bits - 1) if symmetric else whole[1].astype("f4")[..., None]
-        wanted = (whole[0].reshape(*scales.shape, block).astype("f4") - zero) * scales[..., None]
-        assert np.array_equal(made, wanted.reshape(made.shape)), name
+        assert np.array_equal(made, rounded(state[name].numpy(), bits, block, symmetric=symmetric)), name
+
+
+@pytest.mark.parametrize("profile", ["auto", "ort"])
+@pytest.mark.parametrize("kind", ["int4", "uint4:64", "uint8"])
+def test_experts_of_integers(kind: str, profile: str, experts: Path, tmp_path: Path) -> None:
+    """In the loop, and in one node where they have four bits: the logits of the values that they stand for."""
+    modelfmt.convert(experts, tmp_path / "m.onnx", quant=kind, profile=profile)
+    ops = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert (ops.count("QMoE"), ops.count("Loop")) == ((1, 0) if profile == "ort" and "4" in kind[:5] else (0, 1))
+    bits, block, symmetric = (8 if kind == "uint8" else 4), (64 if "64" in kind else 32), kind.startswith("int")
+    model = transformers.AutoModelForCausalLM.from_pretrained(experts, dtype="float32").eval()
+    shared = profile == "ort"  # the embedding is the head's matrix, quantized
+    table = model.model.embed_tokens.weight.detach().clone()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "mlp.gate." not in name:
+                weight.copy_(torch.tensor(rounded(weight.numpy(), bits, block, symmetric=symmetric)))
+        if not shared:
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+            model.model.embed_tokens.weight = torch.nn.Parameter(table)
+    assert onnx_models.difference(model, tmp_path / "m.onnx", steps=2) < 1e-4
 
 
 def test_rows_of_no_whole_blocks_take_a_smaller_one(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form
 from modelfmt.graphs.standard import LOWEST, MICROSOFT, Lowering, Table
-from modelfmt.ir.graph import Graph, Node, Program
+from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
+from modelfmt.ir.ops import Reshape, Stack, Swap
 
 __all__ = ["GENAI", "PROFILES", "lower"]
 
@@ -182,11 +183,58 @@ def _attention(low: Lowering, node: Node) -> None:
     low.flat[name] = low.op("Reshape", [made, low.integers("/shape/width", [-1, node.get("width")])], name)
 
 
+def _experts(low: Lowering, node: Node) -> None:
+    """QMoE where every matrix has four bits in blocks of one size (with eight it rounds what it multiplies), and shares
+    are normalised; else the loop over experts. Rows of gate and up take turns, as its kernel wants them."""
+    x, router, *weights = node.inputs
+    sizes = [node.get("sizes")[at : at + 4] for at in (0, 4, 8)]
+    gate, up, down = (weights[at : at + 3] for at in (0, 3, 6))
+    kinds = {
+        (bits, block, low.types(names)) for (_, _, bits, block), names in zip(sizes, (gate, up, down), strict=True)
+    }
+    alike = len(kinds) == 1 and {bits for bits, _, _ in kinds} == {4} and not any("FLOAT" in k[2][2] for k in kinds)
+    if not alike or not node.get("normalised") or node.get("activation") != b"silu":
+        standard.LOWERINGS["MoE"](low, node)
+        return
+    name, tokens = node.outputs[0], low.hidden(x)
+    both = [_in_turn(low, one, other, f"{name}/gate_up") for one, other in zip(gate, up, strict=True)]
+    last = [_flat_codes(low, down[0]), *down[1:]]
+    inputs = [tokens, low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)]
+    inputs += [*both[:2], "", *last[:2], "", "", "", "", both[2], last[2]]
+    given = {"expert_weight_bits": 4, "block_size": sizes[0][3], "k": node.get("used"), "normalize_routing_weights": 1}
+    shape = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
+    while not inputs[-1]:
+        inputs.pop()
+    low.nodes("QMoE", inputs, [low.result(node)], domain=MICROSOFT, accuracy_level=0, **given, **shape)
+
+
+def _in_turn(low: Lowering, one: str, other: str, base: str) -> str:
+    """Rows of two constants [experts, n, ..] in turn, [experts, 2 * n, ..]."""
+    if not one:
+        return ""
+    tensors = [low.graph.tensors[name] for name in (one, other)]
+    count, rows = tensors[0].shape[:2]
+    parts = tuple(Reshape(t.data, (count * rows, t.data.shape[-1])) for t in tensors if t.data is not None)
+    expr = Reshape(Swap(Stack(parts), 0), (count, 2 * rows, parts[0].shape[-1]))
+    name = base + one[one.rindex("_") :]
+    low.graph.tensors[name] = GraphTensor(name, tensors[0].type, expr.shape, expr)
+    return name
+
+
+def _flat_codes(low: Lowering, codes: str) -> str:
+    """Codes [experts, n, blocks, bytes] as [experts, n, bytes of a row]."""
+    tensor = low.graph.tensors[codes]
+    count, rows, *row = tensor.shape
+    low.graph.tensors[codes] = replace(tensor, shape=(count, rows, prod(row)))
+    return codes
+
+
 LOWERINGS: Table = {
     **standard.LOWERINGS,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
+    "MoE": _experts,
     "RoPE": _rope,
     "RopeTable": _rope_table,
     "SumLayerNorm": _sum_norm,

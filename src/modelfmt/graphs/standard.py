@@ -123,6 +123,10 @@ class Lowering(Builder):
             self.graph.tensors[own] = GraphTensor(own, f"{'' if signed else 'U'}INT{bits}", shape, expr)
         return own
 
+    def types(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Types of constants, empty for one that is not there."""
+        return tuple(self.graph.tensors[name].type if name else "" for name in names)
+
     def scalar(self, value: float) -> str:
         """A constant number in the graph's type."""
         import numpy as np

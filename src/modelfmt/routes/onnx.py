@@ -159,7 +159,9 @@ def _quantized(expr: Expression) -> tuple[Expression, str] | None:
 
 
 def _part(expr: Expression) -> str:
-    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
+    """Which part of a quantized matrix an expression is, also where its rows were moved."""
+    found = next((node for node in nodes(expr) if isinstance(node, Packed | Numbers)), None)
+    return "" if found is None else "codes" if isinstance(found, Packed) else f"{found.what}s"
 
 
 def _of(expr: Expression) -> str:
