@@ -7,22 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import decoder, encoder, standard
+from modelfmt.graphs import decoder, encoder, genai, microsoft, standard
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import Weights, bound
 from modelfmt.ir.graph import Graph, Program
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
-__all__ = ["Made", "from_checkpoint"]
+__all__ = ["GENAI", "PROFILES", "Made", "from_checkpoint"]
+
+GENAI = microsoft.GENAI
+PROFILES = ("auto", "onnx-standard", *microsoft.PROFILES)
+"""Which operators: standard ones and MatMulNBits; standard ones only; com.microsoft's, for any padding; com.microsoft's
+as onnxruntime-genai runs them."""
 
 
 @dataclass
 class Made:
-    """A program, and what is to be said of it."""
+    """A program, what is to be said of it, and what lies beside it."""
 
     program: Program
     notes: list[Note | Loss] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -65,4 +71,12 @@ def from_checkpoint(
         states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
         graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
-    return Made(standard.lower(graph, form), notes)
+    if form.profile not in microsoft.PROFILES:
+        return Made(standard.lower(graph, form), notes)
+    program, said = microsoft.lower(graph, form)
+    notes += [Note(weights.arch.gguf, text) for text in said]
+    made = Made(program, notes)
+    if form.profile == GENAI:
+        made.files, more = genai.beside(program.graph, weights, assets)
+        made.notes += more
+    return made

@@ -29,8 +29,7 @@ from modelfmt.storage import strict_json
 __all__ = ["Checkpoint", "checkpoint_of", "drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
-IN_PLACE, STANDARD = "safetensors", "onnx-standard"
-PROFILES = ("auto", STANDARD)
+IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
@@ -55,10 +54,19 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
+    from modelfmt.graphs.build import GENAI, PROFILES
+
     if options.profile not in PROFILES:
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    if options.profile == GENAI and not options.folder:
+        raise UsageError(
+            "onnxruntime-genai loads a folder",
+            code="profile-folder",
+            found=options.profile,
+            hint="name a folder, and say --to onnx; --profile ort makes a file",
+        )
     checkpoint = checkpoint_of(model)
     return [_built(checkpoint, recipe, options) for recipe in wanted]
 
@@ -98,7 +106,7 @@ def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         as_stored=options.external == IN_PLACE,
         blocks=blocks,
         rounding=options.rounding,
-        standard=options.profile == STANDARD,
+        profile=options.profile,
         carried=label not in _TYPES,
     )
     made = build.from_checkpoint(
@@ -118,7 +126,7 @@ def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
         losses += _losses(key, tensor.data, source.name, target)
-    files = checkpoint.files if options.folder else {}
+    files = {**checkpoint.files, **made.files} if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
     notes += [
