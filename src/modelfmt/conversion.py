@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
-ROUTES = {name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "onnx", "safetensors", "pytorch")}
+ROUTES = {
+    name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "onnx", "openvino", "safetensors", "pytorch")
+}
 ROUTES |= dict.fromkeys(("npz", "npy"), "modelfmt.routes.numpy_files")
 ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "modelfmt.routes.quantized")
 """Destination format -> the module that drafts it."""

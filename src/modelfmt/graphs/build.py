@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,8 +50,9 @@ def from_checkpoint(
     tensors: Mapping[str, Expression],
     assets: Mapping[str, bytes],
     form: Form,
+    lower: Callable[[Graph, Form], Program] = standard.lower,
 ) -> Made:
-    """The program of a checkpoint. form: how its weights and activations are to be.
+    """The program of a checkpoint. form: how its weights and activations are to be. lower: to which operators.
 
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
@@ -65,4 +66,4 @@ def from_checkpoint(
         states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
         graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
-    return Made(standard.lower(graph, form), notes)
+    return Made(lower(graph, form), notes)

@@ -1,0 +1,280 @@
+"""The operators of OpenVINO that graphs are lowered to: the operator set of each, the types and shapes it makes.
+
+Source: openvino-ir-format/operation-sets in the documentation of OpenVINO 2026.4. Only what `modelfmt.graphs.openvino`
+uses, with ranks that are always known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from modelfmt.errors import UnsupportedError
+from modelfmt.ir.graph import Affine, Dim, Value
+
+__all__ = ["OPERATORS", "Call", "Operator", "infer"]
+
+Shape = tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator with what it is given. ints: the numbers of a constant input, None where it is no constant."""
+
+    values: Sequence[Value]
+    attributes: Mapping[str, Any]
+    ints: Callable[[int], Sequence[int] | None]
+
+    def shape(self, place: int = 0) -> Shape:
+        """The shape of an input."""
+        found = self.values[place].shape
+        assert found is not None
+        return found
+
+    def axis(self, place: int) -> int:
+        """The axis of the first input that a constant input names."""
+        numbers = self.ints(place)
+        assert numbers is not None
+        return numbers[0] % len(self.shape())
+
+
+Made = list[tuple[str, Shape]]
+
+
+class Operator(NamedTuple):
+    """version: the operator set. infer: type and shape of each output. usual: attributes where a node says nothing."""
+
+    version: str
+    infer: Callable[[Call], Made]
+    usual: Mapping[str, Any] = {}
+
+
+def infer(op: str, call: Call) -> Made:
+    """(type, shape) of each output of an operator. Raises UnsupportedError (one that is not in the table)."""
+    if op not in OPERATORS:
+        raise UnsupportedError("an operator without a shape", code="lowering", found=op)
+    return OPERATORS[op].infer(call)
+
+
+def _same(call: Call) -> Made:
+    return [(call.values[0].type, call.shape())]
+
+
+def _broadcast_of(*shapes: Shape) -> Shape:
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(map(_wider, zip(*padded, strict=True)))
+
+
+def _wider(dims: Sequence[Dim]) -> Dim:
+    """What sizes become that are broadcast to each other: one that is not 1, where it is known which."""
+    others = list(dict.fromkeys(dim for dim in dims if dim != 1))
+    numbers = [dim for dim in others if isinstance(dim, int)]
+    return 1 if not others else others[0] if len(others) == 1 else numbers[0] if numbers else None
+
+
+def _broadcasting(call: Call) -> Made:
+    return [(call.values[0].type, _broadcast_of(call.shape(0), call.shape(1)))]
+
+
+def _comparison(call: Call) -> Made:
+    return [("BOOL", _broadcast_of(call.shape(0), call.shape(1)))]
+
+
+def _select(call: Call) -> Made:
+    return [(call.values[1].type, _broadcast_of(*(call.shape(place) for place in range(3))))]
+
+
+def _convert(call: Call) -> Made:
+    return [(call.attributes["destination_type"], call.shape())]
+
+
+def _matmul(call: Call) -> Made:
+    a, b = call.shape(0), call.shape(1)
+    n_rows = a[-1] if call.attributes["transpose_a"] else a[-2]
+    n_cols = b[-2] if call.attributes["transpose_b"] else b[-1]
+    return [(call.values[0].type, (*_broadcast_of(a[:-2], b[:-2]), n_rows, n_cols))]
+
+
+def _reshape(call: Call) -> Made:
+    shape, wanted = call.shape(), call.ints(1)
+    if wanted is None:
+        rank = call.shape(1)[0]
+        assert isinstance(rank, int)
+        return [(call.values[0].type, (None,) * rank)]
+    made: list[Dim] = [shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+    if -1 in made:
+        made[made.index(-1)] = _rest(shape, [dim for dim in made if dim != -1])
+    return [(call.values[0].type, tuple(made))]
+
+
+def _rest(shape: Sequence[Dim], taken: Sequence[Dim]) -> Dim:
+    """What is left of the elements of a shape when some sizes are taken out."""
+    left = list(shape)
+    numbers = prod(dim for dim in taken if isinstance(dim, int))
+    for dim in taken:
+        if not isinstance(dim, int):
+            if dim is None or dim not in left:
+                return None
+            left.remove(dim)
+    own = prod(dim for dim in left if isinstance(dim, int))
+    unknown = [dim for dim in left if not isinstance(dim, int)]
+    if not unknown:
+        return own // numbers
+    return unknown[0] if len(unknown) == 1 and own == numbers else None
+
+
+def _transpose(call: Call) -> Made:
+    order = call.ints(1)
+    assert order is not None
+    return [(call.values[0].type, tuple(call.shape()[place] for place in order))]
+
+
+def _unsqueeze(call: Call) -> Made:
+    axes = call.ints(1)
+    assert axes is not None
+    rank = len(call.shape()) + len(axes)
+    new = {axis % rank for axis in axes}
+    rest = iter(call.shape())
+    return [(call.values[0].type, tuple(1 if place in new else next(rest) for place in range(rank)))]
+
+
+def _squeeze(call: Call) -> Made:
+    gone = {axis % len(call.shape()) for axis in call.ints(1) or ()}
+    return [(call.values[0].type, tuple(dim for place, dim in enumerate(call.shape()) if place not in gone))]
+
+
+def _gather(call: Call) -> Made:
+    axis, batch = call.axis(2), int(call.attributes.get("batch_dims", 0))
+    data, indices = call.shape(0), call.shape(1)
+    return [(call.values[0].type, data[:axis] + indices[batch:] + data[axis + 1 :])]
+
+
+def _concat(call: Call) -> Made:
+    axis = call.attributes["axis"] % len(call.shape())
+    shapes = [call.shape(place) for place in range(len(call.values))]
+    rows: list[Dim] = list(shapes[0])
+    rows[axis] = _sum([shape[axis] for shape in shapes])
+    return [(call.values[0].type, tuple(rows))]
+
+
+def _sum(dims: Sequence[Dim]) -> Dim:
+    if all(isinstance(dim, int) for dim in dims):
+        return sum(dim for dim in dims if isinstance(dim, int))
+    if any(isinstance(dim, Affine) or dim is None for dim in dims):
+        return None
+    names = [dim for dim in dims if isinstance(dim, str)]
+    terms = tuple((name, names.count(name)) for name in dict.fromkeys(names))
+    return Affine(terms, sum(dim for dim in dims if isinstance(dim, int)))
+
+
+def _split(call: Call) -> Made:
+    axis, sizes = call.axis(1), call.ints(2)
+    assert sizes is not None
+    shape = call.shape()
+    return [(call.values[0].type, (*shape[:axis], size, *shape[axis + 1 :])) for size in sizes]
+
+
+def _broadcast(call: Call) -> Made:
+    target = call.ints(1)
+    if call.attributes["mode"] == "bidirectional":
+        assert target is not None
+        return [(call.values[0].type, _broadcast_of(call.shape(), tuple(target)))]
+    rank = call.shape(1)[0]
+    assert isinstance(rank, int)
+    return [(call.values[0].type, (None,) * rank if target is None else tuple(target))]
+
+
+def _shape_of(call: Call) -> Made:
+    return [("INT64", (len(call.shape()),))]
+
+
+def _range(call: Call) -> Made:
+    return [(call.attributes["output_type"], (None,))]
+
+
+def _reduce(call: Call) -> Made:
+    gone = {axis % len(call.shape()) for axis in call.ints(1) or ()}
+    keep = call.attributes["keep_dims"]
+    shape = [1 if place in gone else dim for place, dim in enumerate(call.shape()) if keep or place not in gone]
+    return [(call.values[0].type, tuple(shape))]
+
+
+def _top_k(call: Call) -> Made:
+    axis, count = call.attributes["axis"] % len(call.shape()), call.ints(1)
+    assert count is not None
+    shape = (*call.shape()[:axis], count[0], *call.shape()[axis + 1 :])
+    return [(call.values[0].type, shape), (call.attributes["index_element_type"], shape)]
+
+
+def _tile(call: Call) -> Made:
+    repeats = call.ints(1)
+    assert repeats is not None
+    pairs = zip(call.shape(), repeats, strict=True)
+    return [(call.values[0].type, tuple(_times(dim, times) for dim, times in pairs))]
+
+
+def _times(dim: Dim, times: int) -> Dim:
+    return dim if times == 1 else dim * times if isinstance(dim, int) else None
+
+
+def _attention(call: Call) -> Made:
+    return [(call.values[0].type, (*call.shape(0)[:-1], call.shape(2)[-1]))]
+
+
+def _read_value(call: Call) -> Made:
+    return [(call.attributes["variable_type"], call.attributes["variable_shape"])]
+
+
+_NUMPY: dict[str, Any] = {"auto_broadcast": "numpy"}
+
+OPERATORS = {
+    "Add": Operator("opset1", _broadcasting, _NUMPY),
+    "Assign": Operator("opset6", _same),
+    "Broadcast": Operator("opset3", _broadcast),
+    "Concat": Operator("opset1", _concat),
+    "Convert": Operator("opset1", _convert),
+    "Cos": Operator("opset1", _same),
+    "CumSum": Operator("opset3", _same, {"exclusive": False, "reverse": False}),
+    "Divide": Operator("opset1", _broadcasting, _NUMPY | {"m_pythondiv": True}),
+    "Gather": Operator("opset8", _gather, {"batch_dims": 0}),
+    "Gelu": Operator("opset7", _same),
+    "GreaterEqual": Operator("opset1", _comparison, _NUMPY),
+    "Less": Operator("opset1", _comparison, _NUMPY),
+    "LessEqual": Operator("opset1", _comparison, _NUMPY),
+    "LogicalAnd": Operator("opset1", _comparison, _NUMPY),
+    "MVN": Operator("opset6", _same),
+    "MatMul": Operator("opset1", _matmul, {"transpose_a": False, "transpose_b": True}),
+    "Maximum": Operator("opset1", _broadcasting, _NUMPY),
+    "Multiply": Operator("opset1", _broadcasting, _NUMPY),
+    "NotEqual": Operator("opset1", _comparison, _NUMPY),
+    "Power": Operator("opset1", _broadcasting, _NUMPY),
+    "Range": Operator("opset4", _range),
+    "ReLU": Operator("opset1", _same),
+    "ReadValue": Operator("opset6", _read_value),
+    "ReduceL2": Operator("opset4", _reduce),
+    "ReduceMax": Operator("opset1", _reduce),
+    "ReduceMean": Operator("opset1", _reduce),
+    "ReduceSum": Operator("opset1", _reduce),
+    "Reshape": Operator("opset1", _reshape, {"special_zero": True}),
+    "ScaledDotProductAttention": Operator("opset13", _attention),
+    "ScatterElementsUpdate": Operator("opset12", _same, {"reduction": "none", "use_init_val": True}),
+    "Select": Operator("opset1", _select, _NUMPY),
+    "ShapeOf": Operator("opset3", _shape_of),
+    "Sigmoid": Operator("opset1", _same),
+    "Sin": Operator("opset1", _same),
+    "SoftMax": Operator("opset8", _same),
+    "Sqrt": Operator("opset1", _same),
+    "Squeeze": Operator("opset1", _squeeze),
+    "Subtract": Operator("opset1", _broadcasting, _NUMPY),
+    "Swish": Operator("opset4", _same),
+    "Tanh": Operator("opset1", _same),
+    "Tile": Operator("opset1", _tile),
+    "TopK": Operator("opset11", _top_k),
+    "Transpose": Operator("opset1", _transpose),
+    "Unsqueeze": Operator("opset1", _unsqueeze),
+    "VariadicSplit": Operator("opset1", _split),
+}
+"""Operator -> its operator set, and what it makes."""
