@@ -1,12 +1,13 @@
 """Tiny checkpoints of the real transformers classes, and what they compute, beside the OpenVINO graphs made of them.
 
-python tests/openvino_models.py [NAME ...] [--type TYPE] [--gguf]
+python tests/openvino_models.py [NAME ...] [--dtype float32] [--gguf F32]
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 import openvino
 import torch
+import transformers
 
 import modelfmt
 import onnx_models
+from modelfmt.formats.openvino import ELEMENT_NAMES
 
+PRECISIONS = {port: name for name, port in ELEMENT_NAMES.values()}
 EXACT = {
     "INFERENCE_PRECISION_HINT": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
@@ -35,6 +39,21 @@ def compiled(path: Path) -> openvino.CompiledModel:
 def kernels(run: openvino.CompiledModel) -> Counter[str]:
     """How many kernels of each kind the plugin made of the graph."""
     return Counter(node.get_rt_info()["layerType"].astype(str) for node in run.get_runtime_model().get_ops())
+
+
+def misjudged(path: Path) -> list[str]:
+    """Outputs of layers whose type or shape in the file is not what OpenVINO infers."""
+    found = {node.get_friendly_name(): node for node in openvino.Core().read_model(path).get_ops()}
+    wrong = []
+    for layer in ElementTree.parse(path).getroot().iter("layer"):
+        for place, port in enumerate(layer.iterfind("output/port")):
+            node = found[layer.attrib["name"]]
+            theirs = [size.get_length() if size.is_static else -1 for size in node.get_output_partial_shape(place)]
+            ours = [int(size.text or "") for size in port.iterfind("dim")]
+            kinds = PRECISIONS[port.attrib["precision"]], node.get_output_element_type(place).get_type_name()
+            if ours != theirs or kinds[0] != kinds[1]:
+                wrong.append(f"{node.get_friendly_name()}: {kinds[0]} {ours}, {kinds[1]} {theirs}")
+    return wrong
 
 
 def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> float:
@@ -88,26 +107,29 @@ def encoder_difference(model: Any, path: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=[*onnx_models.DECODERS, *onnx_models.ENCODERS])
-    parser.add_argument("--type")
-    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
+    parser.add_argument("--dtype", default="float32", help="of the checkpoint")
+    parser.add_argument("--gguf", metavar="TYPE", help="by way of a GGUF file of a dense type")
     given = parser.parse_args()
     for name in given.names:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             decoding = name in onnx_models.DECODERS
             model = onnx_models.decoder(name) if decoding else onnx_models.encoder(name)
-            model.save_pretrained(folder / "model")
+            model.to(getattr(torch, given.dtype)).save_pretrained(folder / "model")
+            kind = transformers.AutoModelForCausalLM if decoding else transformers.AutoModel
+            eager: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+            model = kind.from_pretrained(folder / "model", **eager).eval()
             source = folder / "model"
             if given.gguf:
-                modelfmt.convert(source, folder / "model.gguf", quant="F32")
+                modelfmt.convert(source, folder / "model.gguf", quant=given.gguf)
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.xml", quant=given.type)
+            modelfmt.convert(source, folder / "made.xml")
             compare = difference if decoding else encoder_difference
             worst = compare(model, folder / "made.xml")
             made = kernels(compiled(folder / "made.xml"))
             wanted = ("RMS", "RoPE", "ScaledDotProductAttention", "FullyConnected", "MHA", "GatherMatmul")
             fused = ", ".join(f"{made[kind]} {kind}" for kind in wanted if made[kind])
-            print(f"{name:20} {worst:.2e}  {fused}", flush=True)
+            print(f"{name:20} {worst:.2e}  {fused}", *misjudged(folder / "made.xml"), sep="\n  ", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form
 from modelfmt.graphs.openvino_ops import OPERATORS, Call, infer
-from modelfmt.ir.graph import Attribute, Graph, Node, Program, Value
+from modelfmt.ir.graph import Attribute, Dim, Graph, Node, Program, Value
+from modelfmt.ir.ops import Constant
 
 __all__ = ["LOWERINGS", "lower"]
 
@@ -37,13 +38,15 @@ def lower(graph: Graph, form: Form) -> Program:
 
 class Lowering(Builder):
     """OpenVINO's nodes under construction. values: what each value is. Of a value that is made of heads, `apart` has
-    the name of [batch, sequence, heads, size], `turned` that of [batch, heads, sequence, size]."""
+    the name of [batch, sequence, heads, size], `turned` that of [batch, heads, sequence, size]. sizes: what is known of
+    values that are sizes of others."""
 
     def __init__(self, source: Graph, form: Form) -> None:
         super().__init__(source.name, form)
         self.values: dict[str, Value] = {}
         self.apart: dict[str, str] = {}
         self.turned: dict[str, str] = {}
+        self.sizes: dict[str, tuple[Dim, ...]] = {}
         self.graph.tensors = dict(source.tensors)
         self.past = {value.name: value for value in source.inputs if value.role.startswith("past ")}
         for value in source.inputs:
@@ -96,16 +99,15 @@ class Lowering(Builder):
         """A node with one output."""
         return self.ops(op, inputs, (name,), **attributes)[0]
 
-    def numbers(self, name: str) -> list[int] | None:
-        """The numbers of a constant of integers."""
+    def numbers(self, name: str) -> Sequence[Dim]:
+        """The numbers of a constant of integers, or of a value that is made of sizes."""
         import numpy as np
 
-        tensor = self.graph.tensors.get(name)
-        data = getattr(tensor.data, "data", None) if tensor else None
-        kinds = {"INT64": np.int64, "INT32": np.int32}
-        if tensor is None or data is None or tensor.type not in kinds:
-            return None
-        return [int(number) for number in np.frombuffer(data, kinds[tensor.type])]
+        if name in self.sizes:
+            return self.sizes[name]
+        data = self.graph.tensors[name].data
+        assert isinstance(data, Constant)
+        return [int(number) for number in np.frombuffer(data.data, np.int64)]
 
     def integers(self, *values: int) -> str:
         """A constant row of integers."""
@@ -158,8 +160,13 @@ class Lowering(Builder):
         shape = f"/shape/{of}"
         self.once(shape, lambda: self.op("ShapeOf", [of], shape, output_type="INT64"))
         name = f"{shape}/{axis}"
-        inputs = [shape, self.integers(axis), self.integer(0)]
-        return self.once(name, lambda: self.op("Gather", inputs, name))
+        self.sizes[name] = ((self.value(of).shape or ())[axis],)
+        return self.once(name, lambda: self.op("Gather", [shape, self.integers(axis), self.integer(0)], name))
+
+    def joined(self, sizes: Sequence[str], name: str) -> str:
+        """Sizes in one row."""
+        self.sizes[name] = tuple(size for part in sizes for size in self.numbers(part))
+        return self.once(name, lambda: self.op("Concat", sizes, name, axis=0))
 
 
 def _text(value: Any) -> str:
@@ -387,9 +394,7 @@ def _state(low: Lowering, past: str, present: str, new: str) -> str:
     assert isinstance(heads, int)
     shape, variable = f"/shape/state {heads} {size}", f"{past}{present}"
     dims = [low.size("input_ids", 0), low.integers(heads, 0, size)]
-    low.once(shape, lambda: low.op("Concat", dims, shape, axis=0))
-    empty = low.op("Broadcast", [low.scalar(0.0), shape], f"{past}/empty", mode="numpy")
-    low.values[empty].shape = ("batch_size", heads, 0, size)
+    empty = low.op("Broadcast", [low.scalar(0.0), low.joined(dims, shape)], f"{past}/empty", mode="numpy")
     kept = {"variable_id": variable, "variable_type": "FLOAT", "variable_shape": (None, heads, None, size)}
     read = low.op("ReadValue", [empty], past, **kept)
     chosen = low.op("Gather", [read, "beam_idx", low.integer(0)], f"{past}/chosen")
@@ -519,10 +524,8 @@ def _experts(low: Lowering, node: Node) -> None:
     raised = low.op("MatMul", [each, up], f"{name}/up", transpose_b=True)
     product = low.op("Multiply", [active, raised], f"{name}/product")
     out = low.op("MatMul", [product, down], f"{name}/down", transpose_b=True)
-    apart = low.op(
-        "Concat", [low.integers(n_expert), low.size(x, 0), low.integers(-1, low.width(x))], f"{name}/apart", axis=0
-    )
-    made = low.op("Reshape", [out, apart], f"{name}/made")
+    sizes = [low.integers(n_expert), low.size(x, 0), low.integers(-1, low.width(x))]
+    made = low.op("Reshape", [out, low.joined(sizes, f"{name}/apart")], f"{name}/made")
     shares = low.unsqueeze(_shares(low, tokens, x, node), f"{name}/share", -1)
     weighed = low.op("Multiply", [made, shares], f"{name}/weighed")
     low.op("ReduceSum", [weighed, low.integers(0)], name, keep_dims=False)
@@ -556,7 +559,7 @@ def _shares(low: Lowering, tokens: str, x: str, node: Node) -> str:
     spread = low.op("ScatterElementsUpdate", [nothing, which, best, low.integer(1)], f"{name}/spread")
     turned = low.op("Transpose", [spread, low.integers(1, 0)], f"{name}/turned")
     sizes = [low.integers(n_expert), low.size(x, 0), low.integers(-1)]
-    return low.op("Reshape", [turned, low.op("Concat", sizes, f"{name}/rows", axis=0)], f"{name}/shares")
+    return low.op("Reshape", [turned, low.joined(sizes, f"{name}/rows")], f"{name}/shares")
 
 
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {

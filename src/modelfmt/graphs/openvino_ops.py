@@ -21,11 +21,11 @@ Shape = tuple[Dim, ...]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator with what it is given. ints: the numbers of a constant input, None where it is no constant."""
+    """An operator with what it is given. numbers: those of an input that is constant or made of sizes."""
 
     values: Sequence[Value]
     attributes: Mapping[str, Any]
-    ints: Callable[[int], Sequence[int] | None]
+    numbers: Callable[[int], Sequence[Dim]]
 
     def shape(self, place: int = 0) -> Shape:
         """The shape of an input."""
@@ -33,11 +33,15 @@ class Call:
         assert found is not None
         return found
 
-    def axis(self, place: int) -> int:
-        """The axis of the first input that a constant input names."""
-        numbers = self.ints(place)
-        assert numbers is not None
-        return numbers[0] % len(self.shape())
+    def constants(self, place: int) -> list[int]:
+        """The numbers of an input that is constant."""
+        found = self.numbers(place)
+        assert all(isinstance(number, int) for number in found)
+        return [number for number in found if isinstance(number, int)]
+
+    def axes(self, place: int, more: int = 0) -> list[int]:
+        """The axes of the first input, with `more` in it, that a constant input names."""
+        return [number % (len(self.shape()) + more) for number in self.constants(place)]
 
 
 Made = list[tuple[str, Shape]]
@@ -99,12 +103,8 @@ def _matmul(call: Call) -> Made:
 
 
 def _reshape(call: Call) -> Made:
-    shape, wanted = call.shape(), call.ints(1)
-    if wanted is None:
-        rank = call.shape(1)[0]
-        assert isinstance(rank, int)
-        return [(call.values[0].type, (None,) * rank)]
-    made: list[Dim] = [shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+    shape, wanted = call.shape(), call.numbers(1)
+    made = [shape[place] if size == 0 else size for place, size in enumerate(wanted)]
     if -1 in made:
         made[made.index(-1)] = _rest(shape, [dim for dim in made if dim != -1])
     return [(call.values[0].type, tuple(made))]
@@ -127,27 +127,23 @@ def _rest(shape: Sequence[Dim], taken: Sequence[Dim]) -> Dim:
 
 
 def _transpose(call: Call) -> Made:
-    order = call.ints(1)
-    assert order is not None
-    return [(call.values[0].type, tuple(call.shape()[place] for place in order))]
+    return [(call.values[0].type, tuple(call.shape()[place] for place in call.constants(1)))]
 
 
 def _unsqueeze(call: Call) -> Made:
-    axes = call.ints(1)
-    assert axes is not None
-    rank = len(call.shape()) + len(axes)
-    new = {axis % rank for axis in axes}
+    new = call.axes(1, len(call.constants(1)))
     rest = iter(call.shape())
-    return [(call.values[0].type, tuple(1 if place in new else next(rest) for place in range(rank)))]
+    dims = [1 if place in new else next(rest) for place in range(len(call.shape()) + len(new))]
+    return [(call.values[0].type, tuple(dims))]
 
 
 def _squeeze(call: Call) -> Made:
-    gone = {axis % len(call.shape()) for axis in call.ints(1) or ()}
+    gone = call.axes(1)
     return [(call.values[0].type, tuple(dim for place, dim in enumerate(call.shape()) if place not in gone))]
 
 
 def _gather(call: Call) -> Made:
-    axis, batch = call.axis(2), int(call.attributes.get("batch_dims", 0))
+    (axis,), batch = call.axes(2), call.attributes["batch_dims"]
     data, indices = call.shape(0), call.shape(1)
     return [(call.values[0].type, data[:axis] + indices[batch:] + data[axis + 1 :])]
 
@@ -171,20 +167,14 @@ def _sum(dims: Sequence[Dim]) -> Dim:
 
 
 def _split(call: Call) -> Made:
-    axis, sizes = call.axis(1), call.ints(2)
-    assert sizes is not None
-    shape = call.shape()
-    return [(call.values[0].type, (*shape[:axis], size, *shape[axis + 1 :])) for size in sizes]
+    (axis,), shape = call.axes(1), call.shape()
+    return [(call.values[0].type, (*shape[:axis], size, *shape[axis + 1 :])) for size in call.constants(2)]
 
 
 def _broadcast(call: Call) -> Made:
-    target = call.ints(1)
-    if call.attributes["mode"] == "bidirectional":
-        assert target is not None
-        return [(call.values[0].type, _broadcast_of(call.shape(), tuple(target)))]
-    rank = call.shape(1)[0]
-    assert isinstance(rank, int)
-    return [(call.values[0].type, (None,) * rank if target is None else tuple(target))]
+    target = tuple(call.numbers(1))
+    shape = _broadcast_of(call.shape(), target) if call.attributes["mode"] == "bidirectional" else target
+    return [(call.values[0].type, shape)]
 
 
 def _shape_of(call: Call) -> Made:
@@ -196,23 +186,19 @@ def _range(call: Call) -> Made:
 
 
 def _reduce(call: Call) -> Made:
-    gone = {axis % len(call.shape()) for axis in call.ints(1) or ()}
-    keep = call.attributes["keep_dims"]
+    gone, keep = call.axes(1), call.attributes["keep_dims"]
     shape = [1 if place in gone else dim for place, dim in enumerate(call.shape()) if keep or place not in gone]
     return [(call.values[0].type, tuple(shape))]
 
 
 def _top_k(call: Call) -> Made:
-    axis, count = call.attributes["axis"] % len(call.shape()), call.ints(1)
-    assert count is not None
-    shape = (*call.shape()[:axis], count[0], *call.shape()[axis + 1 :])
+    axis, shape = call.attributes["axis"] % len(call.shape()), call.shape()
+    shape = (*shape[:axis], call.constants(1)[0], *shape[axis + 1 :])
     return [(call.values[0].type, shape), (call.attributes["index_element_type"], shape)]
 
 
 def _tile(call: Call) -> Made:
-    repeats = call.ints(1)
-    assert repeats is not None
-    pairs = zip(call.shape(), repeats, strict=True)
+    pairs = zip(call.shape(), call.constants(1), strict=True)
     return [(call.values[0].type, tuple(_times(dim, times) for dim, times in pairs))]
 
 
