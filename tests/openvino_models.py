@@ -56,17 +56,17 @@ def misjudged(path: Path) -> list[str]:
     return wrong
 
 
-def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> float:
+def difference(model: Any, run: openvino.CompiledModel, *, steps: int = 10, prompt: int = 7) -> float:
     """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` tokens that go on
     from the state; then the same prompt once more, with the state reset."""
-    request = compiled(path).create_infer_request()
+    request = run.create_infer_request()
     vocab = model.config.get_text_config().vocab_size
     ids = torch.randint(3, vocab, (2, prompt + steps), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     worst, theirs_cache = 0.0, None
-    names = {name for value in request.get_compiled_model().inputs for name in value.names}
+    names = {name for value in run.inputs for name in value.names}
     for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, prompt + steps)), (0, prompt)]:
         if start == 0:
             request.reset_state()
@@ -92,9 +92,8 @@ def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> f
     return worst
 
 
-def encoder_difference(model: Any, path: Path) -> float:
+def encoder_difference(model: Any, run: openvino.CompiledModel) -> float:
     """The largest difference of hidden states over a padded batch of two texts, padding aside."""
-    run = compiled(path)
     feeds, seen = onnx_models.padded_batch(model)
     names = {name for value in run.inputs for name in value.names}
     given = {name: value.numpy() for name, value in feeds.items() if name in names}
@@ -125,8 +124,8 @@ def main() -> None:
                 source = folder / "model.gguf"
             modelfmt.convert(source, folder / "made.xml")
             compare = difference if decoding else encoder_difference
-            worst = compare(model, folder / "made.xml")
-            made = kernels(compiled(folder / "made.xml"))
+            run = compiled(folder / "made.xml")
+            worst, made = compare(model, run), kernels(run)
             wanted = ("RMS", "RoPE", "ScaledDotProductAttention", "FullyConnected", "MHA", "GatherMatmul")
             fused = ", ".join(f"{made[kind]} {kind}" for kind in wanted if made[kind])
             print(f"{name:20} {worst:.2e}  {fused}", *misjudged(folder / "made.xml"), sep="\n  ", flush=True)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, NamedTuple
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.ir.graph import Affine, Dim, Value
+from modelfmt.graphs.shapes import Shape, broadcast, rest, total
+from modelfmt.ir.graph import Dim, Value
 
 __all__ = ["OPERATORS", "Call", "Operator", "infer"]
-
-Shape = tuple[Dim, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +64,16 @@ def _same(call: Call) -> Made:
     return [(call.values[0].type, call.shape())]
 
 
-def _broadcast_of(*shapes: Shape) -> Shape:
-    rank = max(map(len, shapes))
-    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return tuple(map(_wider, zip(*padded, strict=True)))
-
-
-def _wider(dims: Sequence[Dim]) -> Dim:
-    """What sizes become that are broadcast to each other: one that is not 1, where it is known which."""
-    others = list(dict.fromkeys(dim for dim in dims if dim != 1))
-    numbers = [dim for dim in others if isinstance(dim, int)]
-    return 1 if not others else others[0] if len(others) == 1 else numbers[0] if numbers else None
-
-
 def _broadcasting(call: Call) -> Made:
-    return [(call.values[0].type, _broadcast_of(call.shape(0), call.shape(1)))]
+    return [(call.values[0].type, broadcast(call.shape(0), call.shape(1)))]
 
 
 def _comparison(call: Call) -> Made:
-    return [("BOOL", _broadcast_of(call.shape(0), call.shape(1)))]
+    return [("BOOL", broadcast(call.shape(0), call.shape(1)))]
 
 
 def _select(call: Call) -> Made:
-    return [(call.values[1].type, _broadcast_of(*(call.shape(place) for place in range(3))))]
+    return [(call.values[1].type, broadcast(*(call.shape(place) for place in range(3))))]
 
 
 def _convert(call: Call) -> Made:
@@ -99,31 +84,15 @@ def _matmul(call: Call) -> Made:
     a, b = call.shape(0), call.shape(1)
     n_rows = a[-1] if call.attributes["transpose_a"] else a[-2]
     n_cols = b[-2] if call.attributes["transpose_b"] else b[-1]
-    return [(call.values[0].type, (*_broadcast_of(a[:-2], b[:-2]), n_rows, n_cols))]
+    return [(call.values[0].type, (*broadcast(a[:-2], b[:-2]), n_rows, n_cols))]
 
 
 def _reshape(call: Call) -> Made:
     shape, wanted = call.shape(), call.numbers(1)
     made = [shape[place] if size == 0 else size for place, size in enumerate(wanted)]
     if -1 in made:
-        made[made.index(-1)] = _rest(shape, [dim for dim in made if dim != -1])
+        made[made.index(-1)] = rest(shape, [dim for dim in made if dim != -1])
     return [(call.values[0].type, tuple(made))]
-
-
-def _rest(shape: Sequence[Dim], taken: Sequence[Dim]) -> Dim:
-    """What is left of the elements of a shape when some sizes are taken out."""
-    left = list(shape)
-    numbers = prod(dim for dim in taken if isinstance(dim, int))
-    for dim in taken:
-        if not isinstance(dim, int):
-            if dim is None or dim not in left:
-                return None
-            left.remove(dim)
-    own = prod(dim for dim in left if isinstance(dim, int))
-    unknown = [dim for dim in left if not isinstance(dim, int)]
-    if not unknown:
-        return own // numbers
-    return unknown[0] if len(unknown) == 1 and own == numbers else None
 
 
 def _transpose(call: Call) -> Made:
@@ -152,18 +121,8 @@ def _concat(call: Call) -> Made:
     axis = call.attributes["axis"] % len(call.shape())
     shapes = [call.shape(place) for place in range(len(call.values))]
     rows: list[Dim] = list(shapes[0])
-    rows[axis] = _sum([shape[axis] for shape in shapes])
+    rows[axis] = total([shape[axis] for shape in shapes])
     return [(call.values[0].type, tuple(rows))]
-
-
-def _sum(dims: Sequence[Dim]) -> Dim:
-    if all(isinstance(dim, int) for dim in dims):
-        return sum(dim for dim in dims if isinstance(dim, int))
-    if any(isinstance(dim, Affine) or dim is None for dim in dims):
-        return None
-    names = [dim for dim in dims if isinstance(dim, str)]
-    terms = tuple((name, names.count(name)) for name in dict.fromkeys(names))
-    return Affine(terms, sum(dim for dim in dims if isinstance(dim, int)))
 
 
 def _split(call: Call) -> Made:
@@ -173,7 +132,7 @@ def _split(call: Call) -> Made:
 
 def _broadcast(call: Call) -> Made:
     target = tuple(call.numbers(1))
-    shape = _broadcast_of(call.shape(), target) if call.attributes["mode"] == "bidirectional" else target
+    shape = broadcast(call.shape(), target) if call.attributes["mode"] == "bidirectional" else target
     return [(call.values[0].type, shape)]
 
 
