@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from modelfmt.scanning import ScanReport as ScanReport
     from modelfmt.scanning import scan as scan
     from modelfmt.sources import open as open  # noqa: A004  the public name, as in PIL and tarfile
+    from modelfmt.verifying import Verification as Verification
+    from modelfmt.verifying import verify as verify
 
 _PLACES = {
     "conversion": ("convert", "parse_size", "plan"),
@@ -72,6 +74,7 @@ _PLACES = {
     "executor": ("finalize", "run"),
     "scanning": ("ScanReport", "scan"),
     "sources": ("open",),
+    "verifying": ("Verification", "verify"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 _ROOMS = ("imatrix",)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
-from modelfmt.ir.ops import FlipBits
+from modelfmt.ir.ops import Packed
 
 __all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
 
@@ -113,8 +115,9 @@ class Lowering(Builder):
         name = f"{codes.removesuffix('_codes')}_quantized"
         if name not in self.graph.tensors:
             expr = self.graph.tensors[codes].data
-            assert expr is not None
-            flipped = FlipBits(expr, b"\x88" if bits == 4 else b"\x80")
+            assert isinstance(expr, Packed)
+            packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
+            flipped = msgspec.structs.replace(expr, packing=packing)
             self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
         return name
 

@@ -13,13 +13,13 @@ from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 from modelfmt.storage import strict_json
 
-__all__ = ["GraphSource", "graph_source"]
+__all__ = ["Checkpoint", "checkpoint_of"]
 
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
 @dataclass
-class GraphSource:
+class Checkpoint:
     """Tensors and small files, and what is to be said of them."""
 
     architecture: str | None
@@ -29,14 +29,14 @@ class GraphSource:
     notes: list[Note | Loss] = field(default_factory=list)
 
 
-def graph_source(model: Model) -> GraphSource:
-    """What a graph is built from. Raises UnsupportedError (a source without an architecture), CorruptFile."""
+def checkpoint_of(model: Model) -> Checkpoint:
+    """A Hugging Face folder or a GGUF file as that. Raises UnsupportedError, CorruptFile."""
     if model.format == "gguf":
         tensors, files, losses, notes = from_gguf.view(model)
         config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
         classes = config.get("architectures")
         first = classes[0] if isinstance(classes, list) and classes else None
-        return GraphSource(first, config, tensors, files, [*losses, *notes])
+        return Checkpoint(first, config, tensors, files, [*losses, *notes])
     if not model.config:
         raise UnsupportedError(
             "neither a graph nor an architecture in this source",
@@ -48,4 +48,4 @@ def graph_source(model: Model) -> GraphSource:
     tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return GraphSource(model.architecture, model.config, tensors, files, said)
+    return Checkpoint(model.architecture, model.config, tensors, files, said)

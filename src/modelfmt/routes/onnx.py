@@ -18,11 +18,11 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import BlockPart, Expression, FlipBits, Leaf
+from modelfmt.ir.ops import Encoded, Expression, Leaf, Numbers, Packed, Regrid, nodes, source_label
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
-from modelfmt.routes.graph_source import GraphSource, graph_source
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
 
 __all__ = ["drafts"]
 
@@ -31,7 +31,6 @@ IN_PLACE, STANDARD = "safetensors", "onnx-standard"
 PROFILES = ("auto", STANDARD)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
-_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL")
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
@@ -46,7 +45,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
-    source = graph_source(model)
+    source = checkpoint_of(model)
     return [_built(source, recipe, options) for recipe in wanted]
 
 
@@ -65,7 +64,7 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
     return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
 
 
-def _built(source: GraphSource, recipe: Recipe, options: Options) -> Draft:
+def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
@@ -115,28 +114,38 @@ def _built(source: GraphSource, recipe: Recipe, options: Options) -> Draft:
 
 
 def _reason(expr: Expression, target: str) -> str:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if isinstance(expr, BlockPart):
-        how = "quantized to" if expr.input.stored.dense else "blocks of"
-        return f"{expr.part}, {how} {expr.encoding}"
+    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
+    part = _part(expr)
+    if part:
+        made = next((node for node in nodes(expr) if isinstance(node, Encoded)), None)
+        return f"{part}, quantized to {made.encoding}" if made else f"{part}, {_of(expr)}"
     return "kept" if expr.stored.name == target else "the graph's type"
 
 
+def _part(expr: Expression) -> str:
+    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
+
+
+def _of(expr: Expression) -> str:
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return f"blocks of {blocks}" if blocks else source_label(expr)
+
+
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if not isinstance(expr, BlockPart):
-        return narrowing(key, source, target)
-    if expr.part == "codes" and expr.input.stored.dense:
-        return [
-            Loss(
-                "quantized",
-                key.removesuffix("_codes").removesuffix("_quantized"),
-                f"{expr.input.stored.name} to {expr.encoding}",
-            )
-        ]
-    return [] if expr.encoding in _EXACT_IN_HALF else narrowing(key, source, target)
+    part = _part(expr)
+    made = next((node for node in nodes(expr) if part and isinstance(node, Encoded)), None)
+    if part == "codes" and made is not None:
+        detail = f"{made.input.stored.name} to {made.encoding}"
+        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
+
+
+def _exact_in_half(expr: Expression) -> bool:
+    """Whether a type has float16 scales, and nothing else that scales are made of."""
+    for node in nodes(expr):
+        if isinstance(node, Regrid):
+            return [level.dtype for level in node.input.stored.levels] == ["F16"]
+    return False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from modelfmt.ir.model import Model
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import DENSE_TYPES, Draft, DraftTensor, Options, narrowing
-from modelfmt.routes.graph_source import GraphSource, graph_source
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
 
 __all__ = ["drafts"]
 
@@ -43,11 +43,11 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name, usual in _NOT_HERE.items() if getattr(options, name) != usual]
     if unused:
         raise UsageError("options that mean nothing for OpenVINO", code="option-unused", found=", ".join(unused))
-    source = graph_source(model)
+    source = checkpoint_of(model)
     return [_draft(source, recipe, options) for recipe in wanted]
 
 
-def _draft(source: GraphSource, recipe: Recipe, options: Options) -> Draft:
+def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     from modelfmt.graphs import build
     from modelfmt.graphs import openvino as lowering
     from modelfmt.graphs.builder import Form
