@@ -26,9 +26,10 @@ LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
 
 
-def lower(graph: Graph, form: Form) -> Program:
-    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
-    return Lowering(graph, form, LOWERINGS).run()
+def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
+    """A program of standard nodes that computes what a structural graph says, and what is to be said of it. Raises
+    UnsupportedError."""
+    return Lowering(graph, form, LOWERINGS).run(), []
 
 
 class Lowering(Builder):

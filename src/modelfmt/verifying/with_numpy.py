@@ -62,7 +62,7 @@ def open_runner(subject: Subject) -> Runner:
     """Raises UnsupportedError (no graph for this architecture)."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
-    from modelfmt.routes.onnx import checkpoint_of
+    from modelfmt.routes.graph_source import checkpoint_of
     from modelfmt.tiles import Evaluator
 
     model = subject.model
@@ -76,6 +76,6 @@ def open_runner(subject: Subject) -> Runner:
         config=checkpoint.config,
         tensors=checkpoint.tensors,
         assets=checkpoint.files,
-        form=Form("FLOAT", standard=True, carried=False),
+        form=Form("FLOAT", profile="onnx-standard", carried=False),
     )
     return NumpyRunner(made.program, Evaluator(model.files))
