@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.classical import table
 from modelfmt.graphs.classical.columns import BATCH, Inputs
-from modelfmt.graphs.classical.fields import MAX_WIDTH, Fields
+from modelfmt.graphs.classical.fields import Fields
 from modelfmt.graphs.classical.nodes import ML, Build
 from modelfmt.graphs.classical.results import Classified, Labelled, Regressed, Result, Several
 from modelfmt.ir.graph import Dim, Program, Value
@@ -49,11 +50,11 @@ def from_record(record: Record, path: str, *, type: str = "DOUBLE") -> MadeProgr
     width, names = _features(record, build)
     inputs = Inputs(width, names)
     columns = inputs.columns(build)
-    if table.covered(record) == "predict":
-        _outputs(build, build.predict(record, "", columns), type)
-    else:
-        made: Columns = build.transform(record, "", columns)
-        _transformed(build, made, type)
+    with np.errstate(all="ignore"):  # numbers of a file may overflow
+        if table.covered(record) == "predict":
+            _outputs(build, build.predict(record, "", columns), type)
+        else:
+            _transformed(build, build.transform(record, "", columns), type)
     inputs.declare(build, type)
     build.drop_unused()
     used = {node.domain for node in build.graph.nodes}
@@ -118,7 +119,7 @@ def _classified(build: Build, result: Classified, type: str, suffix: str) -> Non
     if result.probabilities is not None:
         _numbers(build, f"probabilities{suffix}", result.probabilities, n, type)
     elif result.scores is not None:
-        _numbers(build, f"scores{suffix}", result.scores, 1 if n == 2 else n, type)
+        _numbers(build, f"scores{suffix}", result.scores, result.n_scores, type)
 
 
 def _transformed(build: Build, made: Columns, type: str) -> None:

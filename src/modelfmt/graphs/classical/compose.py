@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from modelfmt.graphs.classical.columns import Columns, Made
 from modelfmt.graphs.classical.results import Regressed, Result
 from modelfmt.graphs.classical.scaling import named_function

@@ -130,7 +130,7 @@ class Fields:
         kind = record.name
         if kind not in ("csr_matrix", "csr_array") or not isinstance(shape, tuple) or len(shape) != 2:
             raise self.refused("sparse matrices of this kind are not read", name, record.type, ("csr_matrix",))
-        if not all(type(n) is int and 0 <= n for n in shape) or shape[0] * shape[1] > 1 << 27:
+        if not all(type(n) is int and n >= 0 for n in shape) or shape[0] * shape[1] > 1 << 27:
             raise self.corrupt("a sparse matrix is too large", name, shape)
         inner = Fields(record, self.at(name), self.path, self._read)
         data = inner.array("data", None)

@@ -46,6 +46,7 @@ class Build:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._bytes = 0
         self._depth = 0
+        self._count = 0
 
     def predict(self, record: Record, place: str, x: Columns) -> Result:
         """What an inner estimator predicts. Raises UnsupportedError (a class that is not covered), CorruptFile."""
@@ -80,11 +81,12 @@ class Build:
     def ops(self, op: str, n_outputs: int, *inputs: Operand, domain: str = "", **attributes: Any) -> tuple[str, ...]:
         """Append a node with several outputs."""
         nodes = self.graph.nodes
-        if len(nodes) >= MAX_NODES:
+        if self._count >= MAX_NODES:
             raise LimitExceeded(
                 "the graph would have too many nodes", code="estimator-size", path=self.path, allowed=MAX_NODES
             )
-        base = f"{op}_{len(nodes)}"
+        base = f"{op}_{self._count}"
+        self._count += 1
         names = [base, *(f"{base}_{n}" for n in range(1, n_outputs))]
         given = {key: attribute(key, value) for key, value in attributes.items() if value is not None}
         nodes.append(Node(op, [self.operand(one) for one in inputs], list(names), given, domain, name=base))
@@ -107,9 +109,7 @@ class Build:
         return self._named(key, lambda name: GraphTensor(name, "STRING", shape, None, data), sum(map(len, data)))
 
     def _constant(self, kind: str, shape: tuple[int, ...], data: bytes) -> str:
-        return self._named(
-            (kind, shape, data), lambda name: GraphTensor.of_bytes(name, kind, shape, data), len(data)
-        )
+        return self._named((kind, shape, data), lambda name: GraphTensor.of_bytes(name, kind, shape, data), len(data))
 
     def _named(self, key: Any, make: Callable[[str], GraphTensor], size: int) -> str:
         if key not in self._constants:
@@ -157,6 +157,7 @@ class Build:
                 for one in node.attributes.values():
                     if one.kind == "GRAPH":
                         needed.update(name for inner in one.value.nodes for name in inner.inputs)
+                        needed.update(value.name for value in one.value.outputs)
         self.graph.nodes = kept[::-1]
         self.graph.tensors = {name: tensor for name, tensor in self.graph.tensors.items() if name in needed}
 

@@ -16,12 +16,19 @@ __all__ = ["Classified", "Labelled", "Regressed", "Result", "Several"]
 @dataclass(frozen=True)
 class Classified:
     """A classifier's. classes: [K], as the file has them. index: INT64 [N], into the classes. probabilities: DOUBLE
-    [N, K]. scores: what `decision_function` gives, DOUBLE [N, width], width 1 for two classes."""
+    [N, K]. scores: what `decision_function` gives, DOUBLE [N, width]; width: 1 for two classes, else K, where it is
+    not given."""
 
     classes: Array
     index: str
     probabilities: str | None = None
     scores: str | None = None
+    width: int | None = None
+
+    @property
+    def n_scores(self) -> int:
+        """Columns of the scores."""
+        return self.width or (1 if len(self.classes) == 2 else len(self.classes))
 
 
 @dataclass(frozen=True)

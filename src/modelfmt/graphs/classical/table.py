@@ -6,7 +6,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.classical import compose, linear, scaling
+from modelfmt.graphs.classical import (
+    calibration,
+    compose,
+    encoders,
+    ensembles,
+    histograms,
+    linear,
+    neighbors,
+    networks,
+    probabilistic,
+    projections,
+    scaling,
+    support,
+    trees,
+)
 from modelfmt.graphs.classical.fields import MAX_WIDTH, Fields
 from modelfmt.ir.record import Record
 from modelfmt.ir.tensor import Tensor
@@ -18,7 +32,21 @@ if TYPE_CHECKING:
 
 __all__ = ["PACKAGES", "PREDICTORS", "TRANSFORMERS", "covered", "predict", "transform", "width"]
 
-_FAMILIES: tuple[Any, ...] = (compose, linear, scaling)
+_FAMILIES: tuple[Any, ...] = (
+    calibration,
+    compose,
+    encoders,
+    ensembles,
+    histograms,
+    linear,
+    neighbors,
+    networks,
+    probabilistic,
+    projections,
+    scaling,
+    support,
+    trees,
+)
 
 PREDICTORS: dict[str, Callable[[Build, Fields, Columns], Result]] = {}
 TRANSFORMERS: dict[str, Callable[[Build, Fields, Columns], Columns]] = {}
