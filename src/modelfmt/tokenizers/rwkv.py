@@ -78,7 +78,7 @@ def text(tok: Tokenizer) -> bytes:
 def _lines(tok: Tokenizer) -> Iterator[str]:
     for token_id, (token, kind) in enumerate(zip(tok.tokens, tok.token_types, strict=True)):
         if kind == TokenType.NORMAL:
-            raw = _UNESCAPE.sub(lambda match: _byte(match[1], token_id), token.encode())
+            raw = _raw(token, token_id)
             try:
                 literal = repr(raw.decode())
             except UnicodeDecodeError:
@@ -113,11 +113,12 @@ def _escaped(token: bytes) -> str:
     return repr(token)[2:-1]
 
 
-def _byte(code: bytes, token_id: int) -> bytes:
-    if code.startswith(b"x") and len(code) == 3:
-        return bytes([int(code[1:], 16)])
-    if code == b"x":
-        raise CorruptFile(
-            "an escape that is none", code="vocab-line", path="metadata", place=f"tokenizer.ggml.tokens[{token_id}]"
-        )
-    return _ESCAPED.get(code, code)
+def _raw(token: str, token_id: int) -> bytes:
+    def byte(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        if code == b"x":
+            place = f"tokenizer.ggml.tokens[{token_id}]"
+            raise CorruptFile("an escape that is none", code="vocab-line", path="metadata", place=place)
+        return bytes([int(code[1:], 16)]) if len(code) == 3 else _ESCAPED.get(code, code)
+
+    return _UNESCAPE.sub(byte, token.encode())
