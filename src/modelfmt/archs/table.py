@@ -199,9 +199,9 @@ class Architecture:
 
     gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
     some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
-    of sentence-transformers. variants: (condition, table) pairs: where the condition holds in a layer, that is the
-    table of the checkpoint. writes: the class and the model type of a config.json that is made from a file, where they
-    are not the first ones.
+    of sentence-transformers; dense: and two Dense modules, with rows for them and a param that is the width between.
+    variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
+    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
     """
 
     gguf: str
@@ -213,6 +213,7 @@ class Architecture:
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False
+    dense: bool = False
     ignores: tuple[Ignore, ...] = ()
     refuses: tuple[Refuses, ...] = ()
     loses: tuple[Loses, ...] = ()
