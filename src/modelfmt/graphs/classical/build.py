@@ -84,8 +84,7 @@ def _features(record: Record, build: Build) -> tuple[int, tuple[str, ...]]:
         width = table.width(e)
         if width is not None:
             return width, ()
-        waiting += [step for _, step in one.steps if isinstance(step, Record)]
-        waiting += [value for value in one.attributes.values() if isinstance(value, Record) and value.is_estimator]
+        waiting += table.inside(one)
     raise UnsupportedError(
         "the file does not say how many columns the estimator was fitted on",
         code="estimator-columns",
