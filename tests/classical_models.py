@@ -33,6 +33,7 @@ from sklearn import (
     svm,
     tree,
 )
+from sklearn.feature_extraction import text
 
 __all__ = ["ROWS", "classifiers", "fitted", "others", "regressors", "tables", "transformers"]
 
@@ -49,6 +50,13 @@ ROWS = RNG.normal(size=(200, 4)) * [1, 3, 0.2, 10] + [0, 5, 1, -20]
 ROWS_HOLES = np.where(RNG.random(ROWS.shape) < 0.1, np.nan, ROWS)
 
 
+TALK = (
+    ("Win a free prize now, win NOW", "spam"),
+    ("are we still on for lunch today", "fine"),
+    ("free free money, call now", "spam"),
+    ("see you at the end of the day", "fine"),
+    ("naïve words über alles, 日本", "fine"),
+)
 _LINEAR = (
     "ARDRegression",
     "BayesianRidge",
@@ -430,6 +438,81 @@ def tables() -> dict[str, tuple[Callable[[], Any], Any]]:
     }
 
 
+def texts() -> dict[str, tuple[Callable[[], Any], Any]]:
+    """Vectorizers of texts."""
+    make, count, idf = pipeline.make_pipeline, text.CountVectorizer, text.TfidfVectorizer
+    spam = [line for line, _ in TALK for _ in (0, 1)]
+    y = [label for _, label in TALK for _ in (0, 1)]
+    asked = np.array([*spam[::2], "", "a", "The end, is near", "xyz_1 can't stop-it", "WIN win naïve 日本 words 日本"])
+    return {
+        "CountVectorizer": (lambda: count().fit(spam), asked),
+        "CountVectorizer-ngrams": (lambda: count(ngram_range=(1, 3), binary=True).fit(spam), asked),
+        "CountVectorizer-single": (lambda: count(token_pattern=r"(?u)\b\w+\b", lowercase=False).fit(spam), asked),
+        "CountVectorizer-stop": (lambda: count(stop_words="english").fit(spam), asked),
+        "TfidfVectorizer": (lambda: idf(ngram_range=(2, 2)).fit(spam), asked),
+        "TfidfVectorizer-sublinear": (lambda: idf(sublinear_tf=True, norm="l1").fit(spam), asked),
+        "TfidfVectorizer-logistic": (lambda: make(idf(), linear_model.LogisticRegression()).fit(spam, y), asked),
+        "TfidfTransformer": (lambda: make(count(), text.TfidfTransformer(norm=None)).fit(spam), asked),
+    }
+
+
+def boosters() -> dict[str, tuple[Callable[[], Any], Any]]:
+    """XGBoost's and LightGBM's, where they are installed."""
+    try:
+        import lightgbm
+        import xgboost
+    except ImportError:
+        return {}
+    x, g = xgboost, lightgbm
+    few = {"n_estimators": 6, "max_depth": 3}
+    some = {"n_estimators": 6, "min_child_samples": 3, "verbose": -1}
+    grown = np.exp(REAL / 3)
+    coded, rows = X.copy(), ROWS.copy()
+    coded[:, 0], rows[:, 0] = RNG.integers(0, 9, 90), RNG.integers(0, 12, 200)
+    rows[::9, 0] = np.nan
+    zeros, zero_rows = np.nan_to_num(HOLES), np.nan_to_num(ROWS_HOLES)
+    kinds = {"feature_types": ["c", "q", "q", "q"], "enable_categorical": True}
+    early = {"n_estimators": 40, "early_stopping_rounds": 2}
+    held = {"eval_set": [(X[:30], TWO[::-1][:30])], "verbose": False}
+    groups = {"min_data_per_group": 1, "cat_smooth": 0.1}
+    found: dict[str, tuple[Callable[[], Any], Any]] = {
+        "XGBClassifier-early": (lambda: x.XGBClassifier(**early).fit(X, TWO, **held), ROWS),
+        "XGBClassifier-dart": (lambda: x.XGBClassifier(booster="dart", rate_drop=0.5, **few).fit(X, THREE), ROWS),
+        "XGBRFClassifier": (lambda: x.XGBRFClassifier(**few).fit(X, THREE), ROWS),
+        "XGBRegressor-several": (lambda: x.XGBRegressor(**few).fit(X, BOTH), ROWS),
+        "XGBRegressor-categories": (
+            lambda: x.XGBRegressor(max_cat_to_onehot=1, **kinds, **few).fit(coded, coded[:, 0] % 4), rows
+        ),
+        "XGBRegressor-onehot": (
+            lambda: x.XGBRegressor(max_cat_to_onehot=99, **kinds, **few).fit(coded, coded[:, 0] % 4), rows
+        ),
+        "LGBMClassifier-rf": (
+            lambda: g.LGBMClassifier(boosting_type="rf", subsample=0.5, subsample_freq=1, **some).fit(X, THREE), ROWS
+        ),
+        "LGBMClassifier-later": (lambda: g.LGBMClassifier(**some).fit(X, LABELS), ROWS_HOLES),
+        "LGBMClassifier-zero": (lambda: g.LGBMClassifier(zero_as_missing=True, **some).fit(zeros, TWO), zero_rows),
+        "LGBMClassifier-ova": (lambda: g.LGBMClassifier("gbdt", objective="multiclassova", **some).fit(X, LABELS), ROWS),
+        "LGBMRegressor-sqrt": (lambda: g.LGBMRegressor(reg_sqrt=True, **some).fit(X, REAL), ROWS),
+        "LGBMRegressor-categories": (
+            lambda: g.LGBMRegressor(max_cat_to_onehot=1, **groups, **some).fit(
+                coded, coded[:, 0] % 4, categorical_feature=[0]
+            ),
+            rows,
+        ),
+        "LGBMRegressor-constant": (lambda: g.LGBMRegressor(**some).fit(X, np.zeros(90)), ROWS),
+    }  # fmt: skip
+    for number, y in (("2", TWO), ("3", THREE)):
+        found[f"XGBClassifier-{number}"] = (lambda y=y: x.XGBClassifier(**few).fit(X, y), ROWS)  # type: ignore[misc]
+        found[f"XGBClassifier-holes-{number}"] = (lambda y=y: x.XGBClassifier(**few).fit(HOLES, y), ROWS_HOLES)  # type: ignore[misc]
+        found[f"LGBMClassifier-holes-{number}"] = (lambda y=y: g.LGBMClassifier(**some).fit(HOLES, y), ROWS_HOLES)  # type: ignore[misc]
+    for name in ("reg:squarederror", "count:poisson", "reg:gamma", "reg:absoluteerror"):
+        found[f"XGBRegressor-{name}"] = (lambda name=name: x.XGBRegressor(objective=name, **few).fit(X, grown), ROWS)  # type: ignore[misc]
+    found["XGBRegressor-reg:logistic"] = (lambda: x.XGBRegressor(objective="reg:logistic", **few).fit(X, TWO), ROWS)
+    for name in ("regression", "huber", "poisson", "tweedie", "quantile"):
+        found[f"LGBMRegressor-{name}"] = (lambda name=name: g.LGBMRegressor(objective=name, **some).fit(X, grown), ROWS)  # type: ignore[misc]
+    return found
+
+
 def _sparse(model: Any, x: Any, y: Any) -> Any:
     from scipy.sparse import csr_matrix
 
@@ -450,7 +533,7 @@ def fitted() -> dict[str, tuple[Callable[[], Any], Any]]:
         found[name] = (lambda make=make, y=y: make().fit(X, y), ROWS)  # type: ignore[misc]
     for name, make in (transformers() | others()).items():
         found[name] = (lambda make=make: make().fit(X, TWO), ROWS)  # type: ignore[misc]
-    return found | tables()
+    return found | tables() | texts() | boosters()
 
 
 def fit(make: Callable[[], Any]) -> Any:

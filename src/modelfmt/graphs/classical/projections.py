@@ -95,7 +95,7 @@ def select_by_scores(_: Build, e: Fields, x: Columns) -> Columns:
 
 def select_univariate(_: Build, e: Fields, x: Columns) -> Columns:
     """The same, the way chosen by a parameter."""
-    _, how = _MODES[_UNIVARIATE[e.choice("mode", tuple(_UNIVARIATE))]]
+    how = _MODES[_UNIVARIATE[e.choice("mode", tuple(_UNIVARIATE))]][1]
     return _kept(e, x, how(e, x, "param"))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.classical import (
+    boosters,
     calibration,
     compose,
     encoders,
@@ -19,6 +20,7 @@ from modelfmt.graphs.classical import (
     projections,
     scaling,
     support,
+    texts,
     trees,
 )
 from modelfmt.graphs.classical.fields import MAX_WIDTH, Fields
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGES", "PREDICTORS", "TRANSFORMERS", "covered", "inside", "predict", "transform", "width"]
 
 _FAMILIES: tuple[Any, ...] = (
+    boosters,
     calibration,
     compose,
     encoders,
@@ -46,6 +49,7 @@ _FAMILIES: tuple[Any, ...] = (
     projections,
     scaling,
     support,
+    texts,
     trees,
 )
 
@@ -91,7 +95,7 @@ def transform(build: Build, record: Record, place: str, x: Columns) -> Columns:
     return made
 
 
-ONE_COLUMN = ("LabelEncoder", "LabelBinarizer", "IsotonicRegression")
+ONE_COLUMN = ("LabelEncoder", "LabelBinarizer", "IsotonicRegression", "CountVectorizer", "TfidfVectorizer")
 
 
 def inside(record: Record) -> list[Record]:
