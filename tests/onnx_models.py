@@ -142,20 +142,25 @@ def encoder(name: str) -> Any:
     return shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
 
 
-def encoder_difference(model: Any, path: Path) -> float:
-    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
-    run = session(path)
+def padded_batch(model: Any) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """What an encoder is given, two texts of which one is padded, and where there is no padding."""
     ids = torch.randint(3, model.config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
     ids[1, 8:] = model.config.pad_token_id
-    feeds = {"input_ids": ids, "attention_mask": mask}
-    if any(value.name == "token_type_ids" for value in run.get_inputs()):
-        feeds["token_type_ids"] = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    types = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}, mask.numpy().astype(bool)
+
+
+def encoder_difference(model: Any, path: Path) -> float:
+    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
+    run = session(path)
+    feeds, seen = padded_batch(model)
+    names = {value.name for value in run.get_inputs()}
+    feeds = {name: value for name, value in feeds.items() if name in names}
     (found,) = run.run(["last_hidden_state"], {name: value.numpy() for name, value in feeds.items()})
     with torch.no_grad():
         theirs = model(**feeds).last_hidden_state.numpy()
-    seen = mask.numpy().astype(bool)
     return float(np.abs(found.astype("f4") - theirs)[seen].max())
 
 

@@ -14,7 +14,7 @@ from modelfmt.graphs.weights import Weight
 from modelfmt.grids import Apart, apart
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import Encoded, Expression, Leaf, Nearest
+from modelfmt.ir.ops import Encoded, Expression, Nearest
 from modelfmt.quant.integers import Integers
 
 if TYPE_CHECKING:
@@ -40,15 +40,16 @@ _CONSTANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
-    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.grids.LAYOUTS`, or
-    integers, that the matrices of linear layers are quantized to. rounding: how, into blocks. profile: which operators,
-    a name of `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already, on a grid of integers, stay
-    so, where the operators can say it.
+    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that is
+    another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
+    blocks: a type of `modelfmt.grids.LAYOUTS`, or integers, that the matrices of linear layers are quantized to.
+    rounding: how, into blocks. profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights
+    that are quantized already, on a grid of integers, stay so, where the operators can say it.
     """
 
     float_type: str = "FLOAT"
     as_stored: bool = False
+    weight_type: str | None = None
     blocks: str | Integers | None = None
     rounding: str = "ggml"
     profile: str = "auto"
@@ -116,9 +117,9 @@ class Builder:
 
     def weight(self, weight: Weight) -> str:
         """A weight as a constant in the graph's type; returns its name."""
-        kind = self.float_type
-        if self.form.as_stored and isinstance(weight.expr, Leaf):
-            kind = _FLOATS.get(weight.expr.encoding, kind)
+        kind = self.form.weight_type or self.float_type
+        if self.form.as_stored:
+            kind = _FLOATS.get(weight.expr.stored.name, kind)
         if weight.name not in self.graph.tensors:
             self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
         if kind == self.float_type:
@@ -187,4 +188,6 @@ def attribute(name: str, value: Any) -> Attribute:
     if isinstance(value, GraphTensor):
         return Attribute(name, "TENSOR", value)
     values = list(value)
+    if values and isinstance(values[0], str):
+        return Attribute(name, "STRINGS", [one.encode() for one in values])
     return Attribute(name, "FLOATS" if any(isinstance(one, float) for one in values) else "INTS", values)

@@ -15,7 +15,7 @@ from modelfmt.graphs.builder import Form
 from modelfmt.graphs.encoder import SUPPORTED as ENCODERS
 from modelfmt.graphs.layers import Layers, Pooling
 from modelfmt.graphs.rope import Turning, turning
-from modelfmt.graphs.weights import Weight, Weights
+from modelfmt.graphs.weights import Weights
 from modelfmt.ir.graph import Affine, Dim, Graph
 
 __all__ = ["SUPPORTED", "build"]
@@ -260,32 +260,25 @@ class _Decoder(Layers):
         return self.linear(down, made, f"{base}/down_proj_out", self.bias_of("ffn_down"))
 
     def experts(self, x: str, base: str) -> str:
+        weights = [self.weights[self.role(f"ffn_{part}_exps") + ".weight"] for part in ("gate", "up", "down")]
+        parts = [(weight, self.apart(weight)) for weight in weights]
         inputs, sizes = [self.b.weight(self.weights[self.role("ffn_gate_inp") + ".weight"])], []
-        for part in ("gate", "up", "down"):
-            given, layout = self.expert_weight(self.weights[self.role(f"ffn_{part}_exps") + ".weight"])
-            inputs += given
-            sizes += layout
+        quantized = any(apart is not None for _, apart in parts)
+        for weight, apart in parts:
+            names = [self.b.weight(weight)] if apart is None else self.b.parts(weight, apart)
+            inputs += [*names, *[""] * (3 - len(names))] if quantized else names
+            sizes += [*weight.expr.shape[1:], *((0, 0) if apart is None else apart.layout[:2])]
         shared = self.shared(x, f"{base}/shared")
         made = self.b.node(
-            "MoE",
+            "BlockMoE" if quantized else "MoE",
             [x, *inputs],
             f"{base}/moe_out",
             used=int(self.params["n_expert_used"]),
             normalised=bool(self.params.get("normalised", True)),
             activation=self.activation(),
-            sizes=sizes,
+            sizes=sizes if quantized else None,
         )
         return made if shared is None else self.b.node("Add", [made, shared], f"{base}/sum_out", domain="")
-
-    def expert_weight(self, weight: Weight) -> tuple[list[str], list[int]]:
-        """Matrices of experts as three inputs, those behind the first empty where they are dense; (rows, columns, bits,
-        block), the last two 0 where they are dense."""
-        *_, n, k = weight.expr.shape
-        apart = self.apart(weight)
-        if apart is None:
-            return [self.b.weight(weight), "", ""], [n, k, 0, 0]
-        names = self.b.parts(weight, apart)
-        return [*names, *[""] * (3 - len(names))], [n, k, apart.layout.bits, apart.layout.block]
 
     def shared(self, x: str, base: str) -> str | None:
         """The expert that every token passes, with its own gate where there is one."""

@@ -186,22 +186,21 @@ def _attention(low: Lowering, node: Node) -> None:
 def _experts(low: Lowering, node: Node) -> None:
     """QMoE where every matrix has four bits in blocks of one size (with eight it rounds what it multiplies), and shares
     are normalised; else the loop over experts. Rows of gate and up take turns, as its kernel wants them."""
-    x, router, *weights = node.inputs
-    sizes = [node.get("sizes")[at : at + 4] for at in (0, 4, 8)]
-    gate, up, down = (weights[at : at + 3] for at in (0, 3, 6))
-    kinds = {
-        (bits, block, low.types(names)) for (_, _, bits, block), names in zip(sizes, (gate, up, down), strict=True)
-    }
-    alike = len(kinds) == 1 and {bits for bits, _, _ in kinds} == {4} and not any("FLOAT" in k[2][2] for k in kinds)
-    if not alike or not node.get("normalised") or node.get("activation") != b"silu":
-        standard.LOWERINGS["MoE"](low, node)
+    x, router = node.inputs[:2]
+    parts = standard.expert_parts(node)
+    kinds = {(bits, block, low.types(names)[2]) for names, (_, _, bits, block) in parts}
+    bits, block, zeros = next(iter(kinds))
+    taken = len(kinds) == 1 and bits == 4 and zeros in ("", "UINT8")
+    if not taken or not node.get("normalised") or node.get("activation") != b"silu":
+        standard.LOWERINGS["BlockMoE"](low, node)
         return
+    gate, up, down = (names for names, _ in parts)
     name, tokens = node.outputs[0], low.hidden(x)
     both = [_in_turn(low, one, other, f"{name}/gate_up") for one, other in zip(gate, up, strict=True)]
     last = [_flat_codes(low, down[0]), *down[1:]]
     inputs = [tokens, low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)]
     inputs += [*both[:2], "", *last[:2], "", "", "", "", both[2], last[2]]
-    given = {"expert_weight_bits": 4, "block_size": sizes[0][3], "k": node.get("used"), "normalize_routing_weights": 1}
+    given = {"expert_weight_bits": 4, "block_size": block, "k": node.get("used"), "normalize_routing_weights": 1}
     shape = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
     while not inputs[-1]:
         inputs.pop()
@@ -234,7 +233,7 @@ LOWERINGS: Table = {
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
-    "MoE": _experts,
+    "BlockMoE": _experts,
     "RoPE": _rope,
     "RopeTable": _rope_table,
     "SumLayerNorm": _sum_norm,

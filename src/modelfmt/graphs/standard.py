@@ -17,7 +17,18 @@ from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Numbers, Packed
 
-__all__ = ["IR_VERSION", "LOWERINGS", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "lower", "waves"]
+__all__ = [
+    "IR_VERSION",
+    "LOWERINGS",
+    "LOWEST",
+    "MICROSOFT",
+    "OPSET",
+    "Lowering",
+    "Table",
+    "expert_parts",
+    "lower",
+    "waves",
+]
 
 OPSET, IR_VERSION = 23, 11
 MICROSOFT = "com.microsoft"
@@ -26,9 +37,10 @@ LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
 
 
-def lower(graph: Graph, form: Form) -> Program:
-    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
-    return Lowering(graph, form, LOWERINGS).run()
+def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
+    """A program of standard nodes that computes what a structural graph says, and what is to be said of it. Raises
+    UnsupportedError."""
+    return Lowering(graph, form, LOWERINGS).run(), []
 
 
 class Lowering(Builder):
@@ -446,7 +458,7 @@ def _attention(low: Lowering, node: Node) -> None:
 
 def _experts(low: Lowering, node: Node) -> None:
     """Every expert that a token chose, one after another: its tokens are picked out, computed and added."""
-    x, router, *weights = node.inputs
+    x, router = node.inputs[:2]
     name, used = node.outputs[0], node.get("used")
     tokens = low.hidden(x)
     scores = low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)
@@ -464,11 +476,9 @@ def _experts(low: Lowering, node: Node) -> None:
     distinct = low.op("Unique", [flat], f"{name}/distinct")
     trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
     start = low.op("Sub", [tokens, tokens], f"{name}/start")
-    sizes = [node.get("sizes")[at : at + 4] for at in (0, 4, 8)]
-    names = [weights[at : at + 3] for at in (0, 3, 6)]
+    parts = expert_parts(node)
     if low.form.standard:
-        names = [_signed_experts(low, *part) for part in zip(names, sizes, strict=True)]
-    parts = list(zip(names, sizes, strict=True))
+        parts = [(_signed_experts(low, *part), part[1]) for part in parts]
     body = _expert(name, (tokens, shares, distinct), parts, node.get("activation").decode(), low)
     low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
 
@@ -503,6 +513,15 @@ def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: 
     return inner.graph
 
 
+def expert_parts(node: Node) -> list[Part]:
+    """Matrices of gate, up and down: those of MoE are dense, each of BlockMoE has three names."""
+    _, _, *weights = node.inputs
+    if node.op == "MoE":
+        return [([name, "", ""], (0, 0, 0, 0)) for name in weights]
+    sizes = node.get("sizes")
+    return [(weights[3 * at : 3 * at + 3], sizes[4 * at : 4 * at + 4]) for at in range(3)]
+
+
 def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> list[str]:
     """Codes of experts as signed bytes, which DequantizeLinear takes."""
     n, k, bits, _ = sizes
@@ -512,7 +531,7 @@ def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> li
     return [low.integer(names[0], (count, n, k), bits, signed=True), *names[1:]]
 
 
-Part = tuple[Sequence[str], Sequence[int]]
+Part = tuple[list[str], Sequence[int]]
 """Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
 
 
@@ -540,6 +559,7 @@ LOWERINGS: Table = {
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
+    "BlockMoE": _experts,
     "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from modelfmt.checkpoints import from_gguf
-from modelfmt.errors import UnsupportedError, UsageError
+from modelfmt.errors import UsageError
 from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
@@ -26,26 +24,14 @@ from modelfmt.quant.integers import Integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
-from modelfmt.storage import strict_json
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
 
-__all__ = ["Checkpoint", "checkpoint_of", "drafts"]
+__all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
-_LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
-
-
-@dataclass
-class Checkpoint:
-    """What a graph is built from: tensors and small files, and what is to be said of them."""
-
-    architecture: str | None
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Expression]
-    files: Mapping[str, bytes]
-    notes: list[Note | Loss] = field(default_factory=list)
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
@@ -69,8 +55,8 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
             found=options.profile,
             hint="name a folder, and say --to onnx; --profile ort makes a file",
         )
-    checkpoint = checkpoint_of(model)
-    return [_built(checkpoint, recipe, options) for recipe in wanted]
+    source = checkpoint_of(model)
+    return [_built(source, recipe, options) for recipe in wanted]
 
 
 def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> Draft:
@@ -88,7 +74,7 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
     return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
 
 
-def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
+def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
@@ -104,7 +90,7 @@ def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     if whole is not None and options.rounding != "ggml":
         raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
     blocks = label if label in _BLOCKS else whole
-    usual = _usual(checkpoint.tensors) if label == AUTO or blocks else label
+    usual = _usual(source.tensors) if label == AUTO or blocks else label
     form = Form(
         _TYPES[usual],
         as_stored=options.external == IN_PLACE,
@@ -114,23 +100,23 @@ def _built(checkpoint: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         carried=label not in _TYPES,
     )
     made = build.from_checkpoint(
-        architecture=checkpoint.architecture,
-        config=checkpoint.config,
-        tensors=checkpoint.tensors,
-        assets=checkpoint.files,
+        architecture=source.architecture,
+        config=source.config,
+        tensors=source.tensors,
+        assets=source.files,
         form=form,
     )
-    said = [*checkpoint.notes, *made.notes]
+    said = [*source.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]
     chosen: dict[str, DraftTensor] = {}
     for key, tensor in walk_tensors(made.program):
         assert tensor.data is not None
-        source, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
-        if source.name == "U8" and tensor.type in ("INT4", "INT8", "UINT4"):
+        stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
+        if stored.name == "U8" and tensor.type in ("INT4", "INT8", "UINT4"):
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
-        losses += _losses(key, tensor.data, source.name, target)
-    files = {**checkpoint.files, **made.files} if options.folder else {}
+        losses += _losses(key, tensor.data, stored.name, target)
+    files = {**source.files, **made.files} if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
     notes += [
@@ -232,28 +218,6 @@ def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
             hint="an ONNX model may only name files beside it",
         )
     return found
-
-
-def checkpoint_of(model: Model) -> Checkpoint:
-    """A Hugging Face folder or a GGUF file as that. Raises UnsupportedError."""
-    if model.format == "gguf":
-        tensors, files, losses, notes = from_gguf.view(model)
-        config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
-        classes = config.get("architectures")
-        first = classes[0] if isinstance(classes, list) and classes else None
-        return Checkpoint(first, config, tensors, files, [*losses, *notes])
-    if not model.config:
-        raise UnsupportedError(
-            "neither a graph nor an architecture in this source",
-            code="source-kind",
-            path=model.path,
-            found=model.format,
-            allowed="an ONNX model, a Hugging Face folder, a GGUF file",
-        )
-    tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
-    files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
-    said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return Checkpoint(model.architecture, model.config, tensors, files, said)
 
 
 def _usual(tensors: Mapping[str, Expression]) -> str:

@@ -108,7 +108,7 @@ def _tokens(
 ) -> NDArray[np.int64]:
     import numpy as np
 
-    from modelfmt.routes.onnx import checkpoint_of
+    from modelfmt.routes.graph_source import checkpoint_of
     from modelfmt.verifying import inputs
 
     if tokens is not None:

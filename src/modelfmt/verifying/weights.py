@@ -45,7 +45,7 @@ def _in_graph(source: Subject) -> dict[str, Tensor]:
 def _named(model: Model) -> dict[str, Tensor]:
     """The weights by the names of a Hugging Face checkpoint, where there is a way to them."""
     from modelfmt.ir.tensor import Tensor
-    from modelfmt.routes.onnx import checkpoint_of
+    from modelfmt.routes.graph_source import checkpoint_of
     from modelfmt.tiles import Evaluator
 
     if model.format == "gguf" and model.architecture:

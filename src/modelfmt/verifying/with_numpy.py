@@ -62,7 +62,7 @@ def open_runner(subject: Subject) -> Runner:
     """Raises UnsupportedError (no graph for this architecture)."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
-    from modelfmt.routes.onnx import checkpoint_of
+    from modelfmt.routes.graph_source import checkpoint_of
     from modelfmt.tiles import Evaluator
 
     model = subject.model
