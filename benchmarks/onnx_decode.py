@@ -1,9 +1,10 @@
 """How fast ONNX Runtime decodes with the graphs of each profile, and onnxruntime-genai with its folder.
 
-    python benchmarks/onnx_decode.py [--folder build/bench] [--layers 4] [--types F32,int4] [--past 512] [--builder]
+    python benchmarks/onnx_decode.py [--folder build/bench] [--layers 4] [--types F32,int4] [--past 512]
+    [--builder]
 
-The checkpoint is that of benchmarks/made_up_llama.py. Printed: milliseconds of the prompt of `past` tokens (median of 3)
-and of one step behind it (median of 20, with the same cache), profile by profile; then milliseconds of a token in
+The checkpoint is that of benchmarks/made_up_llama.py. Printed: milliseconds of the prompt of `past` tokens (median of
+3) and of one step behind it (median of 20, with the same cache), profile by profile; then milliseconds of a token in
 onnxruntime-genai, of our folder and with --builder of its own model builder's (which needs torch and transformers).
 """
 
@@ -48,7 +49,9 @@ def main() -> None:
             prompt, step = in_onnxruntime(out / "model.onnx", given.past)
             print(f"{quant:6} {profile:14} prompt {prompt:8.1f} ms, step {step:7.2f} ms", flush=True)
             shutil.rmtree(out)
-        modelfmt.convert(source, given.folder / "genai", to="onnx", quant=quant, profile="ort-genai", overwrite=True)
+        level = 4 if quant.startswith("int") else 0  # the builder's own
+        out, more = given.folder / "genai", {"profile": "ort-genai", "accuracy_level": level}
+        modelfmt.convert(source, out, to="onnx", quant=quant, overwrite=True, **more)
         if given.builder:
             command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-e", "cpu"]
             command += ["-p", BUILDER[quant], "-o", str(given.folder / "built"), "-c", str(given.folder / "cache")]

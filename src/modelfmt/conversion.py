@@ -72,6 +72,7 @@ def plan(
     transcode: str = "auto",
     external: str = "auto",
     profile: str = "auto",
+    accuracy_level: int = 0,
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -95,7 +96,8 @@ def plan(
     external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
     or "safetensors": in the checkpoint's own files, in the same folder, which are not copied.
     profile: operators of an ONNX graph, "onnx-standard" (none of another domain), "ort" (ONNX Runtime's fused ones),
-    "ort-genai" (the folder that onnxruntime-genai loads) or "auto" (MatMulNBits for quantized weights).
+    "ort-genai" (the folder that onnxruntime-genai loads) or "auto" (MatMulNBits for quantized weights). accuracy_level:
+    0, or 4: ONNX Runtime may round what it multiplies with quantized weights to 8 bits, which is faster.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`.
     Raises UsageError, UnsupportedError, CorruptFile, LossyError.
     """
@@ -137,6 +139,7 @@ def plan(
             target=target,
             external=external,
             profile=profile,
+            accuracy_level=accuracy_level,
             folder=_named_folder(dest),
             home=os.fspath(Path(dest).absolute() if _named_folder(dest) else Path(dest).absolute().parent),
         )

@@ -44,7 +44,8 @@ class Form:
     another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
     blocks: a type of `modelfmt.grids.LAYOUTS`, or integers, that the matrices of linear layers are quantized to.
     rounding: how, into blocks. profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights
-    that are quantized already, on a grid of integers, stay so, where the operators can say it.
+    that are quantized already, on a grid of integers, stay so, where the operators can say it. accuracy_level: of
+    products with quantized weights (0 or 4, com.microsoft.MatMulNBits).
     """
 
     float_type: str = "FLOAT"
@@ -54,6 +55,7 @@ class Form:
     rounding: str = "ggml"
     profile: str = "auto"
     carried: bool = True
+    accuracy_level: int = 0
 
     @property
     def standard(self) -> bool:

@@ -201,10 +201,11 @@ def _experts(low: Lowering, node: Node) -> None:
     inputs = [tokens, low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)]
     inputs += [*both[:2], "", *last[:2], "", "", "", "", both[2], last[2]]
     given = {"expert_weight_bits": 4, "block_size": block, "k": node.get("used"), "normalize_routing_weights": 1}
+    given["accuracy_level"] = low.form.accuracy_level
     shape = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
     while not inputs[-1]:
         inputs.pop()
-    low.nodes("QMoE", inputs, [low.result(node)], domain=MICROSOFT, accuracy_level=0, **given, **shape)
+    low.nodes("QMoE", inputs, [low.result(node)], domain=MICROSOFT, **given, **shape)
 
 
 def _in_turn(low: Lowering, one: str, other: str, base: str) -> str:

@@ -197,7 +197,7 @@ def _block_linear(low: Lowering, node: Node) -> None:
     if not low.form.standard:
         inputs = [low.hidden(x), codes, scales, zeros]
         inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
-        sizes = _nbits(n, k, node.get("bits"), node.get("block"))
+        sizes = _nbits(low, (n, k), node.get("bits"), node.get("block"))
         low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, **sizes)
         return
     bits, block = node.get("bits"), node.get("block")
@@ -540,15 +540,16 @@ def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) 
     names, (n, k, bits, block) = part
     picked = [inner.op("Gather", [one, expert], f"{name}/part_{at}") for at, one in enumerate(names) if one]
     if bits and not inner.form.standard:
-        inner.nodes("MatMulNBits", [x, *picked], [name], domain=MICROSOFT, **_nbits(n, k, bits, block))
+        inner.nodes("MatMulNBits", [x, *picked], [name], domain=MICROSOFT, **_nbits(inner, (n, k), bits, block))
         return name
     if bits:
         picked = [inner.op("DequantizeLinear", picked, f"{name}/matrix", axis=1, block_size=block)]
     return inner.op("Gemm", [x, *picked], name, transB=1)
 
 
-def _nbits(n: int, k: int, bits: int, block: int) -> dict[str, int]:
-    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 0}
+def _nbits(low: Lowering, shape: tuple[int, int], bits: int, block: int) -> dict[str, int]:
+    n, k = shape
+    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": low.form.accuracy_level}
 
 
 Table = Mapping[str, Callable[[Lowering, Node], None]]

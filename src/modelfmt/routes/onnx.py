@@ -30,6 +30,7 @@ __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 IN_PLACE = "safetensors"
+ACCURACY_LEVELS = (0, 4)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
 
@@ -48,6 +49,13 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    if options.accuracy_level not in ACCURACY_LEVELS:
+        raise UsageError(
+            "no such accuracy level",
+            code="accuracy-level",
+            found=options.accuracy_level,
+            allowed=", ".join(map(str, ACCURACY_LEVELS)),
+        )
     if options.profile == GENAI and not options.folder:
         raise UsageError(
             "onnxruntime-genai loads a folder",
@@ -98,6 +106,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         rounding=options.rounding,
         profile=options.profile,
         carried=label not in _TYPES,
+        accuracy_level=options.accuracy_level,
     )
     made = build.from_checkpoint(
         architecture=source.architecture,
