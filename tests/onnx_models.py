@@ -117,12 +117,15 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "falcon": ("FalconConfig", SMALL | FALCON),
+    "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""
 DECODERS |= FURTHER
 
 
 ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
+BOTH_WAYS = {"use_bidirectional_attention": True, "num_hidden_layers": 7}
+HALVES = {"local_attention": 6, "num_hidden_layers": 5, "pad_token_id": 0}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", ENCODER),
     "roberta": ("RobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
@@ -130,6 +133,12 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert": (
         "DistilBertConfig",
         {"vocab_size": 96, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64},
+    ),
+    "modernbert": ("ModernBertConfig", ENCODER | HALVES),
+    "eurobert": ("EuroBertConfig", ENCODER | {"num_key_value_heads": 2, "pad_token_id": 0}),
+    "gemma3-encoder": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16} | BOTH_WAYS,
     ),
 }
 

@@ -58,11 +58,12 @@ def from_checkpoint(
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
     notes: list[Note | Loss] = [*weights.losses, *weights.notes]
     pooled, _ = encoder.read_pooling(assets)
-    if weights.arch.model_type[0] in encoder.SUPPORTED:
+    if weights.kind in encoder.SUPPORTED:
         graph = encoder.build(weights, form, pooled)
     else:
         name = architecture or ""
-        states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
+        headless = name.endswith("Model") and not name.endswith("HeadModel")
+        states = pooled is not None or headless or weights.arch.graph.get("block") == "encoder"
         graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
     return Made(standard.lower(graph, form), notes)

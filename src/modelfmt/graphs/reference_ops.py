@@ -311,6 +311,7 @@ def _matmul_n_bits(node: Node, a: Array, codes: Array, scales: Array, zeros: Arr
 
 
 OPERATORS: dict[tuple[str, str], Operator] = {
+    ("", "Abs"): _unary(np.abs),
     ("", "Add"): _binary(np.add),
     ("", "And"): _binary(np.logical_and),
     ("", "ArgMax"): _arg_max,

@@ -315,7 +315,7 @@ def _rope(low: Lowering, node: Node) -> None:
 
 
 def _attention_bias(low: Lowering, node: Node) -> None:
-    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers."""
+    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers. window: how near a token must be."""
     ids, mask, *past = node.inputs
     name, window = node.outputs[0], node.get("window")
     seen = low.once("/mask/padding_out", lambda: _padding(low, mask))
@@ -328,7 +328,9 @@ def _attention_bias(low: Lowering, node: Node) -> None:
         square = low.op("Concat", [ones, ones, length, ones], f"{name}/square", axis=0)
         seen = low.op("Expand", [seen, square], f"{name}/expanded")
     if window is not None:
-        distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
+        rows, columns = _rows_and_columns(low, ids, past)
+        distance = low.op("Sub", [rows, columns], f"{name}/distance")
+        distance = distance if node.get("causal") else low.op("Abs", [distance], f"{name}/apart")
         near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
         seen = low.op("And", [seen, near], f"{name}/window")
     low.op("Where", [seen, low.scalar(0.0), low.scalar(_LOWEST[low.float_type])], name)
@@ -340,9 +342,18 @@ def _padding(low: Lowering, mask: str) -> None:
 
 
 def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
-    """Whether key `column` lies at or before query `row`; rows are counted from the beginning of the cache."""
+    """Whether key `column` lies at or before query `row`."""
+    rows, columns = _rows_and_columns(low, ids, past)
+    low.op("LessOrEqual", [columns, rows], "/mask/order_out")
+
+
+def _rows_and_columns(low: Lowering, ids: str, past: Sequence[str]) -> tuple[str, str]:
+    """Numbers of the queries as a column, counted from the beginning of the cache, and of the keys as a row."""
     import numpy as np
 
+    names = "/mask/rows_out", "/mask/columns_out"
+    if names[0] in low.made:
+        return names
     zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
     length = low.op("Squeeze", [low.op("Shape", [ids], "/mask/ids_shape_out", start=1, end=2)], "/mask/length_out")
     start = zero
@@ -352,10 +363,10 @@ def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
         )
     total = low.op("Add", [start, length], "/mask/total_out")
     rows = low.op("Range", [start, total, one], "/mask/row_numbers_out")
-    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], "/mask/rows_out")
+    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], names[0])
     columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
-    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], "/mask/columns_out")
-    low.op("LessOrEqual", ["/mask/columns_out", "/mask/rows_out"], "/mask/order_out")
+    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], names[1])
+    return names
 
 
 def _positions(low: Lowering, node: Node) -> None:
