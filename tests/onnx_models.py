@@ -235,23 +235,30 @@ def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> f
 
 
 def main() -> None:
+    import onnx_towers
+
+    models = dict.fromkeys(DECODERS, (decoder, difference)) | dict.fromkeys(ENCODERS, (encoder, encoder_difference))
+    models |= onnx_towers.models()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
+    parser.add_argument("names", nargs="*", default=[*models])
     parser.add_argument("--f16", action="store_true")
-    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
+    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32, where there is one")
     given = parser.parse_args()
     for name in given.names:
+        make, compare = models[name]
+        if given.gguf and name in onnx_towers.WITHOUT_GGUF:
+            continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            model = decoder(name) if name in DECODERS else encoder(name)
+            model = make(name)
             model.save_pretrained(folder / "model")
             source = folder / "model"
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
-            compare = difference if name in DECODERS else encoder_difference
-            print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
+            made = folder / ("made" if name in onnx_towers.models() else "made.onnx")
+            modelfmt.convert(source, made, to="onnx", quant="F16" if given.f16 else None)
+            print(f"{name:20} {compare(model, made):.2e}", flush=True)
 
 
 if __name__ == "__main__":

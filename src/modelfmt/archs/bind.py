@@ -63,7 +63,7 @@ def to_gguf(
     Raises UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value,
     tensor-shape).
     """
-    config = flat(config)
+    config = config if arch.towers else flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):

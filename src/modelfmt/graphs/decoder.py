@@ -242,25 +242,7 @@ class _Decoder(Layers):
         return 1.0 / math.sqrt(float(self.params.get("query_scale") or self.head_size))
 
     def mlp(self, x: str, base: str) -> str:
-        if self.shape.get("mlp") == "moe":
-            return self.experts(x, base)
-        up = self.linear(
-            self.weights[self.role("ffn_up") + ".weight"], x, f"{base}/up_proj_out", self.bias_of("ffn_up")
-        )
-        if self.shape.get("mlp") == "plain":
-            made = self.b.node("Activation", [up], f"{base}/act_out", kind=self.activation())
-        else:
-            if "gate_up" in self.shape.get("fused", ()):
-                n_ff = int(self.params["n_ff"])
-                names = (f"{base}/gate_proj_out", f"{base}/up_out")
-                gate, up = self.b.nodes("SplitColumns", [up], names, sizes=[n_ff, n_ff])
-            else:
-                weight = self.weights[self.role("ffn_gate") + ".weight"]
-                gate = self.linear(weight, x, f"{base}/gate_proj_out", self.bias_of("ffn_gate"))
-            gate = self.b.node("Activation", [gate], f"{base}/act_out", kind=self.activation())
-            made = self.b.node("Mul", [gate, up], f"{base}/gated_out", domain="")
-        down = self.weights[self.role("ffn_down") + ".weight"]
-        return self.linear(down, made, f"{base}/down_proj_out", self.bias_of("ffn_down"))
+        return self.experts(x, base) if self.shape.get("mlp") == "moe" else self.feed_forward(x, base)
 
     def experts(self, x: str, base: str) -> str:
         roles = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")

@@ -80,10 +80,11 @@ def bound(
             code="no-config",
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
-    arch = archs.find(hf_class=architecture, model_type=config.get("model_type"))
+    arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"))
     found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets)
     arch = found.architecture
     prefix = f"{arch.gguf}."
+    flattened = config if arch.towers else flat(config)
     weights, named = {}, set()
     for tensor in found.tensors:
         name = tensor.source_names[0] if tensor.source_names else tensor.name
@@ -96,10 +97,10 @@ def bound(
     return Weights(
         arch,
         found.hparams,
-        flat(config),
+        flattened,
         {key.removeprefix(prefix): value for key, _, value in found.metadata},
         weights,
-        _windows(arch, flat(config), found.hparams),
+        _windows(arch, flattened, found.hparams),
         _interleaved(arch),
         [note for note in notes if isinstance(note, Loss)],
         [note for note in notes if isinstance(note, Note)],
