@@ -40,6 +40,10 @@ WHISPER = {
     "max_source_positions": 20,
     "max_target_positions": 24,
     "pad_token_id": 0,
+    "bos_token_id": 1,
+    "decoder_start_token_id": 1,
+    "eos_token_id": 2,
+    "begin_suppress_tokens": None,
 }
 UNEVEN = {"decoder_attention_heads": 8, "scale_embedding": True, "tie_word_embeddings": False}
 
@@ -56,12 +60,15 @@ SEQ2SEQ: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def seq2seq(name: str) -> Any:
-    """A tiny encoder-decoder with seeded weights."""
+    """A tiny encoder-decoder with seeded weights; gated T5s, as the published ones, with a head of its own."""
     kind, config, settings = SEQ2SEQ[name]
     torch.manual_seed(0)
     made = getattr(transformers, config)(**settings)
     made._attn_implementation = "eager"
-    return shaken(getattr(transformers, kind)(made).float().eval())
+    model = getattr(transformers, kind)(made).float().eval()
+    if settings.get("feed_forward_proj") == "gated-gelu":
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.1)
+    return shaken(model)
 
 
 def seq2seq_difference(model: Any, folder: Path, *, steps: int = 10) -> float:
