@@ -67,6 +67,7 @@ def verify(
         )
     with ExitStack() as stack:
         result, source = (_subject(Path(one), stack) for one in (path, against))
+        source.part = result.path.stem
         check = Checks(max_kl, min_cosine, max_error)
         if weights:
             check.weights(source, result)
