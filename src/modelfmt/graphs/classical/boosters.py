@@ -1,8 +1,8 @@
 """XGBoost's and LightGBM's estimators and boosters: sums of trees below a link.
 
 XGBoost compares columns and thresholds in float32 (left below the threshold), LightGBM in float64 (left at it). Source:
-XGBoost 3.2, include/xgboost/tree_model.h, src/common/categorical.h, src/objective; LightGBM 4.7, include/LightGBM/tree.h
-(NumericalDecision, CategoricalDecision), src/objective.
+XGBoost 3.2, include/xgboost/tree_model.h, src/common/categorical.h, src/objective; LightGBM 4.7, src/objective and
+include/LightGBM/tree.h (NumericalDecision, CategoricalDecision).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _xgb_members(e: Fields, left: Array) -> dict[int, list[float]]:
     starts = e.integers("categories_segments", len(nodes), low=0, high=_BIG)
     sizes = e.integers("categories_sizes", len(nodes), low=0, high=_BIG)
     held = e.integers("categories", None, low=0, high=MAX_CATEGORY).astype(float).tolist()
-    if len(nodes) and (starts + sizes).max() > len(held) or (left[nodes] < 0).any():
+    if (len(nodes) and (starts + sizes).max() > len(held)) or (left[nodes] < 0).any():
         raise e.corrupt("categories of a split are not there", "categories_segments", len(held))
     if len(nodes) and sizes.min() < 1:
         raise e.corrupt("a split without categories", "categories_sizes", 0)

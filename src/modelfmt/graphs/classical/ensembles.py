@@ -338,15 +338,6 @@ def regressor_chain(build: Build, e: Fields, x: Columns) -> Regressed:
     return Regressed(build.join([said[index] for index in np.argsort(places)]), len(members), flat=False)
 
 
-def constant(build: Build, e: Fields, x: Columns) -> Classified:
-    """The classifier of OneVsRestClassifier where all rows of the training data were of one kind."""
-    value = e.array("y_", 1)
-    size = build.op("Shape", x.numbers(), start=0, end=1)
-    score = build.op("Expand", value.reshape(1, 1), build.op("Concat", size, [1], axis=0))
-    index = build.flat(build.cast(score, "INT64"))
-    return Classified(np.arange(2), index, two_columns(build, score), score)
-
-
 PREDICTORS = {
     "BaggingClassifier": bagging_classifier,
     **dict.fromkeys(("BaggingRegressor", "VotingRegressor"), mean_regressor),
@@ -360,5 +351,4 @@ PREDICTORS = {
     "MultiOutputClassifier": multi_output_classifier,
     "MultiOutputRegressor": multi_output_regressor,
     "RegressorChain": regressor_chain,
-    "_ConstantPredictor": constant,
 }

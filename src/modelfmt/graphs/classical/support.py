@@ -24,9 +24,18 @@ MAX_CLASSES = 1000
 _SMALLEST = 1e-7
 
 
+_KERNELS = ("linear", "poly", "rbf", "sigmoid")
+
+
+def _vectors(e: Fields, width: int) -> Array:
+    """The support vectors [M, n], of a kernel that nodes can be made for."""
+    e.choice("kernel", _KERNELS, "rbf")
+    return e.array("support_vectors_", None, width)
+
+
 def _kernel(build: Build, e: Fields, x: Columns, vectors: Array) -> str:
     """The kernel [N, M] between rows and support vectors [M, n]."""
-    kind = e.choice("kernel", ("linear", "poly", "rbf", "sigmoid"), "rbf")
+    kind = e.get("kernel", "rbf")
     value = x.numbers()
     if kind == "linear":
         return build.op("MatMul", value, np.ascontiguousarray(vectors.T))
@@ -40,7 +49,7 @@ def _kernel(build: Build, e: Fields, x: Columns, vectors: Array) -> str:
 
 def _sums(build: Build, e: Fields, x: Columns) -> str:
     """[N, 1]: of machines with one sum, for numbers and for outliers."""
-    vectors = e.array("support_vectors_", None, x.width)
+    vectors = _vectors(e, x.width)
     weights = e.array("dual_coef_", 1, len(vectors))
     bias = e.array("intercept_", 1)
     return build.op("Add", build.op("MatMul", _kernel(build, e, x, vectors), weights.reshape(-1, 1)), bias)
@@ -64,7 +73,7 @@ def classifier(build: Build, e: Fields, x: Columns) -> Classified:
     n = len(classes)
     if not 2 <= n <= MAX_CLASSES:
         raise e.corrupt("too few classes, or too many", "classes_", n, f"2 to {MAX_CLASSES}")
-    vectors = e.array("support_vectors_", None, x.width)
+    vectors = _vectors(e, x.width)
     counts = e.integers(e.first("_n_support", "n_support_"), n, low=0, high=len(vectors))
     if counts.sum() != len(vectors):
         raise e.corrupt("vectors of each class are wanted", "_n_support", int(counts.sum()), len(vectors))
