@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -263,6 +264,20 @@ def test_what_is_refused_is_named(name: str, tmp_path: Path) -> None:
 def test_changed_estimators(tmp_path: Path) -> None:
     found = fuzz_classical.run(700, 3, 6, tmp_path)
     assert found["graph"] > 100 and found["estimator-value"] > 50
+
+
+def test_the_page_names_every_class() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "classical.md").read_text()
+    section = page.split("## What is converted")[1].split("Also read:")[0]
+    assert set(re.findall(r"`(\w+)`", section)) == {*table.PREDICTORS, *table.TRANSFORMERS}
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"{len({*table.PREDICTORS, *table.TRANSFORMERS})} classes" in readme
+
+
+def test_inspect_says_what_it_becomes(tmp_path: Path) -> None:
+    for real, said in ((fit("Ridge"), True), ({"a": 1}, False), (StandardScaler(), False)):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(real))
+        assert any("onnx" in note for note in modelfmt.inspect(tmp_path / "a.pkl").notes) == said
 
 
 def _record(kind: str, **attributes: Any) -> Record:
