@@ -220,6 +220,33 @@ def test_every_real_old_file(shared_data: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_forest_that_keeps_counts(shared_data: Path, tmp_path: Path) -> None:
+    """A real one of 0.21, which this scikit-learn does not load: beside a walk from root to leaf."""
+    (path,) = (shared_data / "sklearn").rglob("rfmodel.pickle")
+    modelfmt.convert(path, tmp_path / "a.onnx")
+    rows = np.random.default_rng(1).integers(0, 256, (30, 784)).astype("f4")
+    with modelfmt.open(path) as model:
+        shares = np.mean([_walked(one["tree_"], rows) for one in model.content.steps[0][1]["estimators_"]], axis=0)
+        labels = model.content.steps[0][1]["classes_"].numpy()
+    found = classical.run(tmp_path / "a.onnx", rows)
+    assert np.abs(found["probabilities"] - shares).max() < CLOSE
+    assert found["label"].tolist() == labels[shares.argmax(axis=1)].tolist()
+
+
+def _walked(tree_: Record, rows: Any) -> Any:
+    """The shares of classes in the leaf of each row."""
+    keys = ("left_child", "right_child", "feature", "threshold")
+    left, right, feature, threshold = (tree_["nodes"][key].numpy() for key in keys)
+    counts = tree_["values"].numpy()[:, 0]
+    found = []
+    for row in rows:
+        node = 0
+        while left[node] >= 0:
+            node = left[node] if row[feature[node]] <= threshold[node] else right[node]
+        found.append(counts[node] / counts[node].sum())
+    return np.array(found)
+
+
 class StandardScaler(base.BaseEstimator):  # of the same name as scikit-learn's
     """Somebody's own."""
 
