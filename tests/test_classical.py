@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 import modelfmt
-from modelfmt.errors import ModelfmtError, UnsupportedError
+from modelfmt.errors import LimitExceeded, ModelfmtError, UnsupportedError
 from modelfmt.graphs.classical import table
 from modelfmt.graphs.classical.build import from_record
 from modelfmt.ir.record import Name, Record
@@ -330,6 +330,23 @@ def test_estimators_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelfmtError) as caught:
         from_record(one, "a.pkl")
     assert caught.value.code == "estimator-size"
+
+
+def test_small_files_that_ask_for_large_tables(tmp_path: Path) -> None:
+    """A million classes, and a training row for each: a table of both would have 10^12 numbers."""
+    real = fit("KNeighborsClassifier-3")
+    large = copy.copy(real)
+    large.classes_ = np.arange(1 << 20)
+    large._fit_X, large._y = np.zeros((1 << 20, 1)), np.arange(1 << 20)
+    large.n_features_in_ = 1
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(large))
+    wide = _record("ColumnTransformer", n_features_in_=1 << 20)
+    wide.attributes["transformers_"] = [("a", "passthrough", list(range(1 << 20)))] * 1000
+    with modelfmt.open(tmp_path / "a.pkl") as model:
+        for record in (model.content, wide):
+            with pytest.raises(LimitExceeded) as caught:
+                from_record(record, "a.pkl")
+            assert caught.value.code == "estimator-size"
 
 
 def test_a_named_function_is_not_called() -> None:

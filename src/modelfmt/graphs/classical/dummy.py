@@ -22,12 +22,12 @@ def dummy_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     classes = e.classes()
     prior = e.array("class_prior_", len(classes))
     if way == "most_frequent":
-        prior = np.eye(len(classes))[int(prior.argmax())]
+        prior = e.units("classes_", prior.argmax(keepdims=True), len(classes))[0]
     elif way == "constant":
         held = [n for n, one in enumerate(classes.tolist()) if one == e.get("constant")]
         if len(held) != 1:
             raise e.refused("the constant is none of the classes", "constant", e.get("constant"), classes.tolist())
-        prior = np.eye(len(classes))[held[0]]
+        prior = e.units("classes_", np.asarray(held), len(classes))[0]
     shares = _everywhere(build, x, prior)
     return Classified(classes, build.argmax(shares), shares)
 

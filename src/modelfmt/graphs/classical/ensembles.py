@@ -63,9 +63,7 @@ def _places(e: Fields, inner: Array, outer: Array) -> Array:
         if not all(type(n) in (int, float) and 0 <= n < len(outer) and n == int(n) for n in rows):
             raise e.corrupt("an inner estimator has other classes", "classes_", rows[:5], outer.tolist()[:5])
         known = {n: n for n in range(len(outer))}
-    table = np.zeros((len(rows), len(outer)))
-    table[np.arange(len(rows)), [known[n] for n in rows]] = 1
-    return table
+    return e.units("classes_", np.asarray([known[n] for n in rows]), len(outer))
 
 
 def _indexed(e: Fields, inner: Array, n: int) -> Array:
@@ -73,9 +71,14 @@ def _indexed(e: Fields, inner: Array, n: int) -> Array:
     return _places(e, inner, np.arange(n))
 
 
+def _is_same(table: Array) -> bool:
+    """True where inner classes are the outer ones, in their order."""
+    return table.shape[0] == table.shape[1] and bool((np.diagonal(table) == 1).all())
+
+
 def _spread(build: Build, value: str, table: Array) -> str:
     """Columns of inner classes as columns of outer ones."""
-    if table.shape[0] == table.shape[1] and np.array_equal(table, np.eye(len(table))):
+    if _is_same(table):
         return value
     return build.op("MatMul", value, table)
 
@@ -193,7 +196,7 @@ def stacking_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     if not isinstance(found, Classified):
         raise e.corrupt("a classifier is wanted", "final_estimator_", type(found).__name__)
     table = _indexed(e, found.classes, len(classes))
-    if not np.array_equal(table, np.eye(len(classes))):
+    if not _is_same(table):
         raise e.refused("the last estimator knows fewer classes", "final_estimator_", len(table), (len(classes),))
     return Classified(classes, found.index, found.probabilities, found.scores, found.width)
 

@@ -11,7 +11,7 @@ from modelfmt.graphs.classical.compose import beside
 from modelfmt.graphs.classical.ensembles import asked, classifiers, regressors
 from modelfmt.graphs.classical.linear import two_columns
 from modelfmt.graphs.classical.results import Classified, Regressed, Result, Several
-from modelfmt.graphs.classical.support import pair_scores
+from modelfmt.graphs.classical.support import MAX_CLASSES, pair_scores
 
 if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Fields
@@ -58,6 +58,8 @@ def one_vs_one(build: Build, e: Fields, x: Columns) -> Classified:
     """Votes of a classifier for each pair of classes."""
     classes = e.classes()
     n = len(classes)
+    if n > MAX_CLASSES:
+        raise e.refused("pairs of so many classes are not made", "classes_", n, (f"{MAX_CLASSES} classes",))
     chosen = e.get("pairwise_indices_")
     if chosen is not None:
         raise e.refused("kernels that are computed before", "pairwise_indices_", chosen, (None,))

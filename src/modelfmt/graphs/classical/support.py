@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Array, Fields
     from modelfmt.graphs.classical.nodes import Build
 
-__all__ = ["PREDICTORS", "pair_scores"]
+__all__ = ["MAX_CLASSES", "PREDICTORS", "pair_scores"]
 
-MAX_CLASSES = 1000
+MAX_CLASSES, MAX_SHARED = 150, 40
 _SMALLEST = 1e-7
 
 
@@ -82,7 +82,7 @@ def classifier(build: Build, e: Fields, x: Columns) -> Classified:
     bias = e.array(e.first("_intercept_", "intercept_"), len(pairs))
     if e.get("_dual_coef_") is None and n == 2:
         weights, bias = -weights, -bias  # the public ones have the other sign
-    table = np.zeros((len(vectors), len(pairs)))
+    table = e.zeros("support_vectors_", len(vectors), len(pairs))
     owner = np.repeat(np.arange(n), counts)
     for number, (first, second) in enumerate(pairs):
         table[owner == first, number] = weights[second - 1, owner == first]
@@ -132,6 +132,8 @@ def _probabilities(build: Build, e: Fields, n: int, sums: str) -> str | None:
     slopes, offsets = (e.get(e.first(f"_prob{one}", f"prob{one}_")) for one in "AB")
     if slopes is None or not getattr(slopes, "n_elements", 0):
         return None
+    if n > MAX_SHARED:
+        raise e.refused("probabilities of so many classes are not made", "classes_", n, (f"{MAX_SHARED} classes",))
     slope, offset = e.shaped(slopes, "_probA", n_pairs), e.shaped(offsets, "_probB", n_pairs)
     shares = build.op("Sigmoid", build.op("Neg", build.op("Add", build.op("Mul", sums, slope), offset)))
     shares = build.op("Clip", shares, _SMALLEST, 1 - _SMALLEST)

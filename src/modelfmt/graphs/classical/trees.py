@@ -13,6 +13,7 @@ import numpy as np
 
 from modelfmt.graphs.classical.branches import Tree, ensemble, leaves
 from modelfmt.graphs.classical.columns import Columns, Made
+from modelfmt.graphs.classical.fields import MAX_CELLS
 from modelfmt.graphs.classical.linear import two_columns
 from modelfmt.graphs.classical.results import Classified, Labelled, Regressed, Several
 from modelfmt.ir.record import Table
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTORS", "WITH_IMPORTANCES", "from_scores", "importances", "rounded"]
 
-MAX_CELLS = 1 << 27
 _BIG = 2**62
 
 
