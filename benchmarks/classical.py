@@ -113,7 +113,7 @@ def _theirs(real: Any, rows: Any, path: Path) -> float:
 
     failures, best = [], None
     for kind in (DoubleTensorType, FloatTensorType):
-        for options in ({"zipmap": False}, None):
+        for options in ({"zipmap": False}, {}, None):
             for opset in ({"": 21, "ai.onnx.ml": 3}, 18):
                 try:
                     found = _their_way(real, rows, path, kind, options, opset)
