@@ -50,8 +50,9 @@ def _unfit(graph: Graph) -> str | None:
     """Why GroupQueryAttention cannot say the attention of a graph; None where it can."""
     makers = {name: node for node in graph.nodes for name in node.outputs}
     attentions = [node for node in graph.nodes if node.op == "Attention"]
-    if not all(len(node.inputs) == _CACHED and makers[node.inputs[3]].get("causal") for node in attentions):
-        return "GroupQueryAttention is for decoders with a cache"
+    biases = [makers.get(node.inputs[3]) if len(node.inputs) == _CACHED else None for node in attentions]
+    if not all(bias is not None and bias.get("causal") and "attention_mask" in bias.inputs for bias in biases):
+        return "GroupQueryAttention is for decoders with a cache and a mask"
     sizes = {node.get("width") // node.get("heads") for node in attentions}
     odd = [size for size in sorted(sizes) if size % _HEAD]
     return f"GroupQueryAttention wants heads of a multiple of {_HEAD}, not of {odd[0]} values" if odd else None

@@ -80,7 +80,8 @@ class Lowering(Builder):
             self.add(node)
         self.finish()
         self.drop_unused()
-        opsets = {"": OPSET} | {node.domain: 1 for node in self.graph.nodes if node.domain}
+        domains = {node.domain for graph in _graphs(self.graph) for node in graph.nodes} - {""}
+        opsets = {"": OPSET} | dict.fromkeys(sorted(domains), 1)
         return Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
 
     def add(self, node: Node) -> None:
