@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,7 +16,13 @@ from onnx import helper
 
 import modelfmt
 import onnx_models
-from modelfmt.ir.blocks import LAYOUTS
+import schemes
+from modelfmt import grids
+from modelfmt.grids import LAYOUTS
+from modelfmt.ir.encoding import ENCODINGS
+from modelfmt.ir.ops import Constant
+from modelfmt.storage.files import Files
+from modelfmt.tiles import Evaluator
 
 WIDE = onnx_models.DECODER | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
 
@@ -64,13 +71,19 @@ EXACT = {
     "Q3_K": 0.0,
     "IQ4_NL": 0.0,
     "IQ4_XS": 0.0,
+    "Q2_0": 0.0,
+    "TQ2_0": 0.0,
+    "Q1_0": 0.0,
     "Q4_1": 2e-7,
     "Q4_K": 2e-7,
+    "Q2_K": 2e-7,
 }
+FLOAT = {"Q5_1", "Q5_K"}
+"""Types that no operator takes: MatMulNBits of 8 bits has no float zero points."""
 
 
 @pytest.mark.parametrize("profile", ["auto", "onnx-standard"])
-@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("kind", EXACT)
 def test_gguf_blocks_are_carried_over(kind: str, profile: str, wide: Any, tmp_path: Path) -> None:
     """Bit for bit where there is no offset, within the rounding of float32 elsewhere; the logits follow."""
     _, folder = wide
@@ -112,6 +125,10 @@ def test_a_quantized_file_becomes_dense_when_asked(wide: Any, tmp_path: Path) ->
     assert products(tmp_path / "m.onnx") == {}
 
 
+def test_every_type_that_comes_apart_is_in_the_table() -> None:
+    assert set(LAYOUTS) - FLOAT - {"MXFP4", "NVFP4"} == set(EXACT)
+
+
 def test_blocks_without_an_operator_are_named(wide: Any, tmp_path: Path) -> None:
     _, folder = wide
     modelfmt.convert(folder, tmp_path / "m.gguf", quant="Q5_1", pure=True)
@@ -144,3 +161,41 @@ def folder_of(arrays: dict[str, np.ndarray], folder: Path) -> Path:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)
     return folder
+
+
+SCHEMES = {"awq-g64": 4, "gptq-4-sym": 4, "gptq-8-v1": 8, "ct-int4-asym": 4, "ct-mxfp4": 8, "gptq-3-v1": 4}
+"""Scheme of a checkpoint -> bits of its codes in ONNX."""
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_codes_of_quantized_checkpoints_are_carried_over(name: str, golden: Path, tmp_path: Path) -> None:
+    """Bit for bit, with whole zero points as integers."""
+    values = schemes.write(schemes.SCHEMES[name], golden / "checkpoints/llama3-big", tmp_path / "in", layers=1)
+    modelfmt.convert(tmp_path / "in", tmp_path / "m.onnx")
+    nodes = [node for node in onnx.load(tmp_path / "m.onnx").graph.node if node.op_type == "MatMulNBits"]
+    assert {a.i for node in nodes for a in node.attribute if a.name == "bits"} == {SCHEMES[name]}
+    matrices = products(tmp_path / "m.onnx")
+    assert matrices.keys() >= values.keys()
+    for key, expected in values.items():
+        assert np.array_equal(matrices[key], expected.astype(np.float32)), key
+
+
+@pytest.mark.parametrize("kind", sorted(set(LAYOUTS) - {"Q1_0", "Q2_0"}))  # which gguf 0.19 does not read
+def test_types_come_apart(kind: str) -> None:
+    """Codes less zeros times scales are what gguf says the blocks are, within one rounding where there is an offset."""
+    row = ENCODINGS[kind]
+    n_cols = 2 * max(row.block_elements, 64)
+    rng = np.random.default_rng(1)
+    blocks = modelfmt.quantize(rng.standard_normal((3, n_cols)).astype(np.float32), kind)
+    found = grids.apart(Constant(blocks.tobytes(), (3, n_cols), kind))
+    assert found is not None
+    reader = Evaluator(Files())
+    codes = reader.rows(found.codes, 0, 3)
+    if found.layout.bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1)
+    codes = codes.reshape(3, -1, found.layout.block).astype(np.float64)
+    scales = reader.values(found.scales, 0, 3).astype(np.float64)[..., None]
+    zeros = np.full((3, 1), 1 << (found.layout.bits - 1)) if found.zeros is None else reader.values(found.zeros, 0, 3)
+    made = ((codes - zeros[..., None]) * scales).reshape(3, n_cols)
+    wanted = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    assert np.abs(made - wanted).max() <= (2e-7 if found.zeros is not None else 0.0) * np.abs(wanted).max()

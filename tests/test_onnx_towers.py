@@ -14,8 +14,10 @@ import modelfmt
 import onnx_models
 import onnx_towers
 from modelfmt.errors import ModelfmtError
-from modelfmt.graphs import reference
+from modelfmt.graphs import build, reference, shapes
+from modelfmt.graphs.builder import Form
 from modelfmt.graphs.seq2seq import buckets
+from modelfmt.graphs.weights import bound
 from modelfmt.tiles import Evaluator
 
 SAMPLE = ("t5", "t5-narrow", "umt5", "whisper-uneven", "t5-encoder", "vit", "vit-states", "clip", "clip-text")
@@ -131,6 +133,32 @@ def test_our_graphs_in_numpy_and_in_onnx_runtime(name: str, file: str, made: Any
         for key, value in wanted.items():
             assert found[key].shape == value.shape, key
             assert np.abs(found[key] - value).max(initial=0) < 2e-5, key
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_shapes_of_the_structure_are_those_that_onnx_runtime_makes(name: str, made: Any, tmp_path: Path) -> None:
+    """Every output, and every value that bears its name in the lowered graph, as onnx infers them. There hidden states
+    have one axis for texts and tokens."""
+    with modelfmt.open(made[name][1]) as model:
+        tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
+        given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
+        graphs = build.structural(bound(tensors=tensors, **given), Form(), model.architecture or "", model.assets)
+    modelfmt.convert(made[name][1], tmp_path / "m", to="onnx")
+    for stem, graph in graphs.items():
+        inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "m" / f"{stem}.onnx"), data_prop=True).graph
+        theirs = {
+            value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+            for value in [*inferred.value_info, *inferred.output]
+        }
+        ours, seen = shapes.infer(graph), 0
+        for key in ours.keys() & theirs.keys():
+            shape = [dim if isinstance(dim, int) else None for dim in ours[key].shape or ()]
+            pairs = list(zip(shape, theirs[key], strict=False))
+            if len(shape) != len(theirs[key]):
+                pairs = [(shape[-1], theirs[key][-1])]
+            assert all(None in pair or pair[0] == pair[1] for pair in pairs), key
+            seen += sum(None not in pair for pair in pairs)
+        assert seen > 20
 
 
 @pytest.mark.parametrize("both_ways", [False, True])

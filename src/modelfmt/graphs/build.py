@@ -7,22 +7,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import decoder, encoder, pictures, seq2seq, standard
+from modelfmt.graphs import decoder, encoder, genai, microsoft, openvino, pictures, seq2seq, standard
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import Weights, bound
 from modelfmt.ir.graph import Graph, Program
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
-__all__ = ["Made", "from_checkpoint"]
+__all__ = ["GENAI", "PROFILES", "Made", "from_checkpoint", "structural"]
+
+GENAI = microsoft.GENAI
+_LOWER = {openvino.PROFILE: openvino.lower} | dict.fromkeys(microsoft.PROFILES, microsoft.lower)
+PROFILES = ("auto", "onnx-standard", *microsoft.PROFILES)
+"""Which operators: standard ones and MatMulNBits; standard ones only; com.microsoft's, for any padding; com.microsoft's
+as onnxruntime-genai runs them."""
 
 
 @dataclass
 class Made:
-    """Programs by the stems of their files, and what is to be said of them."""
+    """Programs by the stems of their files, what is to be said of them, and what lies beside them."""
 
     programs: dict[str, Program]
     notes: list[Note | Loss] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        """The only one. Raises UnsupportedError where there are several."""
+        if len(self.programs) > 1:
+            raise UnsupportedError(
+                "this model is more than one graph", code="several-graphs", found=", ".join(self.programs)
+            )
+        return next(iter(self.programs.values()))
 
 
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -52,20 +68,31 @@ def from_checkpoint(
     assets: Mapping[str, bytes],
     form: Form,
 ) -> Made:
-    """The programs of a checkpoint. form: how their weights and activations are to be.
+    """The programs of a checkpoint. form: how their weights and activations are to be, and of which operators.
 
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
-    notes: list[Note | Loss] = [*weights.losses, *weights.notes]
+    made = Made({}, [*weights.losses, *weights.notes])
+    for stem, graph in structural(weights, form, architecture or "", assets).items():
+        made.programs[stem], said = _LOWER.get(form.profile, standard.lower)(graph, form)
+        made.notes += [Note(weights.kind, text) for text in said]
+    if form.profile == GENAI:
+        made.files, more = genai.beside(made.program.graph, weights, assets)
+        made.notes += more
+    return made
+
+
+def structural(weights: Weights, form: Form, architecture: str, assets: Mapping[str, bytes]) -> dict[str, Graph]:
+    """The graphs before they are lowered, by the stems of their files. architecture: the class, which says what comes
+    out. Raises UnsupportedError."""
     pooled, _ = encoder.read_pooling(assets)
-    graphs = _graphs(weights, form, architecture or "", pooled)
+    graphs = _graphs(weights, form, architecture, pooled)
     _check_used(weights, graphs.values())
-    return Made({stem: standard.lower(graph, form) for stem, graph in graphs.items()}, notes)
+    return graphs
 
 
 def _graphs(weights: Weights, form: Form, name: str, pooled: encoder.Pooling | None) -> dict[str, Graph]:
-    """The structural graphs by the stems of their files. name: the class of the checkpoint."""
     if weights.kind in seq2seq.SUPPORTED:
         return seq2seq.build(weights, form)
     if weights.kind in pictures.SUPPORTED:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.graphs.weights import Weight
-from modelfmt.ir.blocks import LAYOUTS
+from modelfmt.grids import Apart, apart
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import BlockPart, Expression, Leaf
+from modelfmt.ir.ops import Encoded, Expression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,12 +24,10 @@ __all__ = ["STRUCTURAL", "Builder", "Form", "attribute"]
 
 STRUCTURAL = "modelfmt"
 
+LEAST_BLOCK = 16
+"""Columns of the smallest block that MatMulNBits has."""
+
 _FLOATS = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
-_PARTS: tuple[tuple[Literal["codes", "scales", "zeros"], str], ...] = (
-    ("codes", "codes"),
-    ("scales", "scales"),
-    ("zeros", "zero_points"),
-)
 _CONSTANTS = {
     "uint8": "UINT8",
     "float32": "FLOAT",
@@ -42,28 +40,44 @@ _CONSTANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
-    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.ir.blocks.LAYOUTS`
-    that the matrices of linear layers are quantized to. rounding: how. standard: no operator of another domain.
-    carried: weights that are quantized already, in a type of LAYOUTS, stay so, where the operators can say it.
+    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that is
+    another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
+    blocks: a type of `modelfmt.grids.LAYOUTS` that the matrices of linear layers are quantized to. rounding: how.
+    profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already,
+    on a grid of integers, stay so, where the operators can say it.
     """
 
     float_type: str = "FLOAT"
     as_stored: bool = False
+    weight_type: str | None = None
     blocks: str | None = None
     rounding: str = "ggml"
-    standard: bool = False
+    profile: str = "auto"
     carried: bool = True
 
-    def block_type(self, expr: Expression) -> str | None:
-        """The type of the blocks that a matrix is stored in; None where it is dense."""
+    @property
+    def standard(self) -> bool:
+        """Whether there is to be no operator of another domain."""
+        return self.profile == "onnx-standard"
+
+    def apart(self, expr: Expression) -> Apart | None:
+        """A matrix in tensors of codes, scales and zeros; None where it is dense, or no operator takes it."""
         if len(expr.shape) != 2:
             return None
-        name = expr.stored.name if self.carried and expr.stored.name in LAYOUTS else self.blocks
-        if name is None or (self.standard and LAYOUTS[name].zeros):
-            return None
-        whole = expr.shape[1] % ENCODINGS[name].block_elements == 0
-        return name if whole and (expr.stored.dense or expr.stored.name == name) else None
+        if not expr.stored.dense:
+            found = apart(expr) if self.carried else None
+        elif self.blocks is None or expr.shape[1] % ENCODINGS[self.blocks].block_elements:
+            found = None
+        else:
+            found = apart(Encoded(expr, self.blocks, self.rounding))
+        return found if found is not None and self._takes(found) else None
+
+    def _takes(self, given: Apart) -> bool:
+        """Whether MatMulNBits has such blocks and zero points; DequantizeLinear is written without the latter."""
+        bits, block, zeros = given.layout
+        if self.standard:
+            return not zeros
+        return block >= LEAST_BLOCK and block.bit_count() == 1 and (bits == 4 or given.whole)
 
 
 class Builder:
@@ -87,9 +101,9 @@ class Builder:
 
     def weight(self, weight: Weight) -> str:
         """A weight as a constant in the graph's type; returns its name."""
-        kind = self.float_type
-        if self.form.as_stored and isinstance(weight.expr, Leaf):
-            kind = _FLOATS.get(weight.expr.encoding, kind)
+        kind = self.form.weight_type or self.float_type
+        if self.form.as_stored:
+            kind = _FLOATS.get(weight.expr.stored.name, kind)
         if weight.name not in self.graph.tensors:
             self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
         if kind == self.float_type:
@@ -99,16 +113,21 @@ class Builder:
             self.node("CastWeight", [weight.name], cast)
         return cast
 
-    def parts(self, weight: Weight, name: str) -> list[str]:
-        """A matrix in blocks as codes, scales and, where the type has them, zero points; returns their names."""
-        layout, found = LAYOUTS[name], []
-        for part, suffix in _PARTS[: 3 if layout.zeros else 2]:
-            expr = BlockPart(weight.expr, name, part, self.form.rounding)
+    def parts(self, weight: Weight, given: Apart, *, packed: bool = True) -> list[str]:
+        """A matrix as constants: codes [n, blocks, bytes], scales and, where it has them, zero points; their names.
+        packed: whole zero points are integers as wide as the codes, else floats like the scales."""
+        block_bytes = given.layout.block * given.layout.bits // 8
+        found: dict[str, tuple[str, Expression, tuple[int, ...]]]
+        found = {"codes": ("UINT8", given.codes, (*given.scales.shape, block_bytes))}
+        found["scales"] = (self.float_type, given.scales, given.scales.shape)
+        if given.zeros is not None:
+            whole = packed and given.whole
+            zeros = given.zero_points() if whole else given.zeros
+            found["zero_points"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
+        for suffix, (kind, expr, shape) in found.items():
             own = f"{weight.name}_{suffix}"
-            kind = "UINT8" if part == "codes" else self.float_type
-            self.graph.tensors.setdefault(own, GraphTensor(own, kind, expr.shape, expr))
-            found.append(own)
-        return found
+            self.graph.tensors.setdefault(own, GraphTensor(own, kind, shape, expr))
+        return [f"{weight.name}_{suffix}" for suffix in found]
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An array as a constant, under a name of its own; the same name twice is the same constant."""

@@ -8,7 +8,6 @@ from typing import Any
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import Builder, Form
 from modelfmt.graphs.weights import Weight, Weights
-from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.ops import Transpose
 
 __all__ = ["Layers", "Pooling", "activation_kind"]
@@ -61,10 +60,10 @@ class Layers:
         return f"{self.prefix}blk.{self.layer}.{name}"
 
     def linear(self, weight: Weight, x: str, name: str, bias: Weight | None = None) -> str:
-        blocks = self.b.form.block_type(weight.expr)
-        if blocks is not None:
-            layout, shape = LAYOUTS[blocks], weight.expr.shape
-            inputs = [x, *self.b.parts(weight, blocks), *["" for _ in range(not layout.zeros)]]
+        apart = self.b.form.apart(weight.expr)
+        if apart is not None:
+            shape, layout = weight.expr.shape, apart.layout
+            inputs = [x, *self.b.parts(weight, apart), *["" for _ in range(not layout.zeros)]]
             inputs += [self.b.weight(bias)] if bias else []
             sizes: dict[str, Any] = {"columns": shape[0], "depth": shape[1], "bits": layout.bits, "block": layout.block}
             return self.b.node("BlockLinear", inputs, name, **sizes)
@@ -76,13 +75,11 @@ class Layers:
 
     def embedding(self, ids: str, table: Weight, name: str) -> str:
         """A row of a table for each id."""
-        blocks = self.b.form.block_type(table.expr) if not table.expr.stored.dense else None
-        if blocks is None:
+        apart = self.b.form.apart(table.expr) if not table.expr.stored.dense else None
+        if apart is None:
             return self.b.node("Embedding", [ids, self.b.weight(table)], name)
-        layout = LAYOUTS[blocks]
-        return self.b.node(
-            "BlockEmbedding", [ids, *self.b.parts(table, blocks)], name, bits=layout.bits, block=layout.block
-        )
+        inputs = [ids, *self.b.parts(table, apart, packed=False)]
+        return self.b.node("BlockEmbedding", inputs, name, bits=apart.layout.bits, block=apart.layout.block)
 
     def states(self, hidden: str, pooled: Pooling | None) -> None:
         """Hidden states as outputs, with one vector for each text where they are pooled."""

@@ -7,45 +7,41 @@ docs/Operators.md of ONNX 1.23. All of this runs in ONNX Runtime 1.32 on a CPU, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs import lower_pictures, lower_stacks
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
-from modelfmt.ir.ops import FlipBits
+from modelfmt.ir.ops import Packed
 
-__all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
+__all__ = ["IR_VERSION", "LOWERINGS", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "lower", "waves"]
 
 OPSET, IR_VERSION = 23, 11
 MICROSOFT = "com.microsoft"
 
-_LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
+LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
 
 
-def lower(graph: Graph, form: Form, *, producer: str = "modelfmt", version: str | None = None) -> Program:
-    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
-    lowering = Lowering(graph, form)
-    for node in graph.nodes:
-        if node.domain not in (STRUCTURAL, ""):
-            raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
-        lowering.add(node)
-    lowering.finish()
-    lowering.drop_unused()
-    opsets = {"": OPSET} | {domain: 1 for domain in (MICROSOFT,) if lowering.uses(domain)}
-    return Program(lowering.graph, opsets, ir_version=IR_VERSION, producer=producer, producer_version=version)
+def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
+    """A program of standard nodes that computes what a structural graph says, and what is to be said of it. Raises
+    UnsupportedError."""
+    return Lowering(graph, form, LOWERINGS).run(), []
 
 
 class Lowering(Builder):
     """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
     as [tokens, width], `sequences` as [batch, sequence, width], `origins` a value whose first two axes are its batch
-    and sequence, `widths` the width of those that are sequences first."""
+    and sequence, `widths` the width of those that are sequences first, `makers` the structural node that makes it."""
 
-    def __init__(self, source: Graph, form: Form) -> None:
+    def __init__(self, source: Graph, form: Form, table: Table) -> None:
         super().__init__(source.name, form)
-        self.source = source
+        self.source, self.table = source, table
+        self.makers = {name: node for node in source.nodes for name in node.outputs}
         self.graph.inputs, self.graph.outputs = source.inputs, source.outputs
         self.graph.tensors = dict(source.tensors)
         self.flat: dict[str, str] = {}
@@ -59,11 +55,22 @@ class Lowering(Builder):
 
     def inner(self, graph: Graph) -> Lowering:
         """A lowering of a graph inside of a node: it sees what is here, and its constants are constants here."""
-        made = Lowering(graph, self.form)
+        made = Lowering(graph, self.form, self.table)
         made.graph.tensors, made.made = self.graph.tensors, set(self.made)
         made.flat, made.sequences = dict(self.flat), dict(self.sequences)
         made.origins, made.widths = dict(self.origins), dict(self.widths)
         return made
+
+    def run(self) -> Program:
+        """The program of the whole graph. Raises UnsupportedError."""
+        for node in self.source.nodes:
+            if node.domain not in (STRUCTURAL, ""):
+                raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
+            self.add(node)
+        self.finish()
+        self.drop_unused()
+        opsets = {"": OPSET} | {node.domain: 1 for node in self.graph.nodes if node.domain}
+        return Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
 
     def add(self, node: Node) -> None:
         """Lower one node. What it makes has the batch and the sequence of its first input."""
@@ -77,8 +84,8 @@ class Lowering(Builder):
             lower_stacks.choice(self, node)
         elif node.domain == "":
             _elementwise(self, node)
-        elif node.op in LOWERINGS:
-            LOWERINGS[node.op](self, node)
+        elif node.op in self.table:
+            self.table[node.op](self, node)
         else:
             raise UnsupportedError("no such structural operation", code="lowering", found=node.op)
 
@@ -92,10 +99,6 @@ class Lowering(Builder):
                 self.op("Identity", [flat], value.name)
             else:
                 self.op("Reshape", [flat, self.sequence_shape(self.origin(value.name))], value.name)
-
-    def uses(self, domain: str) -> bool:
-        """Whether a node of a domain was made."""
-        return any(node.domain == domain for node in self.graph.nodes)
 
     def drop_unused(self) -> None:
         """Leave out constants that no node needs any more."""
@@ -153,8 +156,9 @@ class Lowering(Builder):
         name = f"{codes.removesuffix('_codes')}_quantized"
         if name not in self.graph.tensors:
             expr = self.graph.tensors[codes].data
-            assert expr is not None
-            flipped = FlipBits(expr, b"\x88" if bits == 4 else b"\x80")
+            assert isinstance(expr, Packed)
+            packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
+            flipped = msgspec.structs.replace(expr, packing=packing)
             self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
         return name
 
@@ -319,14 +323,18 @@ def _split(low: Lowering, node: Node) -> None:
 def _rope_table(low: Lowering, node: Node) -> None:
     """position [batch, sequence] times frequency [rotated / 2], in float32."""
     positions, frequencies, *long = node.inputs
-    cos, sin = node.outputs
-    base = cos.removesuffix("/cos_out")
+    base = node.outputs[0].removesuffix("/cos_out")
     if long:
         frequencies = _longer(low, positions, frequencies, long[0], node.get("original"), base)
     real = low.op("Cast", [positions], f"{base}/positions_out", to=1)
     column = low.op("Unsqueeze", [real, low.integers("/axes", [2])], f"{base}/column_out")
-    angles = low.op("Mul", [column, frequencies], f"{base}/angles_out")
-    for op, name in (("Cos", cos), ("Sin", sin)):
+    waves(low, node, low.op("Mul", [column, frequencies], f"{base}/angles_out"))
+
+
+def waves(low: Lowering, node: Node, angles: str) -> None:
+    """Cosine and sine of angles as a table's outputs, scaled."""
+    base = node.outputs[0].removesuffix("/cos_out")
+    for op, name in zip(("Cos", "Sin"), node.outputs, strict=True):
         made = low.op(op, [angles], f"{name}/plain")
         scale = node.get("scale")
         if scale != 1.0:
@@ -380,7 +388,7 @@ def _attention_bias(low: Lowering, node: Node) -> None:
         distance = distance if node.get("causal") else low.op("Abs", [distance], f"{name}/apart")
         near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
         seen = low.op("And", [seen, near], f"{name}/window")
-    low.op("Where", [seen, low.scalar(0.0), low.scalar(_LOWEST[low.float_type])], name)
+    low.op("Where", [seen, low.scalar(0.0), low.scalar(LOWEST[low.float_type])], name)
 
 
 def _padding(low: Lowering, mask: str) -> None:
@@ -529,7 +537,7 @@ def _experts(low: Lowering, node: Node) -> None:
 def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
     tokens, shares, distinct, *weights = outer
-    inner, float_type = Lowering(Graph(f"{name}/expert"), form), form.float_type
+    inner, float_type = Lowering(Graph(f"{name}/expert"), form, LOWERINGS), form.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -559,7 +567,9 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     return inner.graph
 
 
-LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+Table = Mapping[str, Callable[[Lowering, Node], None]]
+
+LOWERINGS: Table = {
     "Activation": _activation,
     "Attention": _attention,
     "AttentionBias": _attention_bias,

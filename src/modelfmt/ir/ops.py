@@ -13,13 +13,14 @@ from collections.abc import Callable
 import msgspec
 
 from modelfmt.ir import coded, computed, moves, op
-from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Nested, Numbers, Packed, Param, Regrid
+from modelfmt.ir.coded import GRIDDED, Blocks, Coded, Nested, Numbers, Packed, Param, Regrid, Uniform
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
     Affine,
     Cast,
     Dequantize,
+    Encoded,
     Finite,
     NegativeExp,
     NegativeLog,
@@ -47,13 +48,13 @@ __all__ = [
     "AddConstant",
     "AddLowRank",
     "Affine",
-    "BlockPart",
     "Blocks",
     "Cast",
     "Coded",
     "Concat",
     "Constant",
     "Dequantize",
+    "Encoded",
     "Expression",
     "Finite",
     "FlipBits",
@@ -77,6 +78,7 @@ __all__ = [
     "Swap",
     "Tiled",
     "Transpose",
+    "Uniform",
     "geometry",
     "nodes",
     "read_bytes",
@@ -102,6 +104,7 @@ Expression = (
     | NegativeLog
     | Dequantize
     | Cast
+    | Encoded
     | Finite
     | AddLowRank
     | Pad
@@ -111,11 +114,11 @@ Expression = (
     | Affine
     | Coded
     | Regrid
+    | Uniform
     | Packed
     | Numbers
     | Nested
     | Blocks
-    | BlockPart
     | Reinterpret
 )
 

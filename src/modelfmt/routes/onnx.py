@@ -8,44 +8,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from modelfmt.checkpoints import from_gguf
-from modelfmt.errors import UnsupportedError, UsageError
+from modelfmt.errors import UsageError
 from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import BlockPart, Expression, FlipBits, Leaf
+from modelfmt.ir.ops import Encoded, Expression, Leaf, Numbers, Packed, Regrid, nodes, source_label
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
-from modelfmt.storage import strict_json
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
 
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
-IN_PLACE, STANDARD = "safetensors", "onnx-standard"
-PROFILES = ("auto", STANDARD)
+IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
-_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL")
-_LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
-
-
-@dataclass
-class _Checkpoint:
-    """What a graph is built from: tensors and small files, and what is to be said of them."""
-
-    architecture: str | None
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Expression]
-    files: Mapping[str, bytes]
-    notes: list[Note | Loss] = field(default_factory=list)
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
@@ -56,12 +40,21 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
+    from modelfmt.graphs.build import GENAI, PROFILES
+
     if options.profile not in PROFILES:
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
-    checkpoint = _checkpoint(model)
-    return [_built(checkpoint, recipe, options) for recipe in wanted]
+    if options.profile == GENAI and not options.folder:
+        raise UsageError(
+            "onnxruntime-genai loads a folder",
+            code="profile-folder",
+            found=options.profile,
+            hint="name a folder, and say --to onnx; --profile ort makes a file",
+        )
+    source = checkpoint_of(model)
+    return [_built(source, recipe, options) for recipe in wanted]
 
 
 def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> Draft:
@@ -79,7 +72,7 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
     return Draft(recipe.label, chosen, _Build({"": program}, options, {}), [], notes, folder=options.folder)
 
 
-def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
+def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
@@ -93,20 +86,20 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
             allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
         )
     blocks = label if label in _BLOCKS else None
-    usual = _usual(checkpoint.tensors) if label == AUTO or blocks else label
+    usual = _usual(source.tensors) if label == AUTO or blocks else label
     form = Form(
         _TYPES[usual],
         as_stored=options.external == IN_PLACE,
         blocks=blocks,
         rounding=options.rounding,
-        standard=options.profile == STANDARD,
+        profile=options.profile,
         carried=label not in _TYPES,
     )
     made = build.from_checkpoint(
-        architecture=checkpoint.architecture,
-        config=checkpoint.config,
-        tensors=checkpoint.tensors,
-        assets=checkpoint.files,
+        architecture=source.architecture,
+        config=source.config,
+        tensors=source.tensors,
+        assets=source.files,
         form=form,
     )
     if len(made.programs) > 1 and not options.folder:
@@ -117,17 +110,17 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
             allowed="a folder",
             hint="name a folder, and say --to onnx",
         )
-    said = [*checkpoint.notes, *made.notes]
+    said = [*source.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]
     chosen: dict[str, DraftTensor] = {}
     for key, tensor in _tensors(made.programs):
         assert tensor.data is not None
-        source, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
-        if source.name == "U8" and tensor.type in ("INT4", "INT8"):
+        stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
+        if stored.name == "U8" and tensor.type in ("INT4", "INT8"):
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
-        losses += _losses(tensor.name, tensor.data, source.name, target)
-    files = checkpoint.files if options.folder else {}
+        losses += _losses(tensor.name, tensor.data, stored.name, target)
+    files = {**source.files, **made.files} if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
     notes += [
@@ -138,28 +131,38 @@ def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
 
 
 def _reason(expr: Expression, target: str) -> str:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if isinstance(expr, BlockPart):
-        how = "quantized to" if expr.input.stored.dense else "blocks of"
-        return f"{expr.part}, {how} {expr.encoding}"
+    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
+    part = _part(expr)
+    if part:
+        made = next((node for node in nodes(expr) if isinstance(node, Encoded)), None)
+        return f"{part}, quantized to {made.encoding}" if made else f"{part}, {_of(expr)}"
     return "kept" if expr.stored.name == target else "the graph's type"
 
 
+def _part(expr: Expression) -> str:
+    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
+
+
+def _of(expr: Expression) -> str:
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return f"blocks of {blocks}" if blocks else source_label(expr)
+
+
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if not isinstance(expr, BlockPart):
-        return narrowing(key, source, target)
-    if expr.part == "codes" and expr.input.stored.dense:
-        return [
-            Loss(
-                "quantized",
-                key.removesuffix("_codes").removesuffix("_quantized"),
-                f"{expr.input.stored.name} to {expr.encoding}",
-            )
-        ]
-    return [] if expr.encoding in _EXACT_IN_HALF else narrowing(key, source, target)
+    part = _part(expr)
+    made = next((node for node in nodes(expr) if part and isinstance(node, Encoded)), None)
+    if part == "codes" and made is not None:
+        detail = f"{made.input.stored.name} to {made.encoding}"
+        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
+
+
+def _exact_in_half(expr: Expression) -> bool:
+    """Whether a type has float16 scales, and nothing else that scales are made of."""
+    for node in nodes(expr):
+        if isinstance(node, Regrid):
+            return [level.dtype for level in node.input.stored.levels] == ["F16"]
+    return False
 
 
 def _tensors(programs: Mapping[str, Program]) -> Iterator[tuple[str, GraphTensor]]:
@@ -235,27 +238,6 @@ def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
             hint="an ONNX model may only name files beside it",
         )
     return found
-
-
-def _checkpoint(model: Model) -> _Checkpoint:
-    if model.format == "gguf":
-        tensors, files, losses, notes = from_gguf.view(model)
-        config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
-        classes = config.get("architectures")
-        first = classes[0] if isinstance(classes, list) and classes else None
-        return _Checkpoint(first, config, tensors, files, [*losses, *notes])
-    if not model.config:
-        raise UnsupportedError(
-            "neither a graph nor an architecture in this source",
-            code="source-kind",
-            path=model.path,
-            found=model.format,
-            allowed="an ONNX model, a Hugging Face folder, a GGUF file",
-        )
-    tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
-    files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
-    said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return _Checkpoint(model.architecture, model.config, tensors, files, said)
 
 
 def _usual(tensors: Mapping[str, Expression]) -> str:
