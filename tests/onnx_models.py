@@ -117,6 +117,24 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "falcon": ("FalconConfig", SMALL | FALCON),
+    "exaone4-sliding": (
+        "Exaone4Config",
+        DECODER | {"sliding_window": 5, "sliding_window_pattern": 4, "num_hidden_layers": 5},
+    ),
+    "gemma2-uncapped": (
+        "Gemma2Config",
+        DECODER
+        | {"head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 40}
+        | {"final_logit_softcapping": None, "attn_logit_softcapping": None},
+    ),
+    "gemma3-scaled": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 32, "sliding_window": 5, "query_pre_attn_scalar": 24, "num_hidden_layers": 7},
+    ),
+    "olmo2-tied": ("Olmo2Config", DECODER | {"tie_word_embeddings": True}),
+    "qwen2-wide": ("Qwen2Config", DECODER | {"head_dim": 32}),
+    "phi3-wide": ("Phi3Config", DECODER | {"pad_token_id": 0, "sliding_window": None, "head_dim": 32}),
+    "phi-tied": ("PhiConfig", DECODER | {"tie_word_embeddings": True}),
     "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""
