@@ -134,7 +134,6 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2-tied": ("Olmo2Config", DECODER | {"tie_word_embeddings": True}),
     "qwen2-wide": ("Qwen2Config", DECODER | {"head_dim": 32}),
     "phi3-wide": ("Phi3Config", DECODER | {"pad_token_id": 0, "sliding_window": None, "head_dim": 32}),
-    "phi-tied": ("PhiConfig", DECODER | {"tie_word_embeddings": True}),
     "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""

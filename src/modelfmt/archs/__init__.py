@@ -425,6 +425,13 @@ GGUF_OTHERS = {
 }
 """The same, for files that are known by more than the name: the first that fits."""
 
+BORROWED = {
+    "exaone": "ExaoneForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+    "iquestcoder": "IQuestCoderForCausalLM",
+}
+"""Model types that transformers computes with another's class, which it writes into config.json: the type decides."""
+
 GRAPHS = {
     "CLIPModel": "clip.CLIP",
     "CLIPTextModel": "clip.CLIP_TEXT",
@@ -445,13 +452,6 @@ GRAPH_TYPES = {
     "whisper": "whisper.WHISPER",
 }
 """Model types of the same."""
-
-BORROWED = {
-    "exaone": "ExaoneForCausalLM",
-    "internlm3": "InternLM3ForCausalLM",
-    "iquestcoder": "IQuestCoderForCausalLM",
-}
-"""Model types that transformers computes with another's class, which it writes into config.json: the type decides."""
 
 _PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the model has layer norms and SparseMixer"
 ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}

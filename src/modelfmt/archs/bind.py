@@ -74,6 +74,9 @@ def to_gguf(
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
             return to_gguf(other, tensors=tensors, config=config, assets=assets, value=value, computed=computed)
     bound = Bound(arch, hparams=scope)
+    pooled = pooling.encode(assets, dense=scope["n_embd"] if arch.dense else None) if arch.pooled else pooling.Pooled()
+    scope |= {"dense": pooled.dense} if arch.dense else {}
+    bound.notes += pooled.losses
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:
         keys |= hparams.window(arch.window, config, scope["n_layer"])
@@ -83,10 +86,7 @@ def to_gguf(
         scope |= turned.hparams
         bound.notes += turned.losses
         bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
-    if arch.pooled:
-        kind, losses = pooling.encode(assets)
-        keys |= {} if kind is None else {"pooling_type": ("UINT32", kind)}
-        bound.notes += losses
+    keys |= pooled.metadata(scope.get("n_embd", 0))
     hparams.refuse(arch, scope, computed)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]

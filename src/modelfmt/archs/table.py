@@ -199,10 +199,10 @@ class Architecture:
 
     gguf: its name there, empty for a table that is for compute graphs alone. hf: class names. model_type: of
     config.json. prefixes, suffixes: pairs (as in the rows, as some checkpoints have it). graph: what a compute graph
-    needs and GGUF leaves unsaid. pooled: may carry the pooling of sentence-transformers. towers: sections of
-    config.json are of equal rank. variants: (condition, table) pairs: where the condition holds in a layer, that is
-    the table of the checkpoint. writes: the class and the model type of a config.json that is made from a file, where
-    they are not the first ones.
+    needs and GGUF leaves unsaid. pooled: may carry the pooling of sentence-transformers; dense: and two Dense modules,
+    with rows for them and a param that is the width between. towers: sections of config.json are of equal rank.
+    variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
+    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
     """
 
     gguf: str
@@ -214,6 +214,7 @@ class Architecture:
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False
+    dense: bool = False
     towers: bool = False
     ignores: tuple[Ignore, ...] = ()
     refuses: tuple[Refuses, ...] = ()

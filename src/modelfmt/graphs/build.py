@@ -76,18 +76,18 @@ def from_checkpoint(
     made = Made({}, [*weights.losses, *weights.notes])
     for stem, graph in structural(weights, form, architecture or "", assets).items():
         made.programs[stem], said = _LOWER.get(form.profile, standard.lower)(graph, form)
-        made.notes += [Note(weights.kind, text) for text in said]
+        made.notes += [Note(weights.arch.gguf or weights.kind, text) for text in said]
     if form.profile == GENAI:
         made.files, more = genai.beside(made.program.graph, weights, assets)
         made.notes += more
     return made
 
 
-def structural(weights: Weights, form: Form, architecture: str, assets: Mapping[str, bytes]) -> dict[str, Graph]:
-    """The graphs before they are lowered, by the stems of their files. architecture: the class, which says what comes
-    out. Raises UnsupportedError."""
+def structural(weights: Weights, form: Form, name: str, assets: Mapping[str, bytes]) -> dict[str, Graph]:
+    """The graphs before they are lowered, by the stems of their files. name: the class of the checkpoint, which says
+    what comes out. Raises UnsupportedError."""
     pooled, _ = encoder.read_pooling(assets)
-    graphs = _graphs(weights, form, architecture, pooled)
+    graphs = _graphs(weights, form, name, pooled)
     _check_used(weights, graphs.values())
     return graphs
 

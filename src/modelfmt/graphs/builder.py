@@ -191,4 +191,6 @@ def attribute(name: str, value: Any) -> Attribute:
     if isinstance(value, GraphTensor):
         return Attribute(name, "TENSOR", value)
     values = list(value)
+    if values and isinstance(values[0], str):
+        return Attribute(name, "STRINGS", [one.encode() for one in values])
     return Attribute(name, "FLOATS" if any(isinstance(one, float) for one in values) else "INTS", values)

@@ -36,7 +36,7 @@ def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
 class Lowering(Builder):
     """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
     as [tokens, width], `sequences` as [batch, sequence, width], `origins` a value whose first two axes are its batch
-    and sequence, `widths` the width of those that are sequences first, `makers` the structural node that makes it."""
+    and sequence, `widths` the width of those that are sequences first; `makers` the structural node that makes it."""
 
     def __init__(self, source: Graph, form: Form, table: Table) -> None:
         super().__init__(source.name, form)

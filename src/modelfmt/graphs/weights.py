@@ -100,7 +100,8 @@ def bound(
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
     arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"))
-    found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=_COMPUTED)
+    computed = _COMPUTED if any(row.tied_to for row in arch.rows) else _COMPUTED - {"tied"}
+    found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=computed)
     arch = found.architecture
     prefix = f"{arch.gguf}."
     flattened = config if arch.towers else flat(config)

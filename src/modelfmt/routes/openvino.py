@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelfmt.errors import UsageError
+from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import openvino
 from modelfmt.ir.graph import ELEMENT_TYPES, Graph
 from modelfmt.ir.layout import FileLayout
@@ -68,9 +68,18 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
+    if len(made.programs) > 1:
+        raise UnsupportedError(
+            "OpenVINO's files are not built for a model of several graphs",
+            code="several-graphs",
+            found=", ".join(made.programs),
+            allowed="one graph",
+            hint="--to onnx gives a folder of all of them",
+        )
+    (program,) = made.programs.values()
     said = [*source.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]
-    graph, chosen = made.program.graph, {}
+    graph, chosen = program.graph, {}
     for name, tensor in graph.tensors.items():
         assert tensor.data is not None
         stored, target = tensor.data.stored.name, ELEMENT_TYPES[tensor.type].encoding

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from modelfmt import sources
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.verifying.checks import Checks, Verification
-from modelfmt.verifying.runners import RUNTIMES, Runner, Subject, opened
+from modelfmt.verifying.runners import CANNOT, RUNTIMES, Runner, Subject, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["RUNTIMES", "Verification", "verify"]
 
 _LENGTH, _SHORTEST = 32, 2
-_CANNOT = ("no-graph", "no-config", "source-kind", "runtime", "not-installed", "tokens", "unsupported-architecture")
-"""Codes of errors that say that a model has no way to be run here."""
-_OWN_RUNTIME_ONLY = (".xml",)
+_GRAPHS = ("openvino_model.xml", "model.onnx")
+"""What folders call the file of their graph."""
 
 
 def verify(
@@ -67,6 +66,7 @@ def verify(
         )
     with ExitStack() as stack:
         result, source = (_subject(Path(one), stack) for one in (path, against))
+        source.part = result.path.stem
         check = Checks(max_kl, min_cosine, max_error)
         if weights:
             check.weights(source, result)
@@ -80,15 +80,17 @@ def verify(
                     check.layers(source, result, ids)
             except UnsupportedError as error:
                 asked = runtime != "auto" or source_runtime != "auto" or layers
-                if error.code not in _CANNOT or asked or not check.found.get("weights"):
+                if error.code not in CANNOT or asked or not check.found.get("weights"):
                     raise
                 check.notes.append(f"what they compute was not compared: {error}")
         return check.verdict(str(path), str(against))
 
 
 def _subject(path: Path, stack: ExitStack) -> Subject:
-    folder = path / "openvino_model.xml"
-    if path.suffix in _OWN_RUNTIME_ONLY or (path.is_dir() and folder.exists()):
+    """A file, or the graph of a folder that has one."""
+    inside = [path / name for name in _GRAPHS if (path / name).exists()]
+    path = inside[0] if inside else path
+    if path.suffix == ".xml":
         return Subject(path, None)
     return Subject(path, stack.enter_context(sources.open(path)))
 
