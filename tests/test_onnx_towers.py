@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import modelfmt
 import onnx_models
 import onnx_towers
+from modelfmt import archs
 from modelfmt.errors import ModelfmtError
 from modelfmt.graphs import build, reference, shapes
 from modelfmt.graphs.builder import Form
@@ -171,3 +174,32 @@ def test_distances_as_t5_counts_them(both_ways: bool, count: int, furthest: int)
     settings = {"bidirectional": both_ways, "num_buckets": count, "max_distance": furthest}
     theirs = T5Attention._relative_position_bucket(distances, **settings)
     assert (ours[np.clip(distances.numpy(), -furthest, furthest) + furthest] == theirs.numpy()).all()
+
+
+def test_the_registry_of_graphs_says_what_the_tables_say() -> None:
+    for place in {*archs.GRAPHS.values()}:
+        arch = archs.load(place)
+        assert {word for word, table in archs.GRAPHS.items() if table == place} == set(arch.hf), place
+        assert {word for word, table in archs.GRAPH_TYPES.items() if table == place} == set(arch.model_type), place
+        assert not arch.gguf and not any(param.key for param in arch.params), place
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code"),
+    [
+        ("vit", {"image_size": [24, 32]}, "config-value"),
+        ("vit", {"image_size": 32}, "tensor-shape"),
+        ("vit", {"num_attention_heads": 5}, "config-value"),
+        ("vit", {"hidden_act": "mish"}, "no-graph"),
+        ("clip", {"vision_config": None}, "tensor-shape"),
+        ("whisper-uneven", {"decoder_layers": 3}, "unmatched-tensors"),
+        ("whisper-uneven", {"encoder_layers": 1}, "unmatched-tensors"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_named(name: str, change: Any, code: str, made: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(made[name][1], tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelfmtError) as caught:
+        modelfmt.plan(folder, tmp_path / "out", to="onnx")
+    assert caught.value.code == code
