@@ -1,6 +1,6 @@
 """Tiny checkpoints of the real transformers classes, and what they compute, beside the ONNX graphs made of them.
 
-python tests/onnx_models.py [NAME ...] [--f16] [--gguf]
+python tests/onnx_models.py [NAME ...] [--f16] [--gguf] [--profile ort]
 """
 
 from __future__ import annotations
@@ -117,12 +117,15 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "falcon": ("FalconConfig", SMALL | FALCON),
+    "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""
 DECODERS |= FURTHER
 
 
 ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
+BOTH_WAYS = {"use_bidirectional_attention": True, "num_hidden_layers": 7}
+HALVES = {"local_attention": 6, "num_hidden_layers": 5, "pad_token_id": 0}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", ENCODER),
     "roberta": ("RobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
@@ -130,6 +133,12 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert": (
         "DistilBertConfig",
         {"vocab_size": 96, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64},
+    ),
+    "modernbert": ("ModernBertConfig", ENCODER | HALVES),
+    "eurobert": ("EuroBertConfig", ENCODER | {"num_key_value_heads": 2, "pad_token_id": 0}),
+    "gemma3-encoder": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16} | BOTH_WAYS,
     ),
 }
 
@@ -142,20 +151,25 @@ def encoder(name: str) -> Any:
     return shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
 
 
-def encoder_difference(model: Any, path: Path) -> float:
-    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
-    run = session(path)
+def padded_batch(model: Any) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """What an encoder is given, two texts of which one is padded, and where there is no padding."""
     ids = torch.randint(3, model.config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
     ids[1, 8:] = model.config.pad_token_id
-    feeds = {"input_ids": ids, "attention_mask": mask}
-    if any(value.name == "token_type_ids" for value in run.get_inputs()):
-        feeds["token_type_ids"] = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    types = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}, mask.numpy().astype(bool)
+
+
+def encoder_difference(model: Any, path: Path) -> float:
+    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
+    run = session(path)
+    feeds, seen = padded_batch(model)
+    names = {value.name for value in run.get_inputs()}
+    feeds = {name: value for name, value in feeds.items() if name in names}
     (found,) = run.run(["last_hidden_state"], {name: value.numpy() for name, value in feeds.items()})
     with torch.no_grad():
         theirs = model(**feeds).last_hidden_state.numpy()
-    seen = mask.numpy().astype(bool)
     return float(np.abs(found.astype("f4") - theirs)[seen].max())
 
 
@@ -193,17 +207,20 @@ def empty_cache(run: onnxruntime.InferenceSession, batch: int) -> dict[str, np.n
     }
 
 
-def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> float:
-    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens."""
+def difference(
+    model: Any, path: Path, *, steps: int = 10, prompt: int = 7, padding: slice = slice(0, 3), chunk: int = 1
+) -> float:
+    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens,
+    `chunk` at a time. padding: what the second text lacks."""
     run = session(path)
     vocab = model.config.get_text_config().vocab_size
     ids = torch.randint(3, vocab, (2, prompt + steps), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
-    mask[1, :3] = 0
+    mask[1, padding] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, theirs_cache, worst = empty_cache(run, 2), None, 0.0
     outputs = [value.name for value in run.get_outputs()]
-    for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, prompt + steps))]:
+    for start, stop in [(0, prompt), *((at, at + chunk) for at in range(prompt, prompt + steps, chunk))]:
         feeds = {
             "input_ids": ids[:, start:stop].numpy(),
             "attention_mask": mask[:, :stop].numpy(),
@@ -226,23 +243,31 @@ def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> f
 
 
 def main() -> None:
+    import onnx_towers
+
+    models = dict.fromkeys(DECODERS, (decoder, difference)) | dict.fromkeys(ENCODERS, (encoder, encoder_difference))
+    models |= onnx_towers.models()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
+    parser.add_argument("names", nargs="*", default=[*models])
     parser.add_argument("--f16", action="store_true")
-    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
+    parser.add_argument("--profile", default="auto")
+    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32, where there is one")
     given = parser.parse_args()
     for name in given.names:
+        make, compare = models[name]
+        if given.gguf and name in onnx_towers.WITHOUT_GGUF:
+            continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            model = decoder(name) if name in DECODERS else encoder(name)
+            model = make(name)
             model.save_pretrained(folder / "model")
             source = folder / "model"
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
-            compare = difference if name in DECODERS else encoder_difference
-            print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
+            made = folder / ("made" if name in onnx_towers.models() else "made.onnx")
+            modelfmt.convert(source, made, to="onnx", quant="F16" if given.f16 else None, profile=given.profile)
+            print(f"{name:20} {compare(model, made):.2e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def to_gguf(
     value: reads a tensor of one value; without it the metadata that such tensors become is left out. Raises
     UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value, tensor-shape).
     """
-    config = flat(config)
+    config = config if arch.towers else flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
@@ -84,7 +84,7 @@ def to_gguf(
         scope |= turned.hparams
         bound.notes += turned.losses
         bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
-    keys |= pooled.metadata(scope["n_embd"])
+    keys |= pooled.metadata(scope.get("n_embd", 0))
     hparams.refuse(arch, scope)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]

@@ -13,13 +13,14 @@ from collections.abc import Callable
 import msgspec
 
 from modelfmt.ir import coded, computed, moves, op
-from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Nested, Numbers, Packed, Param, Regrid
+from modelfmt.ir.coded import GRIDDED, Blocks, Coded, Nearest, Nested, Numbers, Packed, Param, Regrid, Uniform
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
     Affine,
     Cast,
     Dequantize,
+    Encoded,
     Finite,
     NegativeExp,
     NegativeLog,
@@ -47,17 +48,18 @@ __all__ = [
     "AddConstant",
     "AddLowRank",
     "Affine",
-    "BlockPart",
     "Blocks",
     "Cast",
     "Coded",
     "Concat",
     "Constant",
     "Dequantize",
+    "Encoded",
     "Expression",
     "Finite",
     "FlipBits",
     "Leaf",
+    "Nearest",
     "NegativeExp",
     "NegativeLog",
     "Nested",
@@ -77,6 +79,7 @@ __all__ = [
     "Swap",
     "Tiled",
     "Transpose",
+    "Uniform",
     "geometry",
     "nodes",
     "read_bytes",
@@ -102,6 +105,7 @@ Expression = (
     | NegativeLog
     | Dequantize
     | Cast
+    | Encoded
     | Finite
     | AddLowRank
     | Pad
@@ -111,11 +115,12 @@ Expression = (
     | Affine
     | Coded
     | Regrid
+    | Nearest
+    | Uniform
     | Packed
     | Numbers
     | Nested
     | Blocks
-    | BlockPart
     | Reinterpret
 )
 
