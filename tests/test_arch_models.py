@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ class Case:
         import transformers
 
         name = self.settings or self.cls + ("TextConfig" if self.cls in TEXT_PARTS else "Config")
-        return getattr(transformers, name)(**SIZES | self.config | changes)
+        return getattr(transformers, name)(**deepcopy(SIZES | self.config | changes))  # some write into what they get
 
 
 TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4")  # whose configuration has a class of its own

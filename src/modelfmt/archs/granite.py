@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import targets
+from modelfmt.archs.decoder import kv_heads, targets
 from modelfmt.archs.experts import router
 from modelfmt.archs.llama import LLAMA
 from modelfmt.archs.specs import Part
@@ -121,7 +121,7 @@ def _sliding(base: Architecture, hf: str, model_type: str) -> Architecture:
     )
 
 
-GRANITE_SWA = _sliding(GRANITE, "GraniteSWAForCausalLM", "granite_swa")
+GRANITE_SWA = _sliding(GRANITE, "GraniteSWAForCausalLM", "granite_swa").derive(params=(kv_heads(4),))
 GRANITE_MOE_SWA = _sliding(GRANITE_MOE, "GraniteMoeSWAForCausalLM", "granitemoe_swa").derive(
     without=targets("ffn_gate_shexp"),
     rows=(

@@ -95,6 +95,7 @@ MISTRAL = LLAMA.derive(
 MINISTRAL = MISTRAL.derive(
     hf=("MinistralForCausalLM",),
     model_type=("ministral",),
+    without=("sliding_window",),
     params=(
         Param(
             "slides", "layer_types", codes=(("sliding_attention", 1), ("full_attention", 0)), default=1, per_layer=True

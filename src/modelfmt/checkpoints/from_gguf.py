@@ -138,7 +138,7 @@ class GgufCheckpoint:
             computed = any(isinstance(node, Scale | NegativeLog) for node in parts)
             rounded = [node for node in parts if isinstance(node, ROUNDED)]
             # products in float32, divided again, are off by some 2^-23: a value of 16 bits comes out the same
-            if exact and placed.get(name) in _HALF and all(isinstance(node, Scale) for node in rounded):
+            if exact and placed.get(name) in _HALF and rounded and all(isinstance(node, Scale) for node in rounded):
                 continue
             if name in self.carried.approximated or (computed and not (exact and self.carried.layouts)):
                 found.append(Loss("approximated", name, detail))
