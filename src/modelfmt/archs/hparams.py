@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
@@ -174,10 +174,11 @@ def _implied(param: Param, scope: Mapping[str, Any]) -> Any:
     return bool(value) if param.type == "BOOL" else value
 
 
-def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError where the table says that the file would be wrong."""
+def refuse(arch: Architecture, scope: Mapping[str, Any], computed: Collection[str] = ()) -> None:
+    """Raise UnsupportedError where the table says that the file would be wrong. computed: conditions that do not count,
+    since another graph than llama.cpp's is made."""
     for rule in arch.refuses:
-        if any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
+        if rule.when not in computed and any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
             names = {
                 word: scope[word] for word in rule.when.replace("/", " ").replace("*", " ").split() if word in scope
             }

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import lower_pictures, lower_stacks
+from modelfmt.graphs import lower_pictures, lower_stacks, passes
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Numbers, Packed
@@ -79,10 +79,12 @@ class Lowering(Builder):
                 raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
             self.add(node)
         self.finish()
-        self.drop_unused()
         domains = {node.domain for graph in _graphs(self.graph) for node in graph.nodes} - {""}
         opsets = {"": OPSET} | dict.fromkeys(sorted(domains), 1)
-        return Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
+        program = Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
+        passes.merge_constants(program)
+        passes.remove_unused(program)
+        return program
 
     def add(self, node: Node) -> None:
         """Lower one node. What it makes has the batch and the sequence of its first input."""
@@ -111,12 +113,6 @@ class Lowering(Builder):
                 self.op("Identity", [flat], value.name)
             else:
                 self.op("Reshape", [flat, self.sequence_shape(self.origin(value.name))], value.name)
-
-    def drop_unused(self) -> None:
-        """Leave out constants that no node needs any more."""
-        used = {name for graph in _graphs(self.graph) for node in graph.nodes for name in node.inputs}
-        used |= {value.name for value in self.graph.outputs}
-        self.graph.tensors = {name: tensor for name, tensor in self.graph.tensors.items() if name in used}
 
     def op(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """A standard node with one output."""
