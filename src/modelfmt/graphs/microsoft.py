@@ -13,7 +13,7 @@ from typing import Any
 
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form
-from modelfmt.graphs.standard import LOWEST, MICROSOFT, Lowering, Table
+from modelfmt.graphs.lowering import LOWEST, MICROSOFT, Lowering, Table
 from modelfmt.ir.graph import Graph, Node, Program
 
 __all__ = ["GENAI", "PROFILES", "lower"]
