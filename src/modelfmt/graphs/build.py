@@ -73,8 +73,9 @@ def from_checkpoint(
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
+    graphs = structural(weights, form, architecture or "", assets)
     made = Made({}, [*weights.losses, *weights.notes])
-    for stem, graph in structural(weights, form, architecture or "", assets).items():
+    for stem, graph in graphs.items():
         made.programs[stem], said = _LOWER.get(form.profile, standard.lower)(graph, form)
         made.notes += [Note(weights.arch.gguf or weights.kind, text) for text in said]
     if form.profile == GENAI:

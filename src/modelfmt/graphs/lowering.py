@@ -15,9 +15,9 @@ from modelfmt.errors import UnsupportedError
 from modelfmt.graphs import passes
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program, Value
-from modelfmt.ir.ops import Packed
+from modelfmt.ir.ops import Numbers, Packed
 
-__all__ = ["IR_VERSION", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "activate", "width_of"]
+__all__ = ["IR_VERSION", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "activate", "nbits", "width_of"]
 
 OPSET, IR_VERSION = 23, 11
 MICROSOFT = "com.microsoft"
@@ -61,7 +61,8 @@ class Lowering(Builder):
                 raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
             self.add(node)
         self.finish()
-        opsets = {"": OPSET} | {node.domain: 1 for graph in _graphs(self.graph) for node in graph.nodes if node.domain}
+        domains = {node.domain for graph in _graphs(self.graph) for node in graph.nodes} - {""}
+        opsets = {"": OPSET} | dict.fromkeys(sorted(domains), 1)
         program = Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
         passes.merge_constants(program)
         passes.remove_unused(program)
@@ -138,16 +139,22 @@ class Lowering(Builder):
         name = f"/shape/{ids}_flat"
         return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
 
-    def signed(self, codes: str, shape: tuple[int, int], bits: int) -> str:
-        """Unsigned codes with a zero in the middle as signed ones, a constant of `shape`, instead of the first."""
-        name = f"{codes.removesuffix('_codes')}_quantized"
-        if name not in self.graph.tensors:
-            expr = self.graph.tensors[codes].data
-            assert isinstance(expr, Packed)
-            packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
-            flipped = msgspec.structs.replace(expr, packing=packing)
-            self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
-        return name
+    def integer(self, name: str, shape: tuple[int, ...], bits: int, *, signed: bool) -> str:
+        """Packed codes or zero points as a constant of integers, instead of bytes. signed: codes with a zero in the
+        middle of their range as numbers around 0."""
+        own = f"{name.removesuffix('_codes')}_quantized"
+        if own not in self.graph.tensors:
+            expr = self.graph.tensors[name].data
+            assert isinstance(expr, Packed | Numbers)
+            if signed and isinstance(expr, Packed):
+                packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
+                expr = msgspec.structs.replace(expr, packing=packing)
+            self.graph.tensors[own] = GraphTensor(own, f"{'' if signed else 'U'}INT{bits}", shape, expr)
+        return own
+
+    def types(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Types of constants, empty for one that is not there."""
+        return tuple(self.graph.tensors[name].type if name else "" for name in names)
 
     def scalar(self, value: float) -> str:
         """A constant number in the graph's type."""
@@ -210,6 +217,12 @@ def activate(low: Lowering, kind: str, x: str, name: str) -> str:
         wide = low.op("Mul", [x, low.scalar(1.702)], f"{name}/wide")
         return low.op("Mul", [x, low.op("Sigmoid", [wide], f"{name}/sigmoid")], name)
     return low.op({"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}[kind], [x], name)
+
+
+def nbits(low: Lowering, shape: tuple[int, int], bits: int, block: int) -> dict[str, int]:
+    """Attributes of MatMulNBits. shape: [out, in]."""
+    n, k = shape
+    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": low.form.accuracy_level}
 
 
 Table = Mapping[str, Callable[[Lowering, Node], None]]

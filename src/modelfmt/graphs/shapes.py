@@ -241,7 +241,7 @@ def _pool(_: Node, given: Sequence[Value]) -> Made:
 
 RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     **dict.fromkeys(("Activation", "Identity", "LayerNorm", "MaskPositions", "MoE", "Positions", "RMSNorm"), _same),
-    **dict.fromkeys(("AddRows", "RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
+    **dict.fromkeys(("AddRows", "BlockMoE", "RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
     **dict.fromkeys(("EndToken", "FirstToken", "Pool"), _pool),
     **dict.fromkeys(("Add", "Mul"), _elementwise),
     "Attention": _attention,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from modelfmt.graphs import lower_experts, lower_masks, lower_pictures, lower_stacks
 from modelfmt.graphs.builder import Form
-from modelfmt.graphs.lowering import MICROSOFT, Lowering, Table, activate
+from modelfmt.graphs.lowering import MICROSOFT, Lowering, Table, activate, nbits
 from modelfmt.ir.graph import Graph, Node, Program
 
 __all__ = ["LOWERINGS", "lower", "waves"]
@@ -41,11 +41,13 @@ def _block_linear(low: Lowering, node: Node) -> None:
     if not low.form.standard:
         inputs = [low.hidden(x), codes, scales, zeros]
         inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
-        sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
-        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
+        sizes = nbits(low, (n, k), node.get("bits"), node.get("block"))
+        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, **sizes)
         return
-    signed = low.signed(codes, (n, k), node.get("bits"))
-    matrix = low.op("DequantizeLinear", [signed, scales], f"{name}/weight", axis=1, block_size=node.get("block"))
+    bits, block = node.get("bits"), node.get("block")
+    parts = [low.integer(codes, (n, k), bits, signed=not zeros), scales]
+    parts += [low.integer(zeros, (n, k // block), bits, signed=False)] if zeros else []
+    matrix = low.op("DequantizeLinear", parts, f"{name}/weight", axis=1, block_size=block)
     low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
 
 

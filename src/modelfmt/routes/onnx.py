@@ -18,7 +18,9 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Encoded, Expression, Leaf, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.ir.ops import Encoded, Expression, Leaf, Nearest, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.quant import integers
+from modelfmt.quant.integers import Integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
@@ -28,6 +30,7 @@ __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 IN_PLACE = "safetensors"
+ACCURACY_LEVELS = (0, 4)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
 
@@ -46,6 +49,13 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    if options.accuracy_level not in ACCURACY_LEVELS:
+        raise UsageError(
+            "no such accuracy level",
+            code="accuracy-level",
+            found=options.accuracy_level,
+            allowed=", ".join(map(str, ACCURACY_LEVELS)),
+        )
     if options.profile == GENAI and not options.folder:
         raise UsageError(
             "onnxruntime-genai loads a folder",
@@ -77,15 +87,17 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
 
-    label = recipe.label
-    if label not in (AUTO, *_TYPES, *_BLOCKS) or recipe.own:
+    label, whole = recipe.label, integers.parse(recipe.label)
+    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
         raise UsageError(
             "an ONNX graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
         )
-    blocks = label if label in _BLOCKS else None
+    if whole is not None and options.rounding != "ggml":
+        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
+    blocks = label if label in _BLOCKS else whole
     usual = _usual(source.tensors) if label == AUTO or blocks else label
     form = Form(
         _TYPES[usual],
@@ -94,6 +106,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         rounding=options.rounding,
         profile=options.profile,
         carried=label not in _TYPES,
+        accuracy_level=options.accuracy_level,
     )
     made = build.from_checkpoint(
         architecture=source.architecture,
@@ -116,7 +129,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     for key, tensor in _tensors(made.programs):
         assert tensor.data is not None
         stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
-        if stored.name == "U8" and tensor.type in ("INT4", "INT8"):
+        if stored.name == "U8" and tensor.type in ("INT4", "INT8", "UINT4"):
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
         losses += _losses(tensor.name, tensor.data, stored.name, target)
@@ -134,13 +147,25 @@ def _reason(expr: Expression, target: str) -> str:
     """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
     part = _part(expr)
     if part:
-        made = next((node for node in nodes(expr) if isinstance(node, Encoded)), None)
-        return f"{part}, quantized to {made.encoding}" if made else f"{part}, {_of(expr)}"
+        made = _quantized(expr)
+        return f"{part}, quantized to {made[1]}" if made else f"{part}, {_of(expr)}"
     return "kept" if expr.stored.name == target else "the graph's type"
 
 
+def _quantized(expr: Expression) -> tuple[Expression, str] | None:
+    """The dense values that a constant is quantized from, and the type; None where nothing is."""
+    for node in nodes(expr):
+        if isinstance(node, Encoded):
+            return node.input, node.encoding
+        if isinstance(node, Nearest):
+            return node.input, str(Integers(node.bits, node.group, node.symmetric))
+    return None
+
+
 def _part(expr: Expression) -> str:
-    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
+    """Which part of a quantized matrix an expression is, also where its rows were moved."""
+    found = next((node for node in nodes(expr) if isinstance(node, Packed | Numbers)), None)
+    return "" if found is None else "codes" if isinstance(found, Packed) else f"{found.what}s"
 
 
 def _of(expr: Expression) -> str:
@@ -150,10 +175,12 @@ def _of(expr: Expression) -> str:
 
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
     part = _part(expr)
-    made = next((node for node in nodes(expr) if part and isinstance(node, Encoded)), None)
+    made = _quantized(expr) if part else None
     if part == "codes" and made is not None:
-        detail = f"{made.input.stored.name} to {made.encoding}"
+        detail = f"{made[0].stored.name} to {made[1]}"
         return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    if any(isinstance(node, Nearest) for node in nodes(expr)):
+        return []  # made for this type of scales
     return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
 
 
