@@ -15,7 +15,8 @@ from typing import Any
 
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form
-from modelfmt.graphs.standard import LOWEST, MICROSOFT, Lowering, Table
+from modelfmt.graphs.lower_experts import expert_parts
+from modelfmt.graphs.lowering import LOWEST, MICROSOFT, Lowering, Table
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Reshape, Stack, Swap
 
@@ -193,7 +194,7 @@ def _experts(low: Lowering, node: Node) -> None:
     """QMoE where every matrix has four bits in blocks of one size (with eight it rounds what it multiplies), and shares
     are normalised; else the loop over experts. Rows of gate and up take turns, as its kernel wants them."""
     x, router = node.inputs[:2]
-    parts = standard.expert_parts(node)
+    parts = expert_parts(node)
     kinds = {(bits, block, low.types(names)[2]) for names, (_, _, bits, block) in parts}
     bits, block, zeros = next(iter(kinds))
     taken = len(kinds) == 1 and bits == 4 and zeros in ("", "UINT8")
