@@ -135,7 +135,7 @@ class Constant(Op, frozen=True):
         import numpy as np
 
         size = row_bytes(self)
-        return np.frombuffer(self.data, np.uint8, (stop - start) * size, start * size).reshape(-1, size)
+        return np.frombuffer(self.data, np.uint8, (stop - start) * size, start * size).reshape(stop - start, size)
 
 
 class Computed(Op, frozen=True):
