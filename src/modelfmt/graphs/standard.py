@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import lower_pictures, lower_stacks
-from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
+from modelfmt.graphs import lower_blocks, lower_experts, lower_pictures, lower_stacks
+from modelfmt.graphs.builder import STRUCTURAL, Builder, Form
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Numbers, Packed
 
@@ -22,17 +22,14 @@ __all__ = [
     "IR_VERSION",
     "LOWERINGS",
     "LOWEST",
-    "MICROSOFT",
     "OPSET",
     "Lowering",
     "Table",
-    "expert_parts",
     "lower",
     "waves",
 ]
 
 OPSET, IR_VERSION = 23, 11
-MICROSOFT = "com.microsoft"
 
 LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
@@ -233,55 +230,6 @@ def _embedding(low: Lowering, node: Node) -> None:
 def _linear(low: Lowering, node: Node) -> None:
     turned = node.get("transposed", 0)
     low.op("Gemm", [low.hidden(node.inputs[0]), *node.inputs[1:]], low.result(node), transB=None if turned else 1)
-
-
-def _block_linear(low: Lowering, node: Node) -> None:
-    """A matrix in blocks: MatMulNBits, or DequantizeLinear and Gemm."""
-    x, codes, scales, zeros, *bias = node.inputs
-    name, (n, k) = node.outputs[0], (node.get("columns"), node.get("depth"))
-    if not low.form.standard:
-        inputs = [low.hidden(x), codes, scales, zeros]
-        inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
-        sizes = _nbits(low, (n, k), node.get("bits"), node.get("block"))
-        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, **sizes)
-        return
-    bits, block = node.get("bits"), node.get("block")
-    parts = [low.integer(codes, (n, k), bits, signed=not zeros), scales]
-    parts += [low.integer(zeros, (n, k // block), bits, signed=False)] if zeros else []
-    matrix = low.op("DequantizeLinear", parts, f"{name}/weight", axis=1, block_size=block)
-    low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
-
-
-def _block_embedding(low: Lowering, node: Node) -> None:
-    """Rows of a table in blocks: codes and scales are picked out and multiplied, in float32."""
-    import numpy as np
-
-    ids, codes, scales, *zeros = node.inputs
-    name, bits = node.outputs[0], node.get("bits")
-    tokens = low.tokens(ids)
-    picked = low.op("Gather", [codes, tokens], f"{name}/codes")
-    if bits == 4:
-        mask, shift = (low.constant(f"/uint8 {n}", np.array(n, np.uint8)) for n in (15, 4))
-        halves = (
-            low.op("BitwiseAnd", [picked, mask], f"{name}/low"),
-            low.op("BitShift", [picked, shift], f"{name}/high", direction="RIGHT"),
-        )
-        last = low.integers("/axes", [3])
-        columns = [low.op("Unsqueeze", [half, last], f"{half}/column") for half in halves]
-        pairs = low.op("Concat", columns, f"{name}/pairs", axis=-1)
-        picked = low.op("Reshape", [pairs, low.integers("/shape/blocks", [0, 0, node.get("block")])], f"{name}/whole")
-    numbers = low.op("Cast", [picked], f"{name}/numbers", to=1)
-    axes = low.integers("/axes", [2])
-
-    def column(part: str) -> str:
-        rows = low.op("Gather", [part, tokens], f"{name}/{part}")
-        return low.op("Cast", [low.op("Unsqueeze", [rows, axes], f"{rows}/column")], f"{rows}/float", to=1)
-
-    zero = column(zeros[0]) if zeros else low.constant(f"/zero {bits}", np.array(1 << (bits - 1), np.float32))
-    centred = low.op("Sub", [numbers, zero], f"{name}/centred")
-    values = low.op("Mul", [centred, column(scales)], f"{name}/values")
-    rows = low.op("Reshape", [values, low.integers("/shape/merged", [0, -1])], f"{name}/rows")
-    low.op("Cast", [rows], low.result(node), to=10 if low.float_type == "FLOAT16" else 1)
 
 
 def _rms_norm(low: Lowering, node: Node) -> None:
@@ -530,111 +478,12 @@ def _attention(low: Lowering, node: Node) -> None:
     low.flat[name] = low.op("Reshape", [low.sequences[name], merged], name)
 
 
-def _experts(low: Lowering, node: Node) -> None:
-    """Every expert that a token chose, one after another: its tokens are picked out, computed and added."""
-    x, router = node.inputs[:2]
-    name, used = node.outputs[0], node.get("used")
-    tokens = low.hidden(x)
-    scores = low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)
-    chances = low.op("Softmax", [low.op("Cast", [scores], f"{name}/scores32", to=1)], f"{name}/chances", axis=-1)
-    count = low.integers("/moe/used", [used])
-    best, which = low.nodes("TopK", [chances, count], (f"{name}/best", f"{name}/which"), domain="", axis=-1)
-    if node.get("normalised"):
-        total = low.op("ReduceSum", [best, low.integers("/axes", [-1])], f"{name}/total")
-        best = low.op("Div", [best, total], f"{name}/shares")
-    empty = low.op("Sub", [chances, chances], f"{name}/nothing")
-    shares = low.op("ScatterElements", [empty, which, best], f"{name}/shares_of_all", axis=1)
-    if low.float_type == "FLOAT16":
-        shares = low.op("Cast", [shares], f"{name}/shares16", to=10)
-    flat = low.op("Reshape", [which, low.integers("/shape/all", [-1])], f"{name}/chosen")
-    distinct = low.op("Unique", [flat], f"{name}/distinct")
-    trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
-    start = low.op("Sub", [tokens, tokens], f"{name}/start")
-    parts = expert_parts(node)
-    if low.form.standard:
-        parts = [(_signed_experts(low, *part), part[1]) for part in parts]
-    body = _expert(name, (tokens, shares, distinct), parts, node.get("activation").decode(), low)
-    low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
-
-
-def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: str, low: Lowering) -> Graph:
-    """The body of the loop: one expert over the tokens that chose it."""
-    tokens, shares, distinct = outer
-    inner, float_type = Lowering(Graph(f"{name}/expert"), low.form, LOWERINGS), low.float_type
-    base = f"{name}/body"
-    inner.input(f"{base}/turn", "INT64", ())
-    inner.input(f"{base}/go", "BOOL", ())
-    inner.input(f"{base}/sum", float_type, (None, None))
-    expert = inner.op("Gather", [distinct, f"{base}/turn"], f"{base}/expert")
-    share = inner.op("Gather", [shares, expert], f"{base}/share", axis=1)
-    found = inner.op("NonZero", [share], f"{base}/found")
-    places = inner.op("Transpose", [found], f"{base}/places")
-    picked = inner.op("GatherND", [tokens, places], f"{base}/picked")
-    gate, up, down = parts
-    gated = _expert_linear(inner, picked, gate, expert, f"{base}/gated")
-    active = activate(inner, activation, gated, f"{base}/active")
-    raised = _expert_linear(inner, picked, up, expert, f"{base}/raised")
-    out = _expert_linear(inner, inner.op("Mul", [active, raised], f"{base}/made"), down, expert, f"{base}/out")
-    weight = inner.op("GatherND", [share, places], f"{base}/weight")
-    column = inner.op("Unsqueeze", [weight, inner.integers(f"{base}/axes", [1])], f"{base}/column")
-    added = inner.op("Mul", [out, column], f"{base}/added")
-    before = inner.op("GatherND", [f"{base}/sum", places], f"{base}/before")
-    after = inner.op("Add", [before, added], f"{base}/after")
-    inner.op("ScatterND", [f"{base}/sum", places, after], f"{base}/sum_out")
-    inner.op("Identity", [f"{base}/go"], f"{base}/go_out")
-    inner.output(f"{base}/go_out", "BOOL", ())
-    inner.output(f"{base}/sum_out", float_type, (None, None))
-    return inner.graph
-
-
-def expert_parts(node: Node) -> list[Part]:
-    """Matrices of gate, up and down: those of MoE are dense, each of BlockMoE has three names."""
-    _, _, *weights = node.inputs
-    if node.op == "MoE":
-        return [([name, "", ""], (0, 0, 0, 0)) for name in weights]
-    sizes = node.get("sizes")
-    return [(weights[3 * at : 3 * at + 3], sizes[4 * at : 4 * at + 4]) for at in range(3)]
-
-
-def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> list[str]:
-    """Codes of experts as signed bytes, which DequantizeLinear takes."""
-    n, k, bits, _ = sizes
-    if not bits:
-        return names
-    count = low.graph.tensors[names[0]].shape[0]
-    return [low.integer(names[0], (count, n, k), bits, signed=True), *names[1:]]
-
-
-Part = tuple[list[str], Sequence[int]]
-"""Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
-
-
-def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) -> str:
-    """A product with the matrix of one expert, which is picked out first."""
-    names, (n, k, bits, block) = part
-    picked = [inner.op("Gather", [one, expert], f"{name}/part_{at}") for at, one in enumerate(names) if one]
-    if bits and not inner.form.standard:
-        inner.nodes("MatMulNBits", [x, *picked], [name], domain=MICROSOFT, **_nbits(inner, (n, k), bits, block))
-        return name
-    if bits:
-        picked = [inner.op("DequantizeLinear", picked, f"{name}/matrix", axis=1, block_size=block)]
-    return inner.op("Gemm", [x, *picked], name, transB=1)
-
-
-def _nbits(low: Lowering, shape: tuple[int, int], bits: int, block: int) -> dict[str, int]:
-    n, k = shape
-    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": low.form.accuracy_level}
-
-
 Table = Mapping[str, Callable[[Lowering, Node], None]]
 
 LOWERINGS: Table = {
     "Activation": _activation,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
-    "BlockEmbedding": _block_embedding,
-    "BlockLinear": _block_linear,
-    "BlockMoE": _experts,
     "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,
@@ -643,13 +492,14 @@ LOWERINGS: Table = {
     "ZeroIds": _zero_ids,
     "Linear": _linear,
     "MaskPositions": _mask_positions,
-    "MoE": _experts,
     "RMSNorm": _rms_norm,
     "RoPE": _rope,
     "RopeTable": _rope_table,
     "Scale": _scale,
     "Softcap": _softcap,
     "SplitColumns": _split,
+    **lower_blocks.LOWERINGS,
+    **lower_experts.LOWERINGS,
     **lower_stacks.LOWERINGS,
     **lower_pictures.LOWERINGS,
 }
