@@ -454,6 +454,8 @@ static PyMethodDef methods[] = {
     {"grid_to_blocks", mf_py_grid_to_blocks, METH_VARARGS, NULL},
     {"grid_from_blocks", mf_py_grid_from_blocks, METH_VARARGS, NULL},
     {"grid_move", mf_py_grid_move, METH_VARARGS, NULL},
+    {"grid_numbers", mf_py_grid_numbers, METH_VARARGS, NULL},
+    {"grid_spread", mf_py_grid_spread, METH_VARARGS, NULL},
     {"read_strip", mf_py_read_strip, METH_VARARGS, NULL},
     {"lz4_block", lz4_block, METH_VARARGS, NULL},
     {"xxh32", xxh32, METH_VARARGS, NULL},

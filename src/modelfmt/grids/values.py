@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "values"]
+__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "table", "values"]
 
 
 def values(rows: Rows, name: str) -> Values:
@@ -27,7 +27,7 @@ def values(rows: Rows, name: str) -> Values:
 
     own = grid.parse(name)
     out = np.empty((len(rows), own.n_cols), np.float64)
-    _kernels.grid_values((len(rows), own.n_cols, own.group), rows, _table(own.table), out)
+    _kernels.grid_values((len(rows), own.n_cols, own.group), rows, table(own.table), out)
     return out
 
 
@@ -110,12 +110,12 @@ def no_place(row: int, column: int, target: str, first: int = 0) -> BadValue:
 
 
 @cache
-def _table(name: str) -> NDArray[np.float64] | None:
+def table(name: str) -> NDArray[np.float64] | None:
     import numpy as np
 
     found = grid.values(name)
     if found is None:
         return None
-    table = np.zeros(256)
-    table[: len(found)] = found
-    return table
+    entries = np.zeros(256)
+    entries[: len(found)] = found
+    return entries
