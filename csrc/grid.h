@@ -97,6 +97,16 @@ typedef struct mf_spread {
 
 /* false: some number of the plane is not finite now. turned: the plane is [n_groups][n_rows]. */
 bool mf_grid_spread(const mf_spread *from, double *plane, size_t n_rows, size_t n_groups, bool turned);
+/* How scales and offsets are to be stored. top: the largest code, or magnitude of a table. scale, offset: dense types;
+ * offset -1: none, zeros must say all. rezero: what the codes' zero becomes; NaN: they stay. */
+typedef struct mf_stored {
+    double top, rezero;
+    int scale, offset;
+    bool integer;
+} mf_stored;
+
+/* The largest error of storing n groups so, over the largest magnitude that each group's grid reaches. */
+double mf_grid_rounding(const mf_stored *stored, mf_plane scale, mf_plane offset, mf_plane zero, size_t n);
 /* Scale, offset and zero of each group of blocks as planes; rows is scratch for one row of the grid. false: no grid. */
 bool mf_grid_numbers(int type, mf_grid grid, const uint8_t *blocks, size_t stride, uint8_t *rows, double *scale,
                      double *offset, double *zero);

@@ -59,15 +59,23 @@ static size_t place(mf_packing packing, const mf_type *type, size_t row, size_t 
     }
 }
 
+/* The numbers of a plane from a group on, and how far apart they are: not at all, where there is one for all. */
+static const double *from_group(const mf_plane *plane, size_t first) {
+    return plane->each ? plane->each + first : &plane->all;
+}
+
 static void fill_records(const mf_move *move, mf_grid piece, size_t row, size_t col, uint8_t *rows) {
     const size_t size = mf_grid_row_bytes(piece), n_groups = move->grid.n_cols / move->grid.group;
+    const size_t scales = move->scale.each != NULL, offsets = move->offset.each != NULL,
+                 zeros = move->zero.each != NULL;
     for (size_t r = 0; r < piece.n_rows; r++) {
         const size_t first = (row + r) * n_groups + col / move->grid.group;
-        for (size_t g = 0; g < piece.n_cols / piece.group; g++) {
-            const mf_record record = {move->scale.each ? move->scale.each[first + g] : move->scale.all,
-                                      move->offset.each ? move->offset.each[first + g] : move->offset.all,
-                                      move->zero.each ? move->zero.each[first + g] : move->zero.all};
-            memcpy(rows + r * size + g * sizeof record, &record, sizeof record);
+        const double *scale = from_group(&move->scale, first), *offset = from_group(&move->offset, first);
+        const double *zero = from_group(&move->zero, first);
+        uint8_t *to = rows + r * size;
+        for (size_t g = 0; g < piece.n_cols / piece.group; g++, to += sizeof(mf_record)) {
+            const mf_record record = {scale[g * scales], offset[g * offsets], zero[g * zeros]};
+            memcpy(to, &record, sizeof record);
         }
     }
 }

@@ -456,6 +456,7 @@ static PyMethodDef methods[] = {
     {"grid_move", mf_py_grid_move, METH_VARARGS, NULL},
     {"grid_numbers", mf_py_grid_numbers, METH_VARARGS, NULL},
     {"grid_spread", mf_py_grid_spread, METH_VARARGS, NULL},
+    {"grid_rounding", mf_py_grid_rounding, METH_VARARGS, NULL},
     {"read_strip", mf_py_read_strip, METH_VARARGS, NULL},
     {"lz4_block", lz4_block, METH_VARARGS, NULL},
     {"xxh32", xxh32, METH_VARARGS, NULL},

@@ -347,6 +347,33 @@ done:
     return result;
 }
 
+PyObject *mf_py_grid_rounding(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_ssize_t n;
+    int integer;
+    PyObject *given[3];
+    Py_buffer buffers[3] = {{0}};
+    mf_plane planes[3] = {{0}};
+    mf_stored stored;
+    if (!PyArg_ParseTuple(args, "(OOO)n(iidpd):grid_rounding", &given[0], &given[1], &given[2], &n, &stored.scale,
+                          &stored.offset, &stored.top, &integer, &stored.rezero))
+        return NULL;
+    stored.integer = integer;
+    PyObject *result = NULL;
+    mf_grid grid;
+    size_t n_bytes;
+    if (!grid_of(n, 1, 1, &grid, &n_bytes)) return NULL;
+    bool good = true;
+    for (size_t i = 0; i < 3 && good; i++) good = plane_of(given[i], grid, &buffers[i], &planes[i]);
+    if (good) {
+        double worst;
+        Py_BEGIN_ALLOW_THREADS worst = mf_grid_rounding(&stored, planes[0], planes[1], planes[2], grid.n_rows);
+        Py_END_ALLOW_THREADS result = PyFloat_FromDouble(worst);
+    }
+    for (size_t i = 0; i < 3; i++) PyBuffer_Release(&buffers[i]);
+    return result;
+}
+
 /* Whether every element that a spread reads is one of n. */
 static bool inside(const mf_spread *from, size_t n_rows, size_t n_groups, size_t n) {
     const size_t lines = from->rows ? (from->start + n_rows - 1) / from->rows - from->start / from->rows : 0;

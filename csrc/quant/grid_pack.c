@@ -35,6 +35,32 @@ static inline void transpose_16(vb v[WIDTH]) {
     }
 }
 
+/* 4 x 4 words exchanged along the diagonal; lines of `from` are `from_step` bytes apart, of `to` `to_step`. */
+static inline void turn_words(const uint8_t *from, size_t from_step, uint8_t *to, size_t to_step) {
+    typedef uint32_t words __attribute__((vector_size(16)));
+    words a[4];
+    for (size_t i = 0; i < 4; i++) memcpy(&a[i], from + i * from_step, sizeof a[i]);
+    const words low = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5),
+                high = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+    const words more = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5),
+                most = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+    const words turned[4] = {
+        __builtin_shufflevector(low, more, 0, 1, 4, 5), __builtin_shufflevector(low, more, 2, 3, 6, 7),
+        __builtin_shufflevector(high, most, 0, 1, 4, 5), __builtin_shufflevector(high, most, 2, 3, 6, 7)};
+    for (size_t i = 0; i < 4; i++) memcpy(to + i * to_step, &turned[i], sizeof turned[i]);
+}
+
+/* n lines of m words become m lines of n: four of each at a time, then the rest. */
+static void turn(const uint8_t *from, size_t from_step, uint8_t *to, size_t to_step, size_t n, size_t m) {
+    const size_t n_fours = n / 4 * 4, m_fours = m / 4 * 4;
+    for (size_t j = 0; j < m_fours; j += 4)
+        for (size_t i = 0; i < n_fours; i += 4)
+            turn_words(from + i * from_step + j * WORD, from_step, to + j * to_step + i * WORD, to_step);
+    for (size_t j = 0; j < m; j++)
+        for (size_t i = j < m_fours ? n_fours : 0; i < n; i++)
+            memcpy(to + j * to_step + i * WORD, from + i * from_step + j * WORD, WORD);
+}
+
 static void unpack_nibbles(const uint8_t *packed, uint8_t *codes, size_t n, bool high_first, uint8_t flip) {
     size_t i = 0;
     const vb mask = vb_set1(15), flips = vb_set1(flip);
@@ -95,11 +121,7 @@ static void unpack_words(mf_packing packing, mf_grid grid, const uint8_t *packed
         const size_t n = grid.n_rows - row < WIDTH ? grid.n_rows - row : WIDTH;
         for (size_t word = 0; word < n_words; word += WORDS) {
             const size_t m = n_words - word < WORDS ? n_words - word : WORDS;
-            for (size_t w = 0; w < m; w++) {
-                uint32_t across[WIDTH];
-                memcpy(across, packed + (word + w) * packing.stride + row * WORD, n * WORD);
-                for (size_t r = 0; r < n; r++) words[r][w] = across[r];
-            }
+            turn(packed + word * packing.stride + row * WORD, packing.stride, (uint8_t *)words, sizeof words[0], m, n);
             const size_t first = word * 32 / packing.bits, count = m * 32 / packing.bits;
             for (size_t r = 0; r < n; r++)
                 unpack_row((const uint8_t *)words[r], rows + (row + r) * size + head + first, count, packing);
@@ -107,24 +129,37 @@ static void unpack_words(mf_packing packing, mf_grid grid, const uint8_t *packed
     }
 }
 
-/* Sixteen packed bytes of sixteen columns are 32 rows of them: the bytes change places, then fall into nibbles. */
+/* Sixteen packed bytes of sixteen columns are 32 rows of them: the bytes change places, then fall into nibbles. n bytes
+ * of m columns; both are constants where it counts. */
+static inline __attribute__((always_inline)) void open_square(const uint8_t *packed, size_t stride, uint8_t *codes,
+                                                              size_t size, size_t n, size_t m, const uint8_t *low,
+                                                              const uint8_t *high, vb flips) {
+    const vb mask = vb_set1(15);
+    vb v[WIDTH] = {{0}};
+    for (size_t k = 0; k < m; k++) memcpy(&v[k], packed + k * stride, n);
+    transpose_16(v);
+    for (size_t b = 0; b < n; b++) {
+        uint8_t *octet = codes + b / WORD * EIGHT * size;
+        const vb first = (v[b] & mask) ^ flips, second = (v[b] >> 4) ^ flips;
+        memcpy(octet + low[b % WORD] * size, &first, m);
+        memcpy(octet + high[b % WORD] * size, &second, m);
+    }
+}
+
 static void unpack_columns(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid), n_bytes = grid.n_rows / 2;
     const uint8_t *low = low_row[packing.order], *high = high_row[packing.order];
-    const vb mask = vb_set1(15), flips = vb_set1((uint8_t)packing.flip);
-    for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
-        const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
-        for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
-            const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
-            vb v[WIDTH] = {{0}};
-            for (size_t k = 0; k < m; k++) memcpy(&v[k], packed + (col + k) * packing.stride + byte, n);
-            transpose_16(v);
-            for (size_t b = 0; b < n; b++) {
-                uint8_t *octet = rows + (byte + b) / WORD * 8 * size + head + col;
-                const vb first = (v[b] & mask) ^ flips, second = (v[b] >> 4) ^ flips;
-                memcpy(octet + low[(byte + b) % WORD] * size, &first, m);
-                memcpy(octet + high[(byte + b) % WORD] * size, &second, m);
-            }
+    const vb flips = vb_set1((uint8_t)packing.flip);
+    for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
+        const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
+        for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
+            const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
+            const uint8_t *from = packed + col * packing.stride + byte;
+            uint8_t *to = rows + byte / WORD * EIGHT * size + head + col;
+            if (n == WIDTH && m == WIDTH)
+                open_square(from, packing.stride, to, size, WIDTH, WIDTH, low, high, flips);
+            else
+                open_square(from, packing.stride, to, size, n, m, low, high, flips);
         }
     }
 }
@@ -264,11 +299,8 @@ static bool pack_words(mf_packing packing, mf_grid grid, const uint8_t *rows, ui
                 pack_row(codes, (uint8_t *)words[r], n, packing);
             }
             const size_t first = col * packing.bits / 32, m = n * packing.bits / 32;
-            for (size_t w = 0; w < m; w++) {
-                uint32_t across[WIDTH];
-                for (size_t r = 0; r < h; r++) across[r] = words[r][w];
-                memcpy(packed + (first + w) * packing.stride + row * WORD, across, h * WORD);
-            }
+            turn((const uint8_t *)words, sizeof words[0], packed + first * packing.stride + row * WORD, packing.stride,
+                 h, m);
         }
     return true;
 }
@@ -301,8 +333,11 @@ static bool pack_columns(mf_packing packing, mf_grid grid, const uint8_t *rows, 
             for (size_t k = 0; k < n; k += WIDTH) {
                 vb words[WIDTH];
                 pack_square(codes, k, m / 2, packing.order, words);
-                for (size_t c = 0; c < WIDTH && k + c < n; c++)
-                    memcpy(packed + (col + k + c) * packing.stride + row / 2, &words[c], m / 2);
+                uint8_t *to = packed + (col + k) * packing.stride + row / 2;
+                if (m == 2 * WIDTH && n - k >= WIDTH)
+                    for (size_t c = 0; c < WIDTH; c++) vb_store(to + c * packing.stride, words[c]);
+                else
+                    for (size_t c = 0; c < WIDTH && k + c < n; c++) memcpy(to + c * packing.stride, &words[c], m / 2);
             }
         }
     }

@@ -144,6 +144,13 @@ def grid_spread(
     groups: uintp, the item of each group. how: set 0, multiply 1, divide by 2. size: rows, groups.
     """
 
+def grid_rounding(
+    planes: tuple[float | Buffer, float | Buffer, float | Buffer], n: int, stored: tuple[int, int, float, bool, float]
+) -> float:
+    """The largest error of storing n groups (scale, offset, zero; each a float or float64 [n]) over the largest
+    magnitude of each group. stored: type of the scales, of the offsets (-1: none), the largest code or magnitude,
+    whether codes are integers, and what their zero becomes (NaN: they stay)."""
+
 def read_strip(handle: int, offset: int, stride: int, size: int, out: Buffer) -> int:
     """Lines of `size` bytes of an open file, `stride` apart from offset on, until out is full: how many are whole.
 

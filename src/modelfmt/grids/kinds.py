@@ -33,6 +33,7 @@ __all__ = [
     "regridded",
     "restricted",
     "source",
+    "sources",
 ]
 
 
@@ -105,6 +106,12 @@ def implied_zero(name: str) -> float | None:
         return None
     element = row.element
     return float(1 << (element.bits - 1)) if element.signed and element.kind == "int" else float(element.zero)
+
+
+def sources(expr: Expression) -> list[Expression]:
+    """The grids whose rows, all of them and nothing else, an expression moves; itself where it is more than a move."""
+    whole = isinstance(expr, Reshape | RopePermute | Stack | Concat | Swap)
+    return [source for part in expr.inputs for source in sources(part)] if whole else [expr]
 
 
 def direct(expr: Expression) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["numbers", "packed"]
+__all__ = ["numbers", "packed", "planes_of"]
 
 
 def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
@@ -120,7 +120,7 @@ def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], re
     import numpy as np
 
     size = expr.group or expr.input.shape[-1]
-    scale, offset, zero = _planes(expr.input, rows, np.arange(*groups) * size, reader, turned=expr.turned)
+    scale, offset, zero = planes_of(expr.input, rows, np.arange(*groups) * size, reader, turned=expr.turned)
     if expr.what == "scale":
         found = scale
     elif expr.what == "exponent":  # of a power of two, as an E8M0 byte
@@ -138,8 +138,8 @@ def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], re
     return whole
 
 
-def _planes(
-    expr: Expression, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader, *, turned: bool
+def planes_of(
+    expr: Expression, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader, *, turned: bool = False
 ) -> Planes:
     """Scale, offset and zero of the groups that begin at some columns, from parameters or blocks where these are at
     hand, else from records."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "table", "values"]
+__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "rounding", "table", "values"]
 
 
 def values(rows: Rows, name: str) -> Values:
@@ -106,6 +106,26 @@ def no_place(row: int, column: int, target: str, first: int = 0) -> BadValue:
         hint="the source has changed since the plan was made",
         row=first + row,
         column=column,
+    )
+
+
+def rounding(
+    planes: tuple[float | Values, float | Values, float | Values],
+    count: int,
+    top: float,
+    integer: bool,
+    scale: str,
+    offset: str | None,
+    rezero: float | None,
+) -> float:
+    """The largest error of storing scales, and offsets or whole zeros, in dense types (mf_grid_rounding)."""
+    import numpy as np
+
+    types = kernel_types()
+    to = (types[scale].id, -1 if offset is None else types[offset].id)
+    size, shift, zero = (plane if isinstance(plane, float) else np.ascontiguousarray(plane) for plane in planes)
+    return _kernels.grid_rounding(
+        (size, shift, zero), count, (*to, top, integer, float("nan") if rezero is None else rezero)
     )
 
 
