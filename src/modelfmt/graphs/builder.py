@@ -6,7 +6,8 @@ table of `modelfmt.graphs.standard`, which lowers them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from modelfmt.graphs.weights import Weight
 from modelfmt.grids import Apart, apart
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import Encoded, Expression, Leaf
+from modelfmt.ir.ops import Encoded, Expression, Nearest
+from modelfmt.quant.integers import Integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,36 +41,61 @@ _CONSTANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that lies in
-    a file in another type of float keeps it, and is cast in the graph. blocks: a type of `modelfmt.grids.LAYOUTS`
-    that the matrices of linear layers are quantized to. rounding: how. standard: no operator of another domain.
-    carried: weights that are quantized already, on a grid of integers, stay so, where the operators can say it.
+    """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that is
+    another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
+    blocks: a type of `modelfmt.grids.LAYOUTS`, or integers, that the matrices of linear layers are quantized to.
+    rounding: how, into blocks. profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights
+    that are quantized already, on a grid of integers, stay so, where the operators can say it. accuracy_level: of
+    products with quantized weights (0 or 4, com.microsoft.MatMulNBits).
     """
 
     float_type: str = "FLOAT"
     as_stored: bool = False
-    blocks: str | None = None
+    weight_type: str | None = None
+    blocks: str | Integers | None = None
     rounding: str = "ggml"
-    standard: bool = False
+    profile: str = "auto"
     carried: bool = True
+    accuracy_level: int = 0
+
+    @property
+    def standard(self) -> bool:
+        """Whether there is to be no operator of another domain."""
+        return self.profile == "onnx-standard"
+
+    @property
+    def fused(self) -> bool:
+        """Whether com.microsoft's operators are wanted beyond MatMulNBits."""
+        return self.profile in ("ort", "ort-genai")
 
     def apart(self, expr: Expression) -> Apart | None:
-        """A matrix in tensors of codes, scales and zeros; None where it is dense, or no operator takes it."""
-        if len(expr.shape) != 2:
+        """A matrix, or those of experts, [experts, n, k], in tensors of codes, scales and zeros; None where it is
+        dense, or no operator takes it."""
+        if not 2 <= len(expr.shape) <= 3:
             return None
         if not expr.stored.dense:
             found = apart(expr) if self.carried else None
-        elif self.blocks is None or expr.shape[1] % ENCODINGS[self.blocks].block_elements:
-            found = None
         else:
-            found = apart(Encoded(expr, self.blocks, self.rounding))
+            made = self._quantized(expr)
+            found = None if made is None else apart(made)
         return found if found is not None and self._takes(found) else None
 
+    def _quantized(self, expr: Expression) -> Expression | None:
+        """Dense values as they are asked for; None where they stay, or their rows are no whole blocks."""
+        if isinstance(self.blocks, Integers):
+            bits, block, symmetric = self.blocks.within(expr.shape[-1]) or (0, 0, True)
+            return Nearest(expr, f"U{bits}", block, symmetric, self.float_type == "FLOAT16") if bits else None
+        whole = self.blocks is not None and expr.shape[-1] % ENCODINGS[self.blocks].block_elements == 0
+        return Encoded(expr, self.blocks, self.rounding) if self.blocks is not None and whole else None
+
     def _takes(self, given: Apart) -> bool:
-        """Whether MatMulNBits has such blocks and zero points; DequantizeLinear is written without the latter."""
+        """Whether MatMulNBits has such blocks and zero points, or DequantizeLinear, which has whole ones of whole bytes
+        in a row; four bits of experts cannot be picked out (Gather has no such kernel)."""
         bits, block, zeros = given.layout
+        if self.standard and len(given.scales.shape) > 2:
+            return bits == 8 and not zeros
         if self.standard:
-            return not zeros
+            return not zeros or (given.whole and given.scales.shape[-1] * bits % 8 == 0)
         return block >= LEAST_BLOCK and block.bit_count() == 1 and (bits == 4 or given.whole)
 
 
@@ -93,9 +120,9 @@ class Builder:
 
     def weight(self, weight: Weight) -> str:
         """A weight as a constant in the graph's type; returns its name."""
-        kind = self.float_type
-        if self.form.as_stored and isinstance(weight.expr, Leaf):
-            kind = _FLOATS.get(weight.expr.encoding, kind)
+        kind = self.form.weight_type or self.float_type
+        if self.form.as_stored:
+            kind = _FLOATS.get(weight.expr.stored.name, kind)
         if weight.name not in self.graph.tensors:
             self.graph.tensors[weight.name] = GraphTensor(weight.name, kind, weight.expr.shape, weight.expr)
         if kind == self.float_type:
@@ -115,7 +142,7 @@ class Builder:
         if given.zeros is not None:
             whole = packed and given.whole
             zeros = given.zero_points() if whole else given.zeros
-            found["zero_points"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
+            found["zero_points" if whole else "zeros"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
         for suffix, (kind, expr, shape) in found.items():
             own = f"{weight.name}_{suffix}"
             self.graph.tensors.setdefault(own, GraphTensor(own, kind, shape, expr))
@@ -142,6 +169,25 @@ class Builder:
         self.graph.nodes.append(Node(op, list(inputs), list(names), given, domain, name=first.removesuffix("_out")))
         return tuple(names)
 
+    @contextmanager
+    def branch(self, name: str) -> Iterator[Graph]:
+        """What is made meanwhile goes into a graph of its own, whose constants are those of the graph around it."""
+        outer, made, inner = self.graph.nodes, set(self.made), Graph(name)
+        self.graph.nodes = inner.nodes
+        try:
+            yield inner
+        finally:
+            self.graph.nodes, self.made = outer, made
+
+    def gives(self, branch: Graph, name: str, width: int | None = None) -> None:
+        """Declare an output of a branch; width: it is a hidden state."""
+        shape, role = (None, "") if width is None else ((None, None, width), "hidden")
+        branch.outputs.append(Value(name, self.float_type, shape, role))
+
+    def either(self, which: str, then: Graph, otherwise: Graph, names: Sequence[str]) -> tuple[str, ...]:
+        """Append a choice between two branches, whose outputs are `names`; returns these."""
+        return self.nodes("If", [which], names, domain="", then_branch=then, else_branch=otherwise)
+
     def fresh(self, name: str) -> str:
         """A name that is not in use: with a number behind it, from the second time on."""
         count = self._taken.get(name, 0)
@@ -164,4 +210,6 @@ def attribute(name: str, value: Any) -> Attribute:
     if isinstance(value, GraphTensor):
         return Attribute(name, "TENSOR", value)
     values = list(value)
+    if values and isinstance(values[0], str):
+        return Attribute(name, "STRINGS", [one.encode() for one in values])
     return Attribute(name, "FLOATS" if any(isinstance(one, float) for one in values) else "INTS", values)
