@@ -20,6 +20,7 @@ from modelfmt.ir.ops import (
     Coded,
     Concat,
     Expression,
+    Nearest,
     Numbers,
     Packed,
     Param,
@@ -183,7 +184,7 @@ def _no_place(row: int, column: int, target: str, first: int = 0) -> BadValue:
 
 def records_of(expr: Expression) -> Expression:
     """The same rows of a grid without their codes: what scales and zeros there are, for a fraction of the bytes."""
-    if isinstance(expr, Coded | Regrid):
+    if isinstance(expr, Coded | Regrid | Nearest):
         return msgspec.structs.replace(expr, records=True)
     return with_inputs(expr, records_of)
 
@@ -193,7 +194,7 @@ def restricted(expr: Expression, first: int, last: int, group: int) -> Expressio
     if isinstance(expr, Coded):
         shape = (*expr.shape[:-1], last - first)
         return msgspec.structs.replace(expr, shape=shape, group=group, first=expr.first + first, whole=expr.n_cols)
-    if isinstance(expr, Regrid):
+    if isinstance(expr, Regrid | Nearest):
         return msgspec.structs.replace(expr, first=expr.first + first, width=last - first, group=group)
     if isinstance(expr, Reshape):
         inner = restricted(expr.input, first, last, group)

@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts
-from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
 from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
 
-__all__ = ["configuration", "read", "write"]
+__all__ = ["FORMS", "configuration", "read", "write"]
+
+FORMS = {"int4": Form("asymmetric", "U4", 128)}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 VERSIONS = ("gemm", "gemv")
 _PER_WORD = 8

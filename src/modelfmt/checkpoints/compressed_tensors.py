@@ -17,14 +17,25 @@ from math import gcd
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts, floats, matching, scale_of, viewed
-from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.checkpoints.fp8 import blocks
+from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
 
-__all__ = ["configuration", "read", "write"]
+__all__ = ["FORMS", "configuration", "read", "write"]
+
+FORMS = {
+    "int4": Form("symmetric", "U4", 128, ""),
+    "int4-asymmetric": Form("asymmetric", "U4", 128, ""),
+    "int8": Form("symmetric", "U8", 128, ""),
+    "fp8": Form("e4m3", "E4M3", 0, ""),
+    "fp8-block": Form("e4m3", "E4M3", 128, "F32", rows=128),
+    "mxfp4": Form("MXFP4", "E2M1", 32, fixed=True),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 _FORMATS = (
     *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
@@ -199,8 +210,8 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
         return None
     if own.table == "E2M1":
         return _written_mxfp4(expr, own, reader) or _written_nvfp4(expr, reader, wanted)
-    if own.table == "E4M3" and isinstance(expr, Coded) and len(expr.scales) == 1 and expr.scales[0].rows > 1:
-        return _written_blocks(expr)
+    if (in_blocks := blocks(expr)) is not None:
+        return _written_blocks(*in_blocks)
     if not own.integer and own.table != "E4M3":
         return None
     found = [_form(expr, own, reader, encoding) for encoding in ("F16", "BF16", "F32")]
@@ -264,12 +275,11 @@ def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written 
     return found if wanted.takes(form) or wanted.name == "auto" else None
 
 
-def _written_blocks(expr: Coded) -> Written:
+def _written_blocks(codes: Expression, scale: Expression, block: tuple[int, int]) -> Written:
     """8-bit floats under blocks of rows and columns: other names for the same bytes."""
-    (scale,) = expr.scales
     settings = {"num_bits": 8, "type": "float", "group_size": None, "strategy": "block", "symmetric": True}
-    settings |= {"block_structure": [scale.rows, scale.group], "format": "float-quantized"}
-    return Written({"weight": expr.codes, "weight_scale": scale.input}, verdict(0.0), settings, 8.0)
+    settings |= {"block_structure": list(block), "format": "float-quantized"}
+    return Written({"weight": codes, "weight_scale": scale}, verdict(0.0), settings, 8.0)
 
 
 def _integers(values: tuple[int, ...]) -> Constant:

@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts, floats, scale_of, viewed
-from modelfmt.checkpoints.written import Written
+from modelfmt.checkpoints.written import Form, Written, numbers
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Param, Reader, Reshape
+from modelfmt.ir.ops import Coded, Expression, Nearest, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, verdict
 
-__all__ = ["configuration", "read", "write"]
+__all__ = ["FORMS", "blocks", "configuration", "read", "write"]
+
+FORMS = {"fp8": Form("e4m3", "E4M3", 128, "F32", rows=128)}
+"""Type -> how weights that are not quantized become one."""
 
 _EIGHT = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")
@@ -67,11 +70,24 @@ def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
     """8-bit floats under one scale for each block, as DeepSeek and Qwen have them: other names for the same bytes."""
+    found = blocks(expr)
+    if found is None:
+        return None
+    codes, scale, block = found
+    parts = {"weight": codes, "weight_scale_inv": scale}
+    return Written(parts, verdict(0.0), {"weight_block_size": list(block)}, 8.0)
+
+
+def blocks(expr: Expression) -> tuple[Expression, Expression, tuple[int, int]] | None:
+    """Codes, scales and (rows, columns) of 8-bit floats in blocks that reach over rows; None of anything else."""
+    if isinstance(expr, Nearest) and expr.table == "E4M3" and expr.rows > 1:
+        shape = tuple(-(-n // block) for n, block in zip(expr.shape, (expr.rows, expr.size), strict=True))
+        scale = numbers(expr, "scale", expr.scale, expr.size, rows=expr.rows, shape=shape)
+        return Packed(expr, Packing(8), "F8_E4M3"), scale, (expr.rows, expr.size)
     if not isinstance(expr, Coded) or expr.table != "E4M3" or len(expr.scales) != 1 or expr.scales[0].rows <= 1:
         return None
-    (scale,) = expr.scales
-    parts = {"weight": expr.codes, "weight_scale_inv": scale.input}
-    return Written(parts, verdict(0.0), {"weight_block_size": [scale.rows, scale.group]}, 8.0)
+    (given,) = expr.scales
+    return expr.codes, given.input, (given.rows, given.group)
 
 
 def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:

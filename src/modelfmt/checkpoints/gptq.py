@@ -15,14 +15,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts
-from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.errors import CorruptFile
 from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
 
-__all__ = ["ONES", "configuration", "read", "write"]
+__all__ = ["FORMS", "ONES", "configuration", "read", "write"]
+
+FORMS = {
+    "int4": Form("symmetric", "U4", 128),
+    "int8": Form("symmetric", "U8", 128),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 ONES = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
 """Width -> one in each code of a word; of 3 bits, which straddle words, one for each code by itself."""

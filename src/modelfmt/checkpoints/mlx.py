@@ -12,17 +12,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts, viewed
-from modelfmt.checkpoints.written import Written, group_of, numbers
+from modelfmt.checkpoints.written import Form, Written, group_of, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import INTEGERS, Packing
 from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
 from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
 
-__all__ = ["MODES", "configuration", "read", "write"]
+__all__ = ["FORMS", "MODES", "configuration", "read", "write"]
 
 MODES = {"affine": ("", 0), "mxfp4": ("E2M1", 4), "mxfp8": ("E4M3", 8), "nvfp4": ("E2M1", 4)}
 """Mode -> table and bits; affine has any bits."""
+
+FORMS = {
+    **{f"int{bits}": Form("mlx", f"U{bits}", 64, "") for bits in (4, 8, 6, 5, 3, 2)},
+    "mxfp4": Form("MXFP4", "E2M1", 32, fixed=True),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 _BITS = (1, 2, 3, 4, 5, 6, 8)
 

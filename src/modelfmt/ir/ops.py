@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from modelfmt.ir import coded, computed, moves, op
+from modelfmt.ir import coded, computed, moves, nearest, op
 from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Nested, Numbers, Packed, Param, Regrid
 from modelfmt.ir.computed import (
     AddConstant,
@@ -39,6 +39,7 @@ from modelfmt.ir.moves import (
     Tiled,
     Transpose,
 )
+from modelfmt.ir.nearest import Nearest, NestedCodes, to_grid
 from modelfmt.ir.op import Constant, Leaf, Reader, geometry, row_bytes
 
 __all__ = [
@@ -58,9 +59,11 @@ __all__ = [
     "Finite",
     "FlipBits",
     "Leaf",
+    "Nearest",
     "NegativeExp",
     "NegativeLog",
     "Nested",
+    "NestedCodes",
     "Numbers",
     "Packed",
     "Pad",
@@ -83,6 +86,7 @@ __all__ = [
     "row_bytes",
     "source_label",
     "stored_bytes",
+    "to_grid",
     "with_inputs",
 ]
 
@@ -111,6 +115,8 @@ Expression = (
     | Affine
     | Coded
     | Regrid
+    | Nearest
+    | NestedCodes
     | Packed
     | Numbers
     | Nested
@@ -119,7 +125,7 @@ Expression = (
     | Reinterpret
 )
 
-for _module in (op, moves, computed, coded):
+for _module in (op, moves, computed, coded, nearest):
     vars(_module)["Expression"] = Expression  # msgspec resolves the annotations of fields where their class stands
 
 ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
@@ -130,7 +136,7 @@ def with_inputs(expr: Expression, change: Callable[[Expression], Expression]) ->
     """The same operation over other inputs: `change` of each. Sources of grids and leaves stay as they are."""
     if isinstance(expr, Stack | Concat | Tiled):
         return msgspec.structs.replace(expr, parts=tuple(map(change, expr.parts)))
-    if isinstance(expr, Leaf | Constant | Coded | Regrid | Blocks):
+    if isinstance(expr, Leaf | Constant | Coded | Regrid | Nearest | Blocks):
         return expr
     return msgspec.structs.replace(expr, input=change(expr.input))
 

@@ -20,7 +20,20 @@ from modelfmt import grids
 from modelfmt.errors import LossyError, UsageError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.ops import Coded, Constant, Expression, Param, Reader, geometry, nodes, row_bytes, with_inputs
+from modelfmt.ir.ops import (
+    Cast,
+    Coded,
+    Constant,
+    Expression,
+    Nearest,
+    Param,
+    Reader,
+    Regrid,
+    geometry,
+    nodes,
+    row_bytes,
+    with_inputs,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -382,6 +395,8 @@ def rounding(
     """
     import numpy as np
 
+    if isinstance(expr, Nearest):  # its scales were rounded to their type before codes were chosen
+        return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
     coded = [node for node in nodes(expr) if isinstance(node, Coded)]
     whole = offset is None and len(coded) == sum(
@@ -416,6 +431,8 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
+    if isinstance(expr, Nearest):
+        return expr.zeros
     coded = [node for node in nodes(expr) if isinstance(node, Coded)]
     low, high = float("inf"), float("-inf")
     if coded and all(_zero_bounds(node) is not None for node in coded):
@@ -430,6 +447,11 @@ def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
 def powers(expr: Expression, reader: Reader) -> bool:
     """True where every scale is a power of two that an E8M0 byte holds."""
     import numpy as np
+
+    if isinstance(expr, Nearest):
+        return False
+    if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
+        return True
 
     for records in _records(expr, reader):
         fraction, exponent = np.frexp(records[:, 0])
