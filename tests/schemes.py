@@ -158,6 +158,23 @@ def compressed(bits: int, group: int | None, *, symmetric: bool, scale: torch.dt
     return Scheme(_ct("pack-quantized", bits, "int", symmetric, "group" if group else "channel", group), make)
 
 
+def compressed_act_order(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """weight_g_idx, as compressed-tensors had it until August 2026: the columns as they were, a group for each."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32  # type: ignore[import-untyped]
+
+    order = rng.permutation(weights.shape[1])
+    codes, zeros, scales, values = affine_codes(weights[:, order], 64, 4, rng, symmetric=False)
+    back = np.argsort(order)
+    parts: Arrays = {
+        "weight_packed": pack_to_int32(torch.from_numpy((codes[:, back] - 8).astype(np.int8)), 4),
+        "weight_scale": torch.from_numpy(scales),
+        "weight_zero_point": pack_to_int32(torch.from_numpy((zeros - 8).astype(np.int8)), 4, packed_dim=0).contiguous(),
+        "weight_shape": torch.tensor(weights.shape),
+        "weight_g_idx": torch.from_numpy((np.arange(len(order)) // 64)[back].astype(np.int32)),
+    }
+    return parts, values[:, back]
+
+
 def padded(bits: int) -> Scheme:
     """As compressed-tensors 0.9.4 packed it: floor(32 / bits) codes in a word (pack_quantized.py, pack_to_int32)."""
 
@@ -356,6 +373,7 @@ SCHEMES: dict[str, Scheme] = {
     "ct-int4-sym": compressed(4, 32, symmetric=True),
     "ct-int4-asym": compressed(4, 64, symmetric=False, scale=torch.float16),
     "ct-int4-channel": compressed(4, None, symmetric=True, scale=torch.float16),
+    "ct-int4-act": Scheme(_ct("pack-quantized", 4, "int", False, "group", 64, actorder="group"), compressed_act_order),
     "ct-int8-pack": compressed(8, 64, symmetric=True, scale=torch.float16),
     "ct-int3-dense": compressed(3, 64, symmetric=True, scale=torch.float16),
     "ct-int3-asym": compressed(3, 64, symmetric=False, scale=torch.float16),

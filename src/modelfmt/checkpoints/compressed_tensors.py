@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
+from modelfmt.checkpoints.act_order import in_storage_order
 from modelfmt.checkpoints.coded import FLOATS, Parts, floats, matching, scale_of, viewed
 from modelfmt.checkpoints.fp8 import blocks
 from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
@@ -41,6 +42,7 @@ _FORMATS = (
     *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
+_ACT_ORDER = "act-order (weight_g_idx) is read by compressed-tensors up to 0.20.0: GPTQ is the scheme that keeps it"
 _PARTS = ("weight_packed", "weight", "weight_scale", "weight_zero_point", "weight_shape", "weight_global_scale")
 _ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
 _CACHE = ("k_scale", "v_scale", "k_zero_point", "v_zero_point")
@@ -205,6 +207,7 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     Integers with whole zeros, packed; 8-bit floats; four-bit floats under powers of two. Scales take the first of
     float16, bfloat16 and float32 that holds them as exactly as asked.
     """
+    expr, order = in_storage_order(expr)
     own = grid.parse(expr.stored.name)
     if len(expr.shape) != 2 or own.group < LEAST:
         return None
@@ -214,14 +217,14 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
         return _written_blocks(*in_blocks)
     if not own.integer and own.table != "E4M3":
         return None
-    found = [_form(expr, own, reader, encoding) for encoding in ("F16", "BF16", "F32")]
+    found = [_form(expr, own, reader, encoding, order) for encoding in ("F16", "BF16", "F32")]
     usable = [row for row in found if row is not None]
     exact = (row for row in usable if row.verdict.kind == "exact")
     near = (row for row in usable if wanted.takes(row.verdict))
     return next(exact, None) or next(near, None) if wanted.name == "auto" else next(near, None)
 
 
-def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str) -> Written | None:
+def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str, order: Expression | None) -> Written | None:
     n_rows, n_cols = expr.shape
     group = own.group
     settings: dict[str, Any] = {"group_size": None, "strategy": "channel", "symmetric": True}
@@ -243,7 +246,11 @@ def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str) -> Wr
     if not settings["symmetric"]:
         words = (-(-n_rows * bits // 32), n_cols // group)
         parts["weight_zero_point"] = numbers(expr, "zero", "I32", group, bits=bits, along="rows", shape=words)
-    return Written(parts, verdict(error), settings, bits + 8 * ENCODINGS[encoding].block_bytes / group)
+    if order is not None:
+        settings["actorder"] = "group"
+        parts["weight_g_idx"] = Reshape(order, (n_cols,))
+    size = bits + 8 * ENCODINGS[encoding].block_bytes / group
+    return Written(parts, verdict(error), settings, size, "" if order is None else _ACT_ORDER)
 
 
 def _written_mxfp4(expr: Expression, own: grid.Grid, reader: Reader) -> Written | None:

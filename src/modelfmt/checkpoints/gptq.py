@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelfmt.checkpoints.act_order import in_storage_order
 from modelfmt.checkpoints.coded import FLOATS, Parts
 from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.errors import CorruptFile
@@ -107,6 +108,7 @@ def _index(parts: Parts, module: str, n_cols: int, n_groups: int, group: int) ->
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     """A grid of whole zeros as version 2, [out, in]; None where there is no such form within a policy."""
+    expr, order = in_storage_order(expr)
     own = grid.parse(expr.stored.name)
     if len(expr.shape) != 2 or own.group < LEAST or not own.integer or grid.INTEGERS[own.table] not in ONES:
         return None
@@ -115,15 +117,16 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     if not 0 <= low <= high <= own.limit or n_cols * bits % 32 or n_rows * bits % 32:
         return None
     form = verdict(rounding(expr, reader, scale="F16"))
-    index = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
+    plain = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
     shape = (n_cols // group, n_rows * bits // 32)
     parts: dict[str, Expression] = {
         "qweight": Packed(expr, Packing(bits, "words"), "I32"),
         "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=bits, shape=shape),
         "scales": numbers(expr, "scale", "F16", group, turned=True),
-        "g_idx": Constant(index, (n_cols,), "I32"),
+        "g_idx": Constant(plain, (n_cols,), "I32") if order is None else Reshape(order, (n_cols,)),
     }
     settings = {"bits": bits, "group_size": -1 if group == n_cols else group, "sym": low == high == 1 << (bits - 1)}
+    settings["desc_act"] = order is not None
     return Written(parts, form, settings, bits + (16 + bits) / group) if wanted.takes(form) else None
 
 
@@ -141,7 +144,7 @@ def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str
         "quant_method": "gptq",
         "bits": bits,
         "group_size": group,
-        "desc_act": False,
+        "desc_act": any(row["desc_act"] for row in modules.values()),
         "sym": all(row["sym"] for row in modules.values()),
         "lm_head": False,
         "checkpoint_format": "gptq_v2",

@@ -22,12 +22,13 @@ LEAST = 16
 @dataclass(frozen=True)
 class Written:
     """parts: suffix of the module's name -> expression. settings: what the configuration says of it. bits: stored bits
-    for each weight, parameters included."""
+    for each weight, parameters included. note: what is to be said of all that have this form."""
 
     parts: Mapping[str, Expression]
     verdict: Verdict
     settings: Mapping[str, Any] = field(default_factory=dict)
     bits: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)

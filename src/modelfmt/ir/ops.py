@@ -28,6 +28,7 @@ from modelfmt.ir.computed import (
 from modelfmt.ir.moves import (
     Concat,
     FlipBits,
+    GroupOrder,
     Pad,
     Reinterpret,
     Reshape,
@@ -58,6 +59,7 @@ __all__ = [
     "Expression",
     "Finite",
     "FlipBits",
+    "GroupOrder",
     "Leaf",
     "Nearest",
     "NegativeExp",
@@ -109,6 +111,7 @@ Expression = (
     | Finite
     | AddLowRank
     | Pad
+    | GroupOrder
     | Strided
     | Tiled
     | FlipBits

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from modelfmt import grids
-from modelfmt.checkpoints import from_gguf
+from modelfmt.checkpoints import act_order, from_gguf
 from modelfmt.checkpoints.written import LEAST, Form, Written, on_grid
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
@@ -44,6 +44,7 @@ SCHEMES = {
 
 SHARD_SIZE = 5 * 10**9
 _EMBEDDINGS = {"mlx"}
+_ACT_ORDER = {"gptq", "compressed-tensors"}
 _LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _SIZES = (128, 64, 32, 16)
 _KEPT = re.compile(r"embed|lm_head|norm|router|gate\.weight$|shared_expert_gate|visual|vision|audio|\.wpe\.|\.wte\.")
@@ -58,6 +59,9 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     """One draft: the scheme is options.target. Raises UnsupportedError, UsageError, LossyError (transcode)."""
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[options.target]}")
     tensors, files, config, losses, notes = _source(model)
+    if options.target not in _ACT_ORDER:
+        tensors, more = act_order.folded(tensors)
+        notes += more
     reader = Evaluator(model.files)
     chooser = _Chooser(scheme, tensors, config, wanted, options, reader)
     chosen: dict[str, DraftTensor] = {}
@@ -75,6 +79,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
             continue
         module = name.removesuffix(".weight")
         modules[module] = written.settings
+        notes += [Note("scheme", written.note)] if written.note else []
         chosen |= _drafted(module, written, quantized=name in chooser.quantized)
     if not modules:
         raise UnsupportedError(
