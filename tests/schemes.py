@@ -230,6 +230,17 @@ def compressed_int8(weights: NDArray[np.float32], rng: np.random.Generator) -> M
     return parts, codes.astype(np.float64) * scales.astype(np.float64)
 
 
+def compressed_int8_asymmetric(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """int-quantized with zero points: plain bytes, one for each row."""
+    low, high = np.minimum(weights.min(1), 0), np.maximum(weights.max(1), 0)
+    scales = ((high - low) / 255).astype(np.float16).astype(np.float32)[:, None]
+    zeros = np.clip(np.rint(-128 - low[:, None] / scales), -128, 127).astype(np.int8)
+    zeros[0], zeros[1] = -128, 127
+    codes = np.clip(np.rint(weights / scales) + zeros, -128, 127).astype(np.int8)
+    parts = {"weight": codes, "weight_scale": scales, "weight_zero_point": zeros}
+    return _tensors(parts), (codes.astype(np.float64) - zeros) * scales.astype(np.float64)
+
+
 def float8(block: tuple[int, int] | None, name: str, *, power: bool = False, channel: bool = False):
     """F8_E4M3 by torch, under a scale for the tensor, the row or a block (ragged at the edges)."""
 
@@ -300,6 +311,16 @@ def mxfp4(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
         "weight_scale": torch.from_numpy(np.array(scales).copy()),
     }
     return parts, values.astype(np.float64)
+
+
+def mxfp8(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """Codes, scales and values by MLX, in compressed-tensors' parts."""
+    import mlx.core as mx  # type: ignore[import-not-found,unused-ignore]
+
+    packed, scales = mx.quantize(mx.array(weights), group_size=32, bits=8, mode="mxfp8")
+    values = np.array(mx.dequantize(packed, scales, group_size=32, bits=8, mode="mxfp8").astype(mx.float32))
+    codes = torch.from_numpy(np.array(packed).view(np.uint8).copy()).view(torch.float8_e4m3fn)
+    return {"weight": codes, "weight_scale": torch.from_numpy(np.array(scales).copy())}, values.astype(np.float64)
 
 
 def bitsandbytes4(kind: str, nested: bool, block: int = 64):
@@ -382,6 +403,7 @@ SCHEMES: dict[str, Scheme] = {
     "ct-int5-padded": padded(5),
     "ct-int6-dense": compressed(6, 64, symmetric=True, scale=torch.float16),
     "ct-int8": Scheme(_ct("int-quantized", 8, "int", True, "channel"), compressed_int8),
+    "ct-int8-asym": Scheme(_ct("int-quantized", 8, "int", False, "channel"), compressed_int8_asymmetric),
     "ct-fp8": Scheme(_ct("float-quantized", 8, "float", True, "tensor"), float8(None, "weight_scale")),
     "ct-fp8-channel": Scheme(
         _ct("float-quantized", 8, "float", True, "channel"), float8(None, "weight_scale", channel=True)
@@ -404,6 +426,12 @@ SCHEMES: dict[str, Scheme] = {
     **{f"mlx-{bits}": mlx(bits, 64) for bits in (2, 3, 4, 5, 6, 8)},
     "mlx-mxfp4": mlx(4, 32, "mxfp4"),
     "mlx-mxfp8": mlx(8, 32, "mxfp8"),
+    "mlx-nvfp4": mlx(4, 16, "nvfp4"),
+    "ct-mxfp8": Scheme(_ct("mxfp8-quantized", 8, "float", True, "group", 32), mxfp8),
+    "fbgemm-fp8": Scheme(
+        {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]},
+        float8(None, "weight_scale", channel=True),
+    ),
 }
 
 

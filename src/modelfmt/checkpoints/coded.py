@@ -31,7 +31,7 @@ SMALL = 1 << 22
 class Parts:
     """The tensors of a checkpoint while conventions are taken out of them.
 
-    settings: the quantization section of the configuration. skipped: what has no effect on weights.
+    settings: the quantization section of the configuration. metadata: what the headers of the files say.
     """
 
     path: str
@@ -39,6 +39,7 @@ class Parts:
     settings: Mapping[str, Any]
     reader: Reader
     config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 
     def modules(self, suffix: str) -> Iterator[str]:

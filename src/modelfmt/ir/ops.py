@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from modelfmt.ir import coded, computed, moves, nearest, op
-from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Nested, Numbers, Packed, Param, Regrid
+from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Fields, Nested, Numbers, Packed, Param, Regrid
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
@@ -57,6 +57,7 @@ __all__ = [
     "Constant",
     "Dequantize",
     "Expression",
+    "Fields",
     "Finite",
     "FlipBits",
     "GroupOrder",
@@ -125,6 +126,7 @@ Expression = (
     | Nested
     | Blocks
     | BlockPart
+    | Fields
     | Reinterpret
 )
 
