@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import gcd, prod
@@ -175,7 +176,8 @@ def _written(kind: str, codes: Expression, state: Mapping[str, Any], scales: Map
         _STATE + kind: Constant(text, (len(text),), "U8"),
     }
     block = state["blocksize"]
-    return Written(parts, verdict(0.0), {"kind": kind, "nested": bool(nested)}, 4 + (8 if nested else 32) / block)
+    settings = {"kind": kind, "nested": bool(nested), "dtype": state["dtype"]}
+    return Written(parts, verdict(0.0), settings, 4 + (8 if nested else 32) / block)
 
 
 def _mean(scales: Expression, reader: Reader) -> float:
@@ -215,7 +217,7 @@ def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str
         "load_in_8bit": False,
         "bnb_4bit_quant_type": "nf4" if "nf4" in kinds else "fp4",
         "bnb_4bit_use_double_quant": any(row["nested"] for row in modules.values()),
-        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_compute_dtype": Counter(row["dtype"] for row in modules.values()).most_common(1)[0][0],
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_enable_fp32_cpu_offload": False,
         "llm_int8_has_fp16_weight": False,

@@ -19,7 +19,7 @@ from modelfmt.ir.grid import INTEGERS, Packing
 from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
 from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
 
-__all__ = ["FORMS", "MODES", "configuration", "read", "write"]
+__all__ = ["FORMS", "MODES", "adapted", "configuration", "read", "write"]
 
 MODES = {"affine": ("", 0), "mxfp4": ("E2M1", 4), "mxfp8": ("E4M3", 8), "nvfp4": ("E2M1", 4)}
 """Mode -> table and bits; affine has any bits."""
@@ -121,6 +121,16 @@ def _small(expr: Expression, mode: str, bits: int, group: int) -> Written:
         "scales": numbers(expr, "exponent", "U8", group),
     }
     return Written(parts, verdict(0.0), {"group_size": group, "bits": bits, "mode": mode}, bits + 8 / group)
+
+
+def adapted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with what mlx-lm looks for: rope_theta and rope_scaling beside the rope_parameters of transformers
+    5."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" in config or not isinstance(rope.get("rope_theta"), int | float):
+        return dict(config)
+    scaling = None if rope.get("rope_type", "default") == "default" else rope
+    return {**config, "rope_theta": rope["rope_theta"], "rope_scaling": config.get("rope_scaling") or scaling}
 
 
 def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:

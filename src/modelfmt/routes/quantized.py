@@ -90,7 +90,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         )
     if chooser.quantized:
         notes.append(Note("weights", chooser.said))
-    config |= scheme.configuration(modules, others)
+    config = getattr(scheme, "adapted", dict)(config) | scheme.configuration(modules, others)
     files["config.json"] = pretty(config)
     entries = [Entry(name, row.encoding, row.expr.shape) for name, row in chosen.items()]
 
