@@ -1,4 +1,4 @@
-"""Folders in the programs that they are for: transformers loads them on a CPU, and the network is that of the values."""
+"""Folders in the programs that they are for: transformers loads them on a CPU, and the network is the same."""
 
 from __future__ import annotations
 

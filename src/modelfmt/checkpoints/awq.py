@@ -70,7 +70,7 @@ def _gemv(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
     n_cols = n_words * _PER_WORD
     group = _group(parts, size, n_cols)
     scales, zeros = parts.need(module, "scales", *FLOATS), parts.need(module, "qzeros", "I32")
-    width = zeros.shape[-1]
+    width = zeros.shape[-1] if zeros.shape else 0
     parts.shape(f"{module}.qzeros", zeros, (n_rows, max(width, -(-n_cols // group // _PER_WORD))))
     parts.shape(f"{module}.scales", scales, (n_rows, width * _PER_WORD), (n_rows, n_cols // group))
     zero = Param(zeros, group=group, bits=4, along="groups")

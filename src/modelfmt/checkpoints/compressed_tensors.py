@@ -17,7 +17,7 @@ from math import gcd
 from typing import Any
 
 from modelfmt.checkpoints.act_order import in_storage_order
-from modelfmt.checkpoints.coded import FLOATS, Parts, floats, matching, scale_of, viewed
+from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, group_index, matching, scale_of, viewed
 from modelfmt.checkpoints.fp8 import blocks
 from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.ir import grid
@@ -64,8 +64,10 @@ def read(parts: Parts) -> None:
 def _check(parts: Parts) -> None:
     if parts.settings.get("transform_config"):
         raise parts.refused("transform_config", "transforms of weights", "none")
-    if parts.settings.get("sparsity_config", {}).get("format") not in (None, "dense"):
-        raise parts.refused("sparsity_config", parts.settings["sparsity_config"].get("format"), "dense")
+    sparsity = parts.settings.get("sparsity_config")
+    sparse = sparsity.get("format") if isinstance(sparsity, dict) else sparsity
+    if sparse not in (None, "dense"):
+        raise parts.refused("sparsity_config", sparse, "dense")
     groups = parts.settings.get("config_groups")
     groups = groups if isinstance(groups, dict) else {}
     named = [parts.settings.get("format"), *(g.get("format") for g in groups.values() if isinstance(g, dict))]
@@ -78,12 +80,16 @@ def _scheme(parts: Parts, module: str) -> Mapping[str, Any]:
     """The weights' arguments of the group that a module belongs to: one that names it, else one of a class."""
     groups = parts.settings.get("config_groups")
     rows = [row for row in groups.values() if isinstance(row, dict)] if isinstance(groups, dict) else []
-    named = [row for row in rows if any(matching(str(target), module) for target in row.get("targets") or ())]
+    named = [row for row in rows if any(matching(target, module) for target in _texts(row.get("targets")))]
     found = next(iter(named or rows), {})
     weights = found.get("weights")
     if not isinstance(weights, dict):
         raise parts.refused("config_groups", found.get("weights"), f"a scheme for the weights of {module}")
     return {**weights, "format": found.get("format") or parts.settings.get("format")}
+
+
+def _texts(found: object) -> list[str]:
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _module(parts: Parts, module: str, scheme: Mapping[str, Any]) -> Coded:
@@ -121,21 +127,13 @@ def _packed(parts: Parts, module: str, packed: Expression, bits: int) -> Coded:
     index = parts.get(module, "weight_g_idx", "I32")
     if index is not None:
         parts.shape(f"{module}.weight_g_idx", index, (n_cols,))
-        index = _index(parts, module, index, group)
+        index = group_index(parts, f"{module}.weight_g_idx", index, n_cols // group, group)
     label = f"compressed-tensors int{bits}, group {group}" + (", act-order" if index is not None else "")
     own = group if index is None else 1
     packing = Packing(bits, "padded" if is_padded else "rows")
     if index is not None and is_padded:
         raise parts.refused(f"{module}.weight_packed", "padded words with weight_g_idx", "dense words")
     return Coded(packed, packing, shape, f"U{bits}", own, (scale,), zero, index=index, label=label)
-
-
-def _index(parts: Parts, module: str, index: Expression, group: int) -> Expression | None:
-    import numpy as np
-
-    found = parts.array(index, f"{module}.weight_g_idx")
-    plain = np.array_equal(found, np.arange(len(found)) // group) or (len(found) > 0 and found[0] < 0)
-    return None if plain else Reshape(index, (1, len(found)))
 
 
 def _zero(
@@ -164,7 +162,7 @@ def _bytes(parts: Parts, module: str, weight: Expression, scheme: Mapping[str, A
     scale = parts.need(module, "weight_scale", *FLOATS, "U8", "F8_E8M0")
     place = f"{module}.weight_scale"
     block = scheme.get("block_structure")
-    pair = (int(block[0]), int(block[1])) if isinstance(block, list) and len(block) == 2 else None
+    pair = block_of(block)
     if scale.stored.name == "U8":
         scale = viewed(scale, "F8_E8M0", scale.shape, parts, place)
     param, group = scale_of(parts, place, scale, weight.shape, pair)
@@ -185,6 +183,8 @@ def _of(group: int, weight: Expression) -> str:
 
 def _fours(parts: Parts, module: str, packed: Expression) -> Coded:
     packed = parts.need(module, "weight_packed", "U8")
+    if not packed.shape:
+        raise parts.refused(f"{module}.weight_packed", [], "a matrix")
     *outer, n_bytes = packed.shape
     shape, place = (*outer, 2 * n_bytes), f"{module}.weight_scale"
     scale = parts.need(module, "weight_scale", "U8", "F8_E8M0", "F8_E4M3")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelfmt.checkpoints.coded import FLOATS, Parts, floats, scale_of, viewed
+from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, scale_of, viewed
 from modelfmt.checkpoints.written import Form, Written, numbers
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.grid import Packing
@@ -49,16 +49,16 @@ def _eight(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
     scale = parts.need(module, name, *FLOATS, "F8_E8M0", "U8")
     if scale.stored.name == "U8":
         scale = viewed(scale, "F8_E8M0", scale.shape, parts, f"{module}.{name}")
-    size = parts.settings.get("weight_block_size")
-    block = (128, 128) if name == "weight_scale_inv" else None
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size):
-        block = (size[0], size[1])
+    given = block_of(parts.settings.get("weight_block_size"))
+    block = given or ((128, 128) if name == "weight_scale_inv" else None)
     param, group = scale_of(parts, f"{module}.{name}", scale, weight.shape, block)
     label = "FP8" + (f", blocks of {block[0]} x {block[1]}" if group != weight.shape[-1] and block else "")
     return floats(parts, module, "weight", weight, (param,), group, label)
 
 
 def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
+    if not weight.shape:
+        raise parts.refused(f"{module}.weight", [], "a matrix")
     *outer, n_bytes = weight.shape
     shape = (*outer, 2 * n_bytes)
     param, group = scale_of(parts, f"{module}.{name}", parts.need(module, name, "F8_E4M3"), shape, None)

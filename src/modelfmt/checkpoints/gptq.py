@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelfmt.checkpoints.act_order import in_storage_order
-from modelfmt.checkpoints.coded import FLOATS, Parts
+from modelfmt.checkpoints.coded import FLOATS, Parts, group_index
 from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
-from modelfmt.errors import CorruptFile
 from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
@@ -65,7 +64,10 @@ def _module(parts: Parts, module: str, less_one: bool) -> Coded:
     parts.shape(f"{module}.qzeros", zeros, (n_groups, n_rows * bits // 32))
     size = parts.integer("group_size", -1)
     group = _group(parts, module, n_cols, n_groups, size)
-    index = _index(parts, module, n_cols, n_groups, group)
+    index = parts.get(module, "g_idx", "I32")
+    if index is not None:
+        parts.shape(f"{module}.g_idx", index, (n_cols,))
+        index = group_index(parts, f"{module}.g_idx", index, n_groups, group)
     zero = Param(zeros, turned=True, group=group, bits=bits, along="rows", add=ONES[bits] if less_one else 0)
     scale = Param(scales, turned=True, group=group)
     label = f"GPTQ int{bits}, group {group}" + (", act-order" if index is not None else "")
@@ -82,28 +84,6 @@ def _group(parts: Parts, module: str, n_cols: int, n_groups: int, size: int) -> 
     if group <= 0:
         raise parts.refused("group_size", size, f"{n_groups} equal groups of {n_cols} columns of {module}")
     return group
-
-
-def _index(parts: Parts, module: str, n_cols: int, n_groups: int, group: int) -> Expression | None:
-    """g_idx, where it is not the plain order of groups."""
-    import numpy as np
-
-    found = parts.get(module, "g_idx", "I32")
-    if found is None:
-        return None
-    parts.shape(f"{module}.g_idx", found, (n_cols,))
-    index = parts.array(found, f"{module}.g_idx")
-    if n_cols and not (index.min() >= 0 and index.max() < n_groups):
-        raise CorruptFile(
-            "g_idx names a group that is not there",
-            code="group-index",
-            path=parts.path,
-            place=f"{module}.g_idx",
-            found=int(index.max()),
-            allowed=f"0 to {n_groups - 1}",
-        )
-    plain = np.array_equal(index, np.arange(n_cols) // group)
-    return None if plain else Reshape(found, (1, n_cols))
 
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:

@@ -8,7 +8,7 @@ bitpack.py. Not here: scales and zeros that are quantized themselves.
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import gcd, isfinite, prod
 
 from modelfmt.checkpoints.coded import FLOATS, Parts, viewed
 from modelfmt.ir.grid import Packing
@@ -36,7 +36,12 @@ def read(parts: Parts) -> None:
 
 def _number(parts: Parts, module: str, part: str, default: float) -> float:
     found = parts.get(module, part)
-    return default if found is None else float(parts.array(found, f"{module}.{part}").astype("f8")[0])
+    if found is None:
+        return default
+    values = parts.array(found, f"{module}.{part}").astype("f8")
+    if values.size != 1 or not isfinite(values[0]):
+        raise parts.refused(f"{module}.{part}", values.tolist()[:4], "one number")
+    return float(values[0])
 
 
 def _module(parts: Parts, module: str) -> Coded:

@@ -44,13 +44,15 @@ def _module(parts: Parts, module: str) -> Coded:
     own = parts.settings.get(module)
     settings = {**parts.settings, **own} if isinstance(own, dict) else parts.settings
     mode = settings.get("mode") or "affine"
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise parts.refused("mode", mode, ", ".join(MODES))
     table, bits = MODES[mode]
     bits = bits or settings.get("bits", 4)
-    if bits not in _BITS:
+    if not isinstance(bits, int) or bits not in _BITS:
         raise parts.refused("bits", bits, ", ".join(map(str, _BITS)))
     weight, scales = parts.need(module, "weight", "U32"), parts.need(module, "scales", *FLOATS, "U8")
+    if not weight.shape:
+        raise parts.refused(f"{module}.weight", [], "a matrix")
     *outer, n_words = weight.shape
     n_cols, n_groups = n_words * 32 // bits, scales.shape[-1] if scales.shape else 0
     shape, group = (*outer, n_cols), n_cols // max(n_groups, 1)

@@ -36,6 +36,8 @@ def read(parts: Parts) -> None:
         scales = parts.tensors.get(f"{module}_scales")
         if scales is None or blocks.stored.name != "U8" or scales.stored.name not in ("U8", "F8_E8M0"):
             raise parts.refused(name, blocks.stored.name, "U8, with scales beside it")
+        if len(blocks.shape) < 2:
+            raise parts.refused(name, list(blocks.shape), "blocks of 16 bytes")
         *outer, n_blocks, n_bytes = blocks.shape
         parts.shape(name, blocks, (*outer, n_blocks, _BLOCK // 2))
         parts.shape(f"{module}_scales", scales, (*outer, n_blocks))

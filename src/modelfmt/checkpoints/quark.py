@@ -64,7 +64,7 @@ def _means(pattern: str, module: str) -> bool:
 
 def _fours(parts: Parts, module: str, weight: Expression, settings: Mapping[str, Any], kind: str) -> Coded:
     export = parts.settings.get("export")
-    method = (export.get("pack_method") if isinstance(export, dict) else None) or "reorder"
+    method = str((export.get("pack_method") if isinstance(export, dict) else None) or "reorder")
     if method not in _METHODS or settings.get("qscheme") != "per_group" or len(weight.shape) != 2:
         raise parts.refused(
             f"{module}.weight", (method, settings.get("qscheme")), "a matrix, per_group, reorder or order"
