@@ -31,6 +31,7 @@ from modelfmt.ir.ops import (
     Slice,
     Stack,
     Swap,
+    Widened,
     geometry,
     row_bytes,
     with_inputs,
@@ -58,6 +59,7 @@ __all__ = [
     "source",
     "tile",
     "values",
+    "widened",
     "zeros_of",
 ]
 
@@ -93,6 +95,9 @@ _TABLES = {
 BLOCKS = ("TQ2_0", "Q2_0", "MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Types whose blocks are made from grids, smallest first."""
 
+_WHOLE = {"E2M1": (("U5", 0.5), ("U8", 0.5)), "IQ4": (("U8", 1.0),)}
+"""Table -> integers that hold it, and of which number its values are multiples."""
+
 _LAYS = {"rows": 0, "words": 1, "columns": 2}
 _ORDERS = {"low": 0, "high": 1, "awq": 2}
 _AWQ = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -114,6 +119,17 @@ def regridded(expr: Expression) -> Expression:
             "the values of this type lie on no grid", code="no-grid", found=name, allowed=", ".join(GROUPS)
         )
     return Regrid(expr, _TABLES[name], GROUPS[name])
+
+
+def widened(expr: Expression) -> list[Expression]:
+    """A grid of a table whose values are whole multiples of one number, as grids of integers, the smallest first."""
+    own = grid.parse(expr.stored.name)
+    found: list[Expression] = []
+    for table, factor in _WHOLE.get(own.table, ()):
+        zero = 1 << grid.INTEGERS[table] - 1
+        codes = tuple(int(value / factor) + zero for value in grid.TABLES[own.table])
+        found.append(Widened(expr, table, codes, float(zero), factor))
+    return found
 
 
 def tile(expr: Expression, start: int, stop: int, reader: Reader) -> Rows:

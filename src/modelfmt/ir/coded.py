@@ -33,6 +33,7 @@ __all__ = [
     "Packed",
     "Param",
     "Regrid",
+    "Widened",
 ]
 
 
@@ -220,6 +221,38 @@ class Nested(Computed, frozen=True):
         table = np.array(self.table, np.float32)
         found = table[codes.reshape(-1)] * scales[blocks - first] + np.float32(self.offset)
         made: Rows = found.reshape(codes.shape).view(np.uint8)
+        return made
+
+
+class Widened(Op, frozen=True):
+    """Rows of a grid whose table has multiples of one number, as integers of more bits: codes[i] is what code i
+    becomes, zero that of nothing, and scales are taken times `factor`, a power of two."""
+
+    input: Expression
+    table: str
+    codes: tuple[int, ...]
+    zero: float
+    factor: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    @property
+    def stored(self) -> Encoding:
+        own = grid.parse(self.input.stored.name)
+        return ENCODINGS[grid.grid_name("-" if own.table == "-" else self.table, own.group, own.n_cols)]
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        own = grid.parse(self.input.stored.name)
+        rows = reader.rows(self.input, start, stop)
+        head = own.n_cols // own.group * grid.RECORD
+        records = np.ascontiguousarray(rows[:, :head]).view(np.float64).reshape(len(rows), -1, 3)
+        records = records * np.array([self.factor, 1.0, 0.0]) + np.array([0.0, 0.0, self.zero])
+        codes = np.array(self.codes, np.uint8)[rows[:, head:]]
+        made: Rows = np.concatenate([records.reshape(len(rows), -1).view(np.uint8), codes], axis=1)
         return made
 
 

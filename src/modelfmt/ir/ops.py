@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from modelfmt.ir import coded, computed, moves, nearest, op
-from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Fields, Nested, Numbers, Packed, Param, Regrid
+from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Fields, Nested, Numbers, Packed, Param, Regrid, Widened
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
@@ -83,6 +83,7 @@ __all__ = [
     "Swap",
     "Tiled",
     "Transpose",
+    "Widened",
     "geometry",
     "nodes",
     "read_bytes",
@@ -127,6 +128,7 @@ Expression = (
     | Blocks
     | BlockPart
     | Fields
+    | Widened
     | Reinterpret
 )
 

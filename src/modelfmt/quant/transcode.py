@@ -29,6 +29,7 @@ from modelfmt.ir.ops import (
     Param,
     Reader,
     Regrid,
+    Widened,
     geometry,
     nodes,
     row_bytes,
@@ -252,7 +253,7 @@ def _plain(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> boo
     if target not in _SYMMETRIC or own.group % ENCODINGS[target].block_elements:
         return False
     middle, top = _SYMMETRIC[target]
-    if own.limit > top:
+    if own.limit > top or any(isinstance(node, Widened) for node in nodes(expr)):
         return False
     for node in nodes(expr):
         if isinstance(node, Coded):
@@ -398,9 +399,11 @@ def rounding(
     if isinstance(expr, Nearest):  # its scales were rounded to their type before codes were chosen
         return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
-    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
-    whole = offset is None and len(coded) == sum(
-        is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr)
+    coded = _sources(expr)
+    whole = (
+        offset is None
+        and bool(coded)
+        and len(coded) == sum(is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr))
     )
     if whole and all(_zero_bounds(node) and scales_fit(node, scale, reader) for node in coded):
         return 0.0
@@ -421,6 +424,12 @@ def rounding(
     return worst
 
 
+def _sources(expr: Expression) -> list[Coded]:
+    """The tensors of codes behind a grid, where their zeros are its own."""
+    found = nodes(expr)
+    return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
+
+
 def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
     """The whole numbers nearest to the zeros that say the same as zero and offset."""
     import numpy as np
@@ -433,7 +442,7 @@ def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
     if isinstance(expr, Nearest):
         return expr.zeros
-    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
+    coded = _sources(expr)
     low, high = float("inf"), float("-inf")
     if coded and all(_zero_bounds(node) is not None for node in coded):
         stored = [grids.zeros_of(node, reader) for node in coded]

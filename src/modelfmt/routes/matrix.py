@@ -168,7 +168,8 @@ def _gguf(expr: Expression, reader: Evaluator) -> str:
 def _folder(expr: Expression, target: str, reader: Evaluator) -> str:
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[target]}")
     given = Reshape(expr, (1, N, K)) if target == "mxfp4" else expr  # a scheme for stacked experts alone
-    written = scheme.write(given, reader, transcode.policy("auto"))
+    tries = (scheme.write(one, reader, transcode.policy("auto")) for one in (given, *grids.widened(given)))
+    written = next((one for one in tries if one is not None), None)
     if written is None:
         return "-"
     bits = written.settings.get("bits") or written.settings.get("num_bits")

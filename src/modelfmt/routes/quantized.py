@@ -150,7 +150,8 @@ class _Chooser:
         target = self.options.target
         expr = None if self.anew else _grid(given, turned=target == "mxfp4")
         if expr is not None and (target in _EMBEDDINGS or "embed" not in name):
-            written: Written | None = self.scheme.write(expr, self.reader, self.policy)
+            tries = (self.scheme.write(one, self.reader, self.policy) for one in (expr, *grids.widened(expr)))
+            written: Written | None = next((one for one in tries if one is not None), None)
             if written is not None and written.verdict.kind != "exact":
                 detail = f"{transcode.label(expr)} to {target}, within {written.verdict.bound:.1e}"
                 return written, Loss("approximated", name, detail)
