@@ -1,6 +1,6 @@
 """Tiny checkpoints of the real transformers classes, and what they compute, beside the ONNX graphs made of them.
 
-python tests/onnx_models.py [NAME ...] [--f16] [--gguf]
+python tests/onnx_models.py [NAME ...] [--f16] [--gguf] [--profile ort]
 """
 
 from __future__ import annotations
@@ -93,6 +93,17 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 NEOX = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64}
 FALCON = {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False}
 MOE = EXPERTS | {"num_local_experts": 4}
+APART = {
+    "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+MELLUM = EXPERTS | {
+    "num_experts": 4,
+    "moe_intermediate_size": 32,
+    "sliding_window": 5,
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+}
 FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "arcee": ("ArceeConfig", DECODER),
     "starcoder2": ("Starcoder2Config", DECODER),
@@ -117,12 +128,54 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "falcon": ("FalconConfig", SMALL | FALCON),
+    "exaone4-sliding": (
+        "Exaone4Config",
+        DECODER | {"sliding_window": 5, "sliding_window_pattern": 4, "num_hidden_layers": 5},
+    ),
+    "gemma2-uncapped": (
+        "Gemma2Config",
+        DECODER
+        | {"head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 40}
+        | {"final_logit_softcapping": None, "attn_logit_softcapping": None},
+    ),
+    "gemma3-scaled": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 32, "sliding_window": 5, "query_pre_attn_scalar": 24, "num_hidden_layers": 7},
+    ),
+    "olmo2-tied": ("Olmo2Config", DECODER | {"tie_word_embeddings": True}),
+    "qwen2-wide": ("Qwen2Config", DECODER | {"head_dim": 32}),
+    "phi3-wide": ("Phi3Config", DECODER | {"pad_token_id": 0, "sliding_window": None, "head_dim": 32}),
+    "granite-wide": ("GraniteConfig", DECODER | {"head_dim": 32}),
+    "starcoder2-wide": ("Starcoder2Config", DECODER | {"head_dim": 32}),
+    "cohere-wide": ("CohereConfig", DECODER | {"head_dim": 32, "pad_token_id": 0, "logit_scale": 1.0}),
+    "nemotron-tied": ("NemotronConfig", DECODER | {"tie_word_embeddings": True}),
+    "olmo3-two-thetas": (
+        "Olmo3Config",
+        DECODER | {"sliding_window": 5, "num_hidden_layers": 5, "rope_parameters": APART},
+    ),
+    "stablelm-tied": ("StableLmConfig", DECODER | {"tie_word_embeddings": True}),
+    "exaone": ("ExaoneConfig", DECODER | {"rope_parameters": LLAMA3}),
+    "jais2": ("Jais2Config", DECODER | {"head_dim": 16}),
+    "internlm3": ("InternLM3Config", DECODER | {"head_dim": 32, "attention_bias": True, "mlp_bias": True}),
+    "iquestcoder": ("IQuestCoderConfig", DECODER | {"head_dim": 32}),
+    "gpt-bigcode": ("GPTBigCodeConfig", {"vocab_size": 96, "n_positions": 64, "n_embd": 64, "n_layer": 3, "n_head": 4}),
+    "mellum": ("MellumConfig", DECODER | MELLUM),
+    "mellum-two-thetas": ("MellumConfig", DECODER | MELLUM | {"rope_parameters": APART | {"full_attention": YARN}}),
+    "granite4": (
+        "GraniteMoeHybridConfig",
+        DECODER
+        | {"layer_types": ["attention"] * 3, "num_local_experts": 0}
+        | {"shared_intermediate_size": 96, "position_embedding_type": "rope"},
+    ),
+    "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""
 DECODERS |= FURTHER
 
 
 ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
+BOTH_WAYS = {"use_bidirectional_attention": True, "num_hidden_layers": 7}
+HALVES = {"local_attention": 6, "num_hidden_layers": 5, "pad_token_id": 0}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", ENCODER),
     "roberta": ("RobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
@@ -130,6 +183,12 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert": (
         "DistilBertConfig",
         {"vocab_size": 96, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64},
+    ),
+    "modernbert": ("ModernBertConfig", ENCODER | HALVES),
+    "eurobert": ("EuroBertConfig", ENCODER | {"num_key_value_heads": 2, "pad_token_id": 0}),
+    "gemma3-encoder": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16} | BOTH_WAYS,
     ),
 }
 
@@ -142,20 +201,25 @@ def encoder(name: str) -> Any:
     return shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
 
 
-def encoder_difference(model: Any, path: Path) -> float:
-    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
-    run = session(path)
+def padded_batch(model: Any) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """What an encoder is given, two texts of which one is padded, and where there is no padding."""
     ids = torch.randint(3, model.config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
     ids[1, 8:] = model.config.pad_token_id
-    feeds = {"input_ids": ids, "attention_mask": mask}
-    if any(value.name == "token_type_ids" for value in run.get_inputs()):
-        feeds["token_type_ids"] = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    types = torch.tensor([[0] * 5 + [1] * 6] * 2)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}, mask.numpy().astype(bool)
+
+
+def encoder_difference(model: Any, path: Path) -> float:
+    """The largest difference of hidden states over a padded batch of two texts, padding aside."""
+    run = session(path)
+    feeds, seen = padded_batch(model)
+    names = {value.name for value in run.get_inputs()}
+    feeds = {name: value for name, value in feeds.items() if name in names}
     (found,) = run.run(["last_hidden_state"], {name: value.numpy() for name, value in feeds.items()})
     with torch.no_grad():
         theirs = model(**feeds).last_hidden_state.numpy()
-    seen = mask.numpy().astype(bool)
     return float(np.abs(found.astype("f4") - theirs)[seen].max())
 
 
@@ -193,17 +257,20 @@ def empty_cache(run: onnxruntime.InferenceSession, batch: int) -> dict[str, np.n
     }
 
 
-def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> float:
-    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens."""
+def difference(
+    model: Any, path: Path, *, steps: int = 10, prompt: int = 7, padding: slice = slice(0, 3), chunk: int = 1
+) -> float:
+    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens,
+    `chunk` at a time. padding: what the second text lacks."""
     run = session(path)
     vocab = model.config.get_text_config().vocab_size
     ids = torch.randint(3, vocab, (2, prompt + steps), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
-    mask[1, :3] = 0
+    mask[1, padding] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, theirs_cache, worst = empty_cache(run, 2), None, 0.0
     outputs = [value.name for value in run.get_outputs()]
-    for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, prompt + steps))]:
+    for start, stop in [(0, prompt), *((at, at + chunk) for at in range(prompt, prompt + steps, chunk))]:
         feeds = {
             "input_ids": ids[:, start:stop].numpy(),
             "attention_mask": mask[:, :stop].numpy(),
@@ -226,23 +293,31 @@ def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> f
 
 
 def main() -> None:
+    import onnx_towers
+
+    models = dict.fromkeys(DECODERS, (decoder, difference)) | dict.fromkeys(ENCODERS, (encoder, encoder_difference))
+    models |= onnx_towers.models()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
+    parser.add_argument("names", nargs="*", default=[*models])
     parser.add_argument("--f16", action="store_true")
-    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
+    parser.add_argument("--profile", default="auto")
+    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32, where there is one")
     given = parser.parse_args()
     for name in given.names:
+        make, compare = models[name]
+        if given.gguf and name in onnx_towers.WITHOUT_GGUF:
+            continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            model = decoder(name) if name in DECODERS else encoder(name)
+            model = make(name)
             model.save_pretrained(folder / "model")
             source = folder / "model"
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
-            compare = difference if name in DECODERS else encoder_difference
-            print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
+            made = folder / ("made" if name in onnx_towers.models() else "made.onnx")
+            modelfmt.convert(source, made, to="onnx", quant="F16" if given.f16 else None, profile=given.profile)
+            print(f"{name:20} {compare(model, made):.2e}", flush=True)
 
 
 if __name__ == "__main__":

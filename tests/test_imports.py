@@ -25,7 +25,7 @@ LEVELS: dict[str, int] = {
             ("routes",),
             ("plans",),
             ("executor",),
-            ("inspection", "conversion", "imatrix", "scanning"),
+            ("inspection", "conversion", "imatrix", "scanning", "verifying"),
             ("cli",),
             ("__main__",),
         )

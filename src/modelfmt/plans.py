@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
 from modelfmt.errors import CorruptFile
-from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.computed import FACTOR_ELEMENTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
 from modelfmt.ir.ops import (
     AddLowRank,
-    BlockPart,
     Coded,
+    Encoded,
     Expression,
+    Numbers,
     Packed,
     RopePermute,
     geometry,
@@ -34,7 +34,6 @@ from modelfmt.report import Loss, Note
 
 __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 
-_TAKEN_APART = 8
 TILE_ELEMENTS = 1 << 20
 """Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
 
@@ -137,10 +136,7 @@ class Plan(msgspec.Struct, frozen=True):
     def job_bytes(self, stream: Stream, n_rows: int, n_cols: int) -> int:
         """Bytes that a job of n_rows rows of this stream holds at once."""
         written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
-        if isinstance(stream.expr, BlockPart):  # values, blocks, codes and their halves
-            return n_rows * (_wide(stream.expr, n_cols) * _TAKEN_APART + written)
-        inner = max((row_bytes(part) for part in stream.expr.inputs), default=0) if _is_packed(stream.expr) else 0
-        held = n_rows * (2 * row_bytes(stream.expr) + inner + written) + 4 * n_cols * min(n_rows, 16)
+        held = n_rows * (2 * row_bytes(stream.expr) + _held(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
         return held + _merged_bytes(stream.expr, n_rows, n_cols)
 
     def moved_bytes(self, job: Job) -> tuple[int, int]:
@@ -240,10 +236,22 @@ class Plan(msgspec.Struct, frozen=True):
 
 def _wide(expr: Expression, n_cols: int) -> int:
     """Elements that have to be there at once for a row of an expression."""
-    if not isinstance(expr, BlockPart):
-        return n_cols
-    block = LAYOUTS[expr.encoding].block
-    return block if expr.part == "codes" else n_cols * block
+    return max(n_cols, prod(expr.input.shape[-1:])) if _of_rows(expr) else n_cols
+
+
+def _held(expr: Expression) -> int:
+    """Bytes of the rows of grids, blocks and values that a row of what is made from them needs at once."""
+    if not _of_rows(expr):
+        return 0
+    held = [row_bytes(node) + (4 * node.shape[-1] if isinstance(node, Encoded) else 0) for node in nodes(expr.input)]
+    return sum(held)
+
+
+def _of_rows(expr: Expression) -> TypeGuard[Packed | Numbers]:
+    """Whether rows of an expression are made of as many rows of a grid."""
+    return (isinstance(expr, Packed) and expr.packing.lay == "rows") or (
+        isinstance(expr, Numbers) and not expr.turned and expr.along != "rows"
+    )
 
 
 def _bits(tensors: Sequence[Placed]) -> float | None:
@@ -255,10 +263,6 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     """Bytes of one written row."""
     stored = ENCODINGS[sink.encoding]
     return -(-n_cols // stored.block_elements) * stored.block_bytes
-
-
-def _is_packed(expr: Expression) -> bool:
-    return isinstance(expr, Packed)
 
 
 def _across(expr: Expression) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
@@ -28,7 +28,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     for param in arch.params:
         case = _case(param.cases, scope)
         if case is not None:
-            scope[param.name] = case
+            scope[param.name] = bool(case) if param.type == "BOOL" else case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
         silent: tuple[Any, ...] = (None, "auto") if param.codes else (None, "auto", [])
@@ -172,10 +172,11 @@ def _implied(param: Param, scope: Mapping[str, Any]) -> Any:
     return bool(value) if param.type == "BOOL" else value
 
 
-def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError where the table says that the file would be wrong."""
+def refuse(arch: Architecture, scope: Mapping[str, Any], computed: Collection[str] = ()) -> None:
+    """Raise UnsupportedError where the table says that the file would be wrong. computed: conditions that do not count,
+    since another graph than llama.cpp's is made."""
     for rule in arch.refuses:
-        if any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
+        if rule.when not in computed and any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
             names = {
                 word: scope[word] for word in rule.when.replace("/", " ").replace("*", " ").split() if word in scope
             }
@@ -218,7 +219,7 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     if not (any(slides) or spec.required):
         return {}
     found: Metadata = {"attention.sliding_window": ("UINT32", integer(size, spec.config))}
-    if slides != _periodic(spec, spec.period, n_layer):
+    if spec.stated or slides != _periodic(spec, spec.period, n_layer):
         found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
     return found
 
@@ -321,7 +322,7 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
         value = value[0]
     if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
         return _layers(param, value, place, scope["n_layer"], path)
-    if param.counted and isinstance(value, list | str):
+    if param.counted and isinstance(value, list | str | Mapping):
         return integer(len(value), place, param.low, param.high, path=path)
     return _one(param, value, place, path)
 

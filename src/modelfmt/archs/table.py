@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from modelfmt.archs.specs import Spec
 
-__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Window"]
+__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
 
 REQUIRED: Any = ...
 
@@ -49,6 +49,21 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Scalar:
+    """A tensor of one value in each layer, which the file has among its metadata: a list of numbers, one for each
+    layer.
+
+    source: Hugging Face template. key: the whole GGUF key. shape: of the tensor where it comes back, () or (1,); either
+    is read. default: for a checkpoint without the tensor.
+    """
+
+    source: str
+    key: str
+    shape: tuple[int, ...] = (1,)
+    default: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Param:
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
@@ -58,12 +73,12 @@ class Param:
     without a term is None where nullable, else as good as absent, as an empty list is, unless layers are listed by
     number (codes): then it is none. cases: (condition, term) pairs; the first that holds gives the value, whatever
     config.json says. each: the same in each layer, where neither side says it: the value is a list. codes: (word in
-    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive). allowed: the values
-    that the graphs of llama.cpp can express. counted: of a list or a string, which is not written alone, the number of
-    its entries. per_layer: may be a list with one integer per layer; with codes a list of words, a string of letters,
-    or the numbers of the layers whose code is 1 (numbers: so it is written). uniform: may be a list with one integer
-    per layer, which must all be the same. leading: may be a list of these two values, all of the first before those of
-    the second; then it is their number.
+    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive). allowed: the
+    values that the graphs of llama.cpp can express. counted: of a list, a string or an object, which is not written
+    alone, the number of its entries. per_layer: may be a list with one integer per layer; with codes a list of words,
+    a string of letters, or the numbers of the layers whose code is 1 (numbers: so it is written). uniform: may be a
+    list with one integer per layer, which must all be the same. leading: may be a list of these two values, all of
+    the first before those of the second; then it is their number.
 
     To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
     file without the key has; None never is; text names a param before this one whose value it is, which an absent key
@@ -111,7 +126,8 @@ class Rope:
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
     each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
-    settings: where config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
+    whole: the size of a head that partial_rotary_factor is of, a term, where head_size is what turns. settings: where
+    config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
     times it is written.
     """
 
@@ -122,6 +138,7 @@ class Rope:
     kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
     dimension: bool = False
     partial: float | None = None
+    whole: str = ""
     alpha: bool = False
     sections: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +152,8 @@ class Window:
     """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise.
 
     size: where config.json has none. config: its name there. full_first: each period begins with its full layer.
-    required: the graph slides whatever the file says, so that the file must say it.
+    required: the graph slides whatever the file says, so that the file must say it. stated: the file always says which
+    layers slide, as the graph has no pattern of its own.
     """
 
     period: int
@@ -143,6 +161,7 @@ class Window:
     config: str = "sliding_window"
     full_first: bool = False
     required: bool = False
+    stated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +197,13 @@ class Loses:
 class Architecture:
     """One architecture on both sides.
 
-    gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
-    some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
-    of sentence-transformers. variants: (condition, table) pairs: where the condition holds in a layer, that is the
-    table of the checkpoint. writes: the class and the model type of a config.json that is made from a file, where they
-    are not the first ones.
+    gguf: its name there, empty for a table that is for compute graphs alone. hf: class names. model_type: of
+    config.json. prefixes, suffixes: pairs (as in the rows, as some checkpoints have it). graph: what a compute graph
+    needs and GGUF leaves unsaid. pooled: may carry the pooling of sentence-transformers; dense: and two Dense modules,
+    with rows for them and a param that is the width between. towers: sections of config.json are of equal rank.
+    variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
+    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
+    unadapted: tensors, without blk.{i}, for which the graph looks for no adapter.
     """
 
     gguf: str
@@ -190,9 +211,12 @@ class Architecture:
     model_type: tuple[str, ...]
     rows: tuple[Row, ...]
     params: tuple[Param, ...]
+    scalars: tuple[Scalar, ...] = ()
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False
+    dense: bool = False
+    towers: bool = False
     ignores: tuple[Ignore, ...] = ()
     refuses: tuple[Refuses, ...] = ()
     loses: tuple[Loses, ...] = ()
@@ -201,6 +225,7 @@ class Architecture:
     graph: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[tuple[str, Architecture], ...] = ()
     writes: tuple[str, str] | None = None
+    unadapted: tuple[str, ...] = ()
 
     def derive(
         self,

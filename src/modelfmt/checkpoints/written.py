@@ -10,7 +10,7 @@ from typing import Any
 
 from modelfmt import grids
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Cast, Dequantize, Expression, Numbers, Reshape, Transpose, to_grid
+from modelfmt.ir.ops import Cast, Dequantize, Expression, Numbers, Reshape, Transpose, nearest
 from modelfmt.quant.transcode import Verdict
 
 __all__ = ["LEAST", "Form", "Written", "group_of", "numbers", "on_grid"]
@@ -35,7 +35,7 @@ class Written:
 class Form:
     """What a scheme makes of weights that are not quantized: each value to the nearest code, without calibration.
 
-    how: a row of modelfmt.ir.nearest.ROUNDINGS, or a GGUF type with the same codes. size: columns that share a scale
+    how: a row of modelfmt.ir.to_grid.ROUNDINGS, or a GGUF type with the same codes. size: columns that share a scale
     (0: the row), rows: neighbouring rows that do. scale: the type of scales, "" for that of the weights. flat: groups
     run over the rows' ends. turned: of tensors [.., in, out]. fixed: no smaller groups where these do not divide rows.
     """
@@ -65,7 +65,7 @@ def on_grid(expr: Expression, form: Form, size: int) -> Expression:
         return grids.regridded(Cast(own, form.how))
     if form.flat:
         own = Reshape(own, (prod(own.shape) // size, size))
-    return to_grid(own, form.how, form.table, size or own.shape[-1], scale, rows=form.rows)
+    return nearest(own, form.how, form.table, size or own.shape[-1], scale, rows=form.rows)
 
 
 def group_of(expr: Expression, sizes: tuple[int, ...]) -> int | None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "scan": "Say what loading a file would import and call.",
     "quantize": "Convert a model to other types in its own container.",
     "transcode": "Move quantized weights to another scheme; --matrix: what can go where.",
+    "verify": "Compare a converted model with its source: weights, and what both compute.",
     "imatrix": "Show, merge, convert and check importance matrices.",
     "formats": "List the formats.",
     "architectures": "List the architectures, and how each was checked.",

@@ -25,6 +25,7 @@ _SAME_NAME = (
         "allow_requantize",
         "carry",
         "profile",
+        "accuracy_level",
         "external",
         "strict",
         "stats",
@@ -33,10 +34,10 @@ _SAME_NAME = (
 )
 
 _PLAN = (
-    click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`; of a scheme such as --to awq, docs/transcoding.md); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
+    click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. For ONNX also int4, uint4, int8, uint8, in blocks of 32 or as in int4:128; of a scheme such as --to awq, docs/transcoding.md. Default: from the destination's name, else auto."),
     click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
     click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
-    click.option("--to", type=click.Choice(["gguf", "huggingface", "onnx", "pytorch", "safetensors", "mlx", "compressed-tensors", "gptq", "awq", "fp8", "bitsandbytes", "mxfp4"]), help="Destination format. Default: from its name."),
+    click.option("--to", type=click.Choice(["gguf", "huggingface", "onnx", "openvino", "pytorch", "safetensors", "mlx", "compressed-tensors", "gptq", "awq", "fp8", "bitsandbytes", "mxfp4"]), help="Destination format. Default: from its name."),
     click.option("--adapter", multiple=True, metavar="PATH[=WEIGHT]", help="LoRA adapter (a folder of PEFT) to merge into the model, times WEIGHT; repeat it for several (docs/lora.md)."),
     click.option("--base", metavar="PATH", help="The model that SOURCE, a LoRA adapter, is for; it becomes a GGUF adapter (docs/lora.md)."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),
@@ -55,7 +56,8 @@ _PLAN = (
     click.option("--transcode", default="auto", metavar="POLICY", help="What may become of quantized tensors where no type is asked for: exact, near:BOUND (the smallest type within it), any (with --allow-requantize), auto (exact, else near). See docs/transcoding.md."),
     click.option("--carry/--no-carry", default=True, help="GGUF from a checkpoint: write keys that make the way back exact; without, the keys are those of llama.cpp's converter. Default: --carry."),
     click.option("--external", default="auto", metavar="WHERE", help="Where an ONNX model's weights go: auto (inside it, beside it from 2 GiB on), always or never beside it, or safetensors: in the files of the checkpoint, which lie in the same folder and are not copied."),
-    click.option("--profile", default="auto", metavar="NAME", help="Operators of an ONNX graph: onnx-standard (none of another domain) or auto (com.microsoft's for quantized weights)."),
+    click.option("--profile", default="auto", metavar="NAME", help="Operators of an ONNX graph: onnx-standard (none of another domain), ort (ONNX Runtime's fused ones), ort-genai (the folder of onnxruntime-genai) or auto (standard ones, MatMulNBits for quantized weights). See docs/onnx.md."),
+    click.option("--accuracy-level", type=click.IntRange(0, 4), default=0, metavar="N", help="Of products with quantized weights in ONNX: 0 (activations stay floats) or 4 (ONNX Runtime may round them to 8 bits, which is faster)."),
     click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
     click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),
 )  # fmt: skip

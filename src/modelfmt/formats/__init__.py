@@ -31,6 +31,7 @@ FORMATS = {
             "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", True, "PyTorch's pickles, of every form"
         ),
         FormatInfo("onnx", (".onnx",), b"", True, "ONNX, constants inside or beside it"),
+        FormatInfo("openvino", (".xml",), b"", True, "OpenVINO's graph (XML) and its constants, written"),
         FormatInfo(
             "pickle",
             (".joblib", ".pickle", ".sav"),

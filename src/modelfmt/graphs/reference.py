@@ -8,7 +8,7 @@ Loop. Not here: training, sequences, random numbers, control flow over anything 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import numpy as np
 
@@ -22,8 +22,11 @@ __all__ = ["run"]
 Values = MutableMapping[str, Array]
 
 
-def run(program: Program, inputs: Mapping[str, Array], reader: Reader) -> dict[str, Array]:
-    """The outputs of a program by name. inputs: arrays by name. reader: supplies the bytes of constants.
+def run(
+    program: Program, inputs: Mapping[str, Array], reader: Reader, observe: Callable[[str, Array], None] | None = None
+) -> dict[str, Array]:
+    """The outputs of a program by name. inputs: arrays by name. reader: supplies the bytes of constants. observe: is
+    told name and value of everything that a node makes.
 
     Raises UnsupportedError (an operator that is not in the table), CorruptFile (a value that nothing makes).
 
@@ -32,7 +35,7 @@ def run(program: Program, inputs: Mapping[str, Array], reader: Reader) -> dict[s
     >>> run(Program(graph), {"x": np.array([1.0])}, None)["y"]
     array([2.])
     """
-    runner = _Runner(program, reader)
+    runner = _Runner(program, reader, observe)
     names = [value.name for value in program.graph.outputs]
     with np.errstate(all="ignore"):
         return dict(zip(names, runner.graph(program.graph, dict(inputs)), strict=True))
@@ -41,8 +44,8 @@ def run(program: Program, inputs: Mapping[str, Array], reader: Reader) -> dict[s
 class _Runner:
     """One run of a program."""
 
-    def __init__(self, program: Program, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, program: Program, reader: Reader, observe: Callable[[str, Array], None] | None) -> None:
+        self.reader, self.observe = reader, observe
         self.functions = {(f.domain, f.name, f.overload or ""): f for f in program.functions}
 
     def graph(self, graph: Graph, values: Values) -> list[Array]:
@@ -78,6 +81,8 @@ class _Runner:
         for name, made in zip(node.outputs, outputs, strict=False):
             if name:
                 values[name] = np.asarray(made)
+                if self.observe is not None:
+                    self.observe(name, values[name])
 
     def function(self, function: Function, node: Node, inputs: Sequence[Array]) -> list[Array]:
         """A call: the body with the attributes of the call in the places that refer to them."""

@@ -7,73 +7,112 @@ docs/Operators.md of ONNX 1.23. All of this runs in ONNX Runtime 1.32 on a CPU, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from modelfmt.errors import UnsupportedError
+from modelfmt.graphs import lower_pictures, lower_stacks, passes
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
-from modelfmt.ir.ops import FlipBits
+from modelfmt.ir.ops import Numbers, Packed
 
-__all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
+__all__ = [
+    "IR_VERSION",
+    "LOWERINGS",
+    "LOWEST",
+    "MICROSOFT",
+    "OPSET",
+    "Lowering",
+    "Table",
+    "expert_parts",
+    "lower",
+    "waves",
+]
 
 OPSET, IR_VERSION = 23, 11
 MICROSOFT = "com.microsoft"
 
-_LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
+LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
 
 
-def lower(graph: Graph, form: Form, *, producer: str = "modelfmt", version: str | None = None) -> Program:
-    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
-    lowering = Lowering(graph, form)
-    for node in graph.nodes:
-        if node.domain not in (STRUCTURAL, ""):
-            raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
-        lowering.add(node)
-    lowering.finish()
-    lowering.drop_unused()
-    opsets = {"": OPSET} | {domain: 1 for domain in (MICROSOFT,) if lowering.uses(domain)}
-    return Program(lowering.graph, opsets, ir_version=IR_VERSION, producer=producer, producer_version=version)
+def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
+    """A program of standard nodes that computes what a structural graph says, and what is to be said of it. Raises
+    UnsupportedError."""
+    return Lowering(graph, form, LOWERINGS).run(), []
 
 
 class Lowering(Builder):
     """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
-    as [tokens, width], `sequences` as [batch, sequence, width]."""
+    as [tokens, width], `sequences` as [batch, sequence, width], `origins` a value whose first two axes are its batch
+    and sequence, `widths` the width of those that are sequences first; `makers` the structural node that makes it."""
 
-    def __init__(self, source: Graph, form: Form) -> None:
+    def __init__(self, source: Graph, form: Form, table: Table) -> None:
         super().__init__(source.name, form)
-        self.source = source
+        self.source, self.table = source, table
+        self.makers = {name: node for node in source.nodes for name in node.outputs}
         self.graph.inputs, self.graph.outputs = source.inputs, source.outputs
         self.graph.tensors = dict(source.tensors)
         self.flat: dict[str, str] = {}
         self.sequences: dict[str, str] = {}
+        self.origins: dict[str, str] = {}
+        self.widths: dict[str, int] = {}
         self.wanted = {value.name for value in source.outputs}
+        for value in source.inputs:
+            if value.role == "hidden":
+                self.made_sequence(value.name, lower_stacks.width_of(value))
+
+    def inner(self, graph: Graph) -> Lowering:
+        """A lowering of a graph inside of a node: it sees what is here, and its constants are constants here."""
+        made = Lowering(graph, self.form, self.table)
+        made.graph.tensors, made.made = self.graph.tensors, set(self.made)
+        made.flat, made.sequences = dict(self.flat), dict(self.sequences)
+        made.origins, made.widths = dict(self.origins), dict(self.widths)
+        return made
+
+    def run(self) -> Program:
+        """The program of the whole graph. Raises UnsupportedError."""
+        for node in self.source.nodes:
+            if node.domain not in (STRUCTURAL, ""):
+                raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
+            self.add(node)
+        self.finish()
+        domains = {node.domain for graph in _graphs(self.graph) for node in graph.nodes} - {""}
+        opsets = {"": OPSET} | dict.fromkeys(sorted(domains), 1)
+        program = Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
+        passes.merge_constants(program)
+        passes.remove_unused(program)
+        return program
 
     def add(self, node: Node) -> None:
-        """Lower one node."""
-        if node.domain == "":
+        """Lower one node. What it makes has the batch and the sequence of its first input."""
+        self.lower(node)
+        for name in node.outputs:
+            self.origins.setdefault(name, self.origin(node.inputs[0]))
+
+    def lower(self, node: Node) -> None:
+        """The nodes for one node."""
+        if node.domain == "" and node.op == "If":
+            lower_stacks.choice(self, node)
+        elif node.domain == "":
             _elementwise(self, node)
-        elif node.op in LOWERINGS:
-            LOWERINGS[node.op](self, node)
+        elif node.op in self.table:
+            self.table[node.op](self, node)
         else:
             raise UnsupportedError("no such structural operation", code="lowering", found=node.op)
 
     def finish(self) -> None:
-        """Give outputs that are hidden states their sequence."""
+        """Give outputs that are hidden states their sequence; those of two axes are one vector for each text."""
         for value in self.graph.outputs:
-            if value.name in self.flat:
-                self.op("Reshape", [self.flat[value.name], self.sequence_shape()], value.name)
-
-    def uses(self, domain: str) -> bool:
-        """Whether a node of a domain was made."""
-        return any(node.domain == domain for node in self.graph.nodes)
-
-    def drop_unused(self) -> None:
-        """Leave out constants that no node needs any more."""
-        used = {name for graph in _graphs(self.graph) for node in graph.nodes for name in node.inputs}
-        used |= {value.name for value in self.graph.outputs}
-        self.graph.tensors = {name: tensor for name, tensor in self.graph.tensors.items() if name in used}
+            flat = self.flat.get(value.name, value.name)
+            if flat == value.name:
+                continue
+            if len(value.shape or ()) == 2:
+                self.op("Identity", [flat], value.name)
+            else:
+                self.op("Reshape", [flat, self.sequence_shape(self.origin(value.name))], value.name)
 
     def op(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """A standard node with one output."""
@@ -81,13 +120,25 @@ class Lowering(Builder):
 
     def hidden(self, name: str) -> str:
         """A hidden state as [tokens, width]."""
+        if name not in self.flat:
+            shape = self.integers("/shape/width", [-1, self.widths[name]])
+            self.flat[name] = self.op("Reshape", [self.sequences[name], shape], self.fresh(f"{name}/flat"))
         return self.flat[name]
+
+    def origin(self, name: str) -> str:
+        """The value whose first two axes are the batch and the sequence of another one."""
+        return self.origins.get(name, name)
+
+    def made_sequence(self, name: str, width: int) -> str:
+        """Take a value for a hidden state that is [batch, sequence, width]; returns its name."""
+        self.sequences[name], self.origins[name], self.widths[name] = name, name, width
+        return name
 
     def sequence(self, name: str) -> str:
         """A hidden state as [batch, sequence, width]."""
         if name not in self.sequences:
-            made = self.op("Reshape", [self.hidden(name), self.sequence_shape()], self.fresh(f"{name}/sequence"))
-            self.sequences[name] = made
+            shape = self.sequence_shape(self.origin(name))
+            self.sequences[name] = self.op("Reshape", [self.hidden(name), shape], self.fresh(f"{name}/sequence"))
         return self.sequences[name]
 
     def result(self, node: Node) -> str:
@@ -108,15 +159,22 @@ class Lowering(Builder):
         name = f"/shape/{ids}_flat"
         return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
 
-    def signed(self, codes: str, shape: tuple[int, int], bits: int) -> str:
-        """Unsigned codes with a zero in the middle as signed ones, a constant of `shape`, instead of the first."""
-        name = f"{codes.removesuffix('_codes')}_quantized"
-        if name not in self.graph.tensors:
-            expr = self.graph.tensors[codes].data
-            assert expr is not None
-            flipped = FlipBits(expr, b"\x88" if bits == 4 else b"\x80")
-            self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
-        return name
+    def integer(self, name: str, shape: tuple[int, ...], bits: int, *, signed: bool) -> str:
+        """Packed codes or zero points as a constant of integers, instead of bytes. signed: codes with a zero in the
+        middle of their range as numbers around 0."""
+        own = f"{name.removesuffix('_codes')}_quantized"
+        if own not in self.graph.tensors:
+            expr = self.graph.tensors[name].data
+            assert isinstance(expr, Packed | Numbers)
+            if signed and isinstance(expr, Packed):
+                packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
+                expr = msgspec.structs.replace(expr, packing=packing)
+            self.graph.tensors[own] = GraphTensor(own, f"{'' if signed else 'U'}INT{bits}", shape, expr)
+        return own
+
+    def types(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Types of constants, empty for one that is not there."""
+        return tuple(self.graph.tensors[name].type if name else "" for name in names)
 
     def scalar(self, value: float) -> str:
         """A constant number in the graph's type."""
@@ -131,14 +189,15 @@ class Lowering(Builder):
             make()
         return name
 
-    def sequence_shape(self) -> str:
-        """[batch, sequence, -1]."""
+    def sequence_shape(self, origin: str) -> str:
+        """[batch, sequence, -1], as another value has them."""
+        name = f"/shape/{origin.strip('/')}/sequence_out"
 
         def make() -> None:
-            shape = self.op("Shape", ["input_ids"], "/shape/ids_out")
-            self.op("Concat", [shape, self.integers("/shape/rest", [-1])], "/shape/sequence_out", axis=0)
+            shape = self.op("Shape", [origin], f"{name}/known", start=0, end=2)
+            self.op("Concat", [shape, self.integers("/shape/rest", [-1])], name, axis=0)
 
-        return self.once("/shape/sequence_out", make)
+        return self.once(name, make)
 
 
 def _graphs(graph: Graph) -> list[Graph]:
@@ -148,6 +207,9 @@ def _graphs(graph: Graph) -> list[Graph]:
 
 def _elementwise(low: Lowering, node: Node) -> None:
     """A standard node over hidden states."""
+    if node.op == "Identity" and node.inputs[0] not in low.flat and node.inputs[0] not in low.sequences:
+        low.op(node.op, node.inputs, node.outputs[0])
+        return
     inputs = [low.hidden(name) for name in node.inputs]
     if node.op == "Identity":
         low.flat[node.outputs[0]] = inputs[0]
@@ -176,11 +238,13 @@ def _block_linear(low: Lowering, node: Node) -> None:
     if not low.form.standard:
         inputs = [low.hidden(x), codes, scales, zeros]
         inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
-        sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
-        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
+        sizes = _nbits(low, (n, k), node.get("bits"), node.get("block"))
+        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, **sizes)
         return
-    signed = low.signed(codes, (n, k), node.get("bits"))
-    matrix = low.op("DequantizeLinear", [signed, scales], f"{name}/weight", axis=1, block_size=node.get("block"))
+    bits, block = node.get("bits"), node.get("block")
+    parts = [low.integer(codes, (n, k), bits, signed=not zeros), scales]
+    parts += [low.integer(zeros, (n, k // block), bits, signed=False)] if zeros else []
+    matrix = low.op("DequantizeLinear", parts, f"{name}/weight", axis=1, block_size=block)
     low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
 
 
@@ -257,6 +321,9 @@ def activate(low: Lowering, kind: str, x: str, name: str) -> str:
     if kind == "relu2":
         part = low.op("Relu", [x], f"{name}/relu")
         return low.op("Mul", [part, part], name)
+    if kind == "quick_gelu":
+        wide = low.op("Mul", [x, low.scalar(1.702)], f"{name}/wide")
+        return low.op("Mul", [x, low.op("Sigmoid", [wide], f"{name}/sigmoid")], name)
     return low.op({"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}[kind], [x], name)
 
 
@@ -272,14 +339,18 @@ def _split(low: Lowering, node: Node) -> None:
 def _rope_table(low: Lowering, node: Node) -> None:
     """position [batch, sequence] times frequency [rotated / 2], in float32."""
     positions, frequencies, *long = node.inputs
-    cos, sin = node.outputs
-    base = cos.removesuffix("/cos_out")
+    base = node.outputs[0].removesuffix("/cos_out")
     if long:
         frequencies = _longer(low, positions, frequencies, long[0], node.get("original"), base)
     real = low.op("Cast", [positions], f"{base}/positions_out", to=1)
     column = low.op("Unsqueeze", [real, low.integers("/axes", [2])], f"{base}/column_out")
-    angles = low.op("Mul", [column, frequencies], f"{base}/angles_out")
-    for op, name in (("Cos", cos), ("Sin", sin)):
+    waves(low, node, low.op("Mul", [column, frequencies], f"{base}/angles_out"))
+
+
+def waves(low: Lowering, node: Node, angles: str) -> None:
+    """Cosine and sine of angles as a table's outputs, scaled."""
+    base = node.outputs[0].removesuffix("/cos_out")
+    for op, name in zip(("Cos", "Sin"), node.outputs, strict=True):
         made = low.op(op, [angles], f"{name}/plain")
         scale = node.get("scale")
         if scale != 1.0:
@@ -315,34 +386,60 @@ def _rope(low: Lowering, node: Node) -> None:
 
 
 def _attention_bias(low: Lowering, node: Node) -> None:
-    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers."""
+    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers. window: how near a token must be."""
     ids, mask, *past = node.inputs
     name, window = node.outputs[0], node.get("window")
-    seen = low.once("/mask/padding_out", lambda: _padding(low, mask))
+    seen = low.once(f"/mask/{mask}/padding_out", lambda: _padding(low, mask)) if mask else ""
     if node.get("causal"):
         order = low.once("/mask/order_out", lambda: _order(low, ids, past))
-        seen = low.op("And", [seen, order], f"{name}/causal")
+        seen = low.op("And", [seen, order], f"{name}/causal") if seen else order
     else:  # ONNX Runtime wants a row for each query
         length = low.op("Shape", [ids], f"{name}/length", start=1, end=2)
         ones = low.integers("/ones", [1])
         square = low.op("Concat", [ones, ones, length, ones], f"{name}/square", axis=0)
         seen = low.op("Expand", [seen, square], f"{name}/expanded")
     if window is not None:
-        distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
+        rows, columns = rows_and_columns(low, ids, past)
+        distance = low.op("Sub", [rows, columns], f"{name}/distance")
+        distance = distance if node.get("causal") else low.op("Abs", [distance], f"{name}/apart")
         near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
         seen = low.op("And", [seen, near], f"{name}/window")
-    low.op("Where", [seen, low.scalar(0.0), low.scalar(_LOWEST[low.float_type])], name)
+    low.op("Where", [seen, low.scalar(0.0), low.scalar(LOWEST[low.float_type])], name)
 
 
 def _padding(low: Lowering, mask: str) -> None:
-    real = low.op("Cast", [mask], "/mask/seen_out", to=9)
-    low.op("Unsqueeze", [real, low.integers("/axes", [1, 2])], "/mask/padding_out")
+    real = low.op("Cast", [mask], f"/mask/{mask}/seen_out", to=9)
+    low.op("Unsqueeze", [real, low.integers("/axes", [1, 2])], f"/mask/{mask}/padding_out")
 
 
 def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
-    """Whether key `column` lies at or before query `row`; rows are counted from the beginning of the cache."""
+    """Whether key `column` lies at or before query `row`."""
+    rows, columns = rows_and_columns(low, ids, past)
+    low.op("LessOrEqual", [columns, rows], "/mask/order_out")
+
+
+def rows_and_columns(low: Lowering, ids: str, past: Sequence[str]) -> tuple[str, str]:
+    """Numbers of the queries as a column, counted from the beginning of the cache, and of the keys as a row."""
     import numpy as np
 
+    names = "/mask/rows_out", "/mask/columns_out"
+    if names[0] in low.made:
+        return names
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    rows, total = row_numbers(low, ids, past)
+    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], names[0])
+    columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
+    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], names[1])
+    return names
+
+
+def row_numbers(low: Lowering, ids: str, past: Sequence[str]) -> tuple[str, str]:
+    """Numbers of the queries, counted from the beginning of the cache, and the number of keys."""
+    import numpy as np
+
+    names = "/mask/row_numbers_out", "/mask/total_out"
+    if names[0] in low.made:
+        return names
     zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
     length = low.op("Squeeze", [low.op("Shape", [ids], "/mask/ids_shape_out", start=1, end=2)], "/mask/length_out")
     start = zero
@@ -350,24 +447,22 @@ def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
         start = low.op(
             "Squeeze", [low.op("Shape", [past[0]], "/mask/past_shape_out", start=2, end=3)], "/mask/past_length_out"
         )
-    total = low.op("Add", [start, length], "/mask/total_out")
-    rows = low.op("Range", [start, total, one], "/mask/row_numbers_out")
-    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], "/mask/rows_out")
-    columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
-    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], "/mask/columns_out")
-    low.op("LessOrEqual", ["/mask/columns_out", "/mask/rows_out"], "/mask/order_out")
+    low.op("Add", [start, length], names[1])
+    low.op("Range", [start, names[1], one], names[0])
+    return names
 
 
 def _positions(low: Lowering, node: Node) -> None:
-    """0, 1, .. for each text; with padding: counted over the tokens that are not this one."""
+    """0, 1, .. for each text, behind the cache where there is one; with padding: counted over the tokens that are not
+    this one."""
     import numpy as np
 
-    ids, name, padding = node.inputs[0], node.outputs[0], node.get("padding")
+    ids, *past = node.inputs
+    name, padding = node.outputs[0], node.get("padding")
     zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
     shape = low.op("Shape", [ids], f"{name}/shape")
     if padding is None:
-        size = low.op("Squeeze", [low.op("Shape", [ids], f"{name}/size", start=1, end=2)], f"{name}/length")
-        low.op("Expand", [low.op("Range", [zero, size, one], f"{name}/numbers"), shape], name)
+        low.op("Expand", [row_numbers(low, ids, past)[0], shape], name)
         return
     alike = low.op("Equal", [ids, low.constant(f"{name}/padding", np.array(padding, np.int64))], f"{name}/alike")
     real = low.op("Cast", [low.op("Not", [alike], f"{name}/unlike")], f"{name}/real", to=7)
@@ -421,7 +516,9 @@ def _attention(low: Lowering, node: Node) -> None:
     query, key, value, bias, *past = node.inputs
     name = node.outputs[0]
     low.sequences[name] = f"{name}/sequence"
-    inputs = [low.sequence(query), low.sequence(key), low.sequence(value), bias, *past]
+    low.origins[name] = low.origin(query)
+    inputs = [low.sequence(query), low.sequence(key), low.sequence(value)]
+    inputs += [bias, *past] if bias or past else []
     heads, head_kv, softcap = node.get("heads"), node.get("kv_heads"), node.get("softcap")
     shape = {"q_num_heads": heads, "kv_num_heads": head_kv, "scale": node.get("scale"), "softcap": softcap}
     low.nodes("Attention", inputs, [low.sequences[name], *node.outputs[1:]], domain="", **shape)
@@ -431,7 +528,7 @@ def _attention(low: Lowering, node: Node) -> None:
 
 def _experts(low: Lowering, node: Node) -> None:
     """Every expert that a token chose, one after another: its tokens are picked out, computed and added."""
-    x, router, *weights = node.inputs
+    x, router = node.inputs[:2]
     name, used = node.outputs[0], node.get("used")
     tokens = low.hidden(x)
     scores = low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)
@@ -449,14 +546,17 @@ def _experts(low: Lowering, node: Node) -> None:
     distinct = low.op("Unique", [flat], f"{name}/distinct")
     trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
     start = low.op("Sub", [tokens, tokens], f"{name}/start")
-    body = _expert(name, (tokens, shares, distinct, *weights), node, low.form)
+    parts = expert_parts(node)
+    if low.form.standard:
+        parts = [(_signed_experts(low, *part), part[1]) for part in parts]
+    body = _expert(name, (tokens, shares, distinct), parts, node.get("activation").decode(), low)
     low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
 
 
-def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
+def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: str, low: Lowering) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
-    tokens, shares, distinct, *weights = outer
-    inner, float_type = Lowering(Graph(f"{name}/expert"), form), form.float_type
+    tokens, shares, distinct = outer
+    inner, float_type = Lowering(Graph(f"{name}/expert"), low.form, LOWERINGS), low.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -466,14 +566,11 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     found = inner.op("NonZero", [share], f"{base}/found")
     places = inner.op("Transpose", [found], f"{base}/places")
     picked = inner.op("GatherND", [tokens, places], f"{base}/picked")
-    gate, up, down = (
-        inner.op("Gather", [weight, expert], f"{base}/{part}")
-        for part, weight in zip(("gate", "up", "down"), weights, strict=True)
-    )
-    gated = inner.op("Gemm", [picked, gate], f"{base}/gated", transB=1)
-    active = activate(inner, node.get("activation").decode(), gated, f"{base}/active")
-    made = inner.op("Mul", [active, inner.op("Gemm", [picked, up], f"{base}/raised", transB=1)], f"{base}/made")
-    out = inner.op("Gemm", [made, down], f"{base}/out", transB=1)
+    gate, up, down = parts
+    gated = _expert_linear(inner, picked, gate, expert, f"{base}/gated")
+    active = activate(inner, activation, gated, f"{base}/active")
+    raised = _expert_linear(inner, picked, up, expert, f"{base}/raised")
+    out = _expert_linear(inner, inner.op("Mul", [active, raised], f"{base}/made"), down, expert, f"{base}/out")
     weight = inner.op("GatherND", [share, places], f"{base}/weight")
     column = inner.op("Unsqueeze", [weight, inner.integers(f"{base}/axes", [1])], f"{base}/column")
     added = inner.op("Mul", [out, column], f"{base}/added")
@@ -486,12 +583,54 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     return inner.graph
 
 
-LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+def expert_parts(node: Node) -> list[Part]:
+    """Matrices of gate, up and down: those of MoE are dense, each of BlockMoE has three names."""
+    _, _, *weights = node.inputs
+    if node.op == "MoE":
+        return [([name, "", ""], (0, 0, 0, 0)) for name in weights]
+    sizes = node.get("sizes")
+    return [(weights[3 * at : 3 * at + 3], sizes[4 * at : 4 * at + 4]) for at in range(3)]
+
+
+def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> list[str]:
+    """Codes of experts as signed bytes, which DequantizeLinear takes."""
+    n, k, bits, _ = sizes
+    if not bits:
+        return names
+    count = low.graph.tensors[names[0]].shape[0]
+    return [low.integer(names[0], (count, n, k), bits, signed=True), *names[1:]]
+
+
+Part = tuple[list[str], Sequence[int]]
+"""Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
+
+
+def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) -> str:
+    """A product with the matrix of one expert, which is picked out first."""
+    names, (n, k, bits, block) = part
+    picked = [inner.op("Gather", [one, expert], f"{name}/part_{at}") for at, one in enumerate(names) if one]
+    if bits and not inner.form.standard:
+        inner.nodes("MatMulNBits", [x, *picked], [name], domain=MICROSOFT, **_nbits(inner, (n, k), bits, block))
+        return name
+    if bits:
+        picked = [inner.op("DequantizeLinear", picked, f"{name}/matrix", axis=1, block_size=block)]
+    return inner.op("Gemm", [x, *picked], name, transB=1)
+
+
+def _nbits(low: Lowering, shape: tuple[int, int], bits: int, block: int) -> dict[str, int]:
+    n, k = shape
+    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": low.form.accuracy_level}
+
+
+Table = Mapping[str, Callable[[Lowering, Node], None]]
+
+LOWERINGS: Table = {
     "Activation": _activation,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
+    "BlockMoE": _experts,
     "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,
@@ -507,5 +646,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Scale": _scale,
     "Softcap": _softcap,
     "SplitColumns": _split,
+    **lower_stacks.LOWERINGS,
+    **lower_pictures.LOWERINGS,
 }
 """Structural operation -> what lowers it."""

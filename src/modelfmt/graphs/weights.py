@@ -22,6 +22,25 @@ from modelfmt.report import Loss, Note
 __all__ = ["Weight", "Weights", "bound", "replace_input", "simplified"]
 
 
+_COMPUTED = frozenset(
+    {
+        "n_head*head_size != n_embd",
+        "n_layer != 46 and query_scale != head_size",
+        "n_layer == 46 and query_scale != n_embd/n_head",
+        "n_layer != 62 and query_scale != head_size",
+        "n_layer == 62 and query_scale != n_embd/n_head",
+        "not attention_cap",
+        "not output_cap",
+        "not sliding_window",
+        "not sliding_window and n_layer == 64",
+        "rope_theta != rope_theta_local",
+        "sliding_window and n_layer != 64",
+        "tied",
+    }
+)
+"""Conditions of tables that llama.cpp's graphs do not allow for, and ours do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A weight: its name in the checkpoint (the first of those that it is made of), and how it is made."""
@@ -33,7 +52,8 @@ class Weight:
 @dataclass
 class Weights:
     """What a graph is built from. params: the table's, by name. config: of the language model. keys: the metadata of
-    the GGUF file that it would be, without the architecture's name. window: tokens that each layer sees, None for all.
+    the GGUF file that it would be, without the architecture's name. windows: for each layer, how near a token must be
+    to be seen, itself counted, None for all.
     """
 
     arch: Architecture
@@ -45,6 +65,11 @@ class Weights:
     interleaved: bool = False
     losses: list[Loss] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The model type of the architecture."""
+        return (self.arch.model_type or (self.arch.writes or ("", self.arch.gguf))[1:])[0]
 
     def __getitem__(self, role: str) -> Weight:
         if role not in self.tensors:
@@ -74,10 +99,12 @@ def bound(
             code="no-config",
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
-    arch = archs.find(hf_class=architecture, model_type=config.get("model_type"))
-    found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets)
+    arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"))
+    computed = _COMPUTED if any(row.tied_to for row in arch.rows) else _COMPUTED - {"tied"}
+    found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=computed)
     arch = found.architecture
     prefix = f"{arch.gguf}."
+    flattened = config if arch.towers else flat(config)
     weights, named = {}, set()
     for tensor in found.tensors:
         name = tensor.source_names[0] if tensor.source_names else tensor.name
@@ -90,10 +117,10 @@ def bound(
     return Weights(
         arch,
         found.hparams,
-        flat(config),
+        flattened,
         {key.removeprefix(prefix): value for key, _, value in found.metadata},
         weights,
-        _windows(arch, flat(config), found.hparams),
+        _windows(arch, flattened, found.hparams),
         _interleaved(arch),
         [note for note in notes if isinstance(note, Loss)],
         [note for note in notes if isinstance(note, Note)],
@@ -143,17 +170,21 @@ _SLIDES = {"qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "smollm3"}
 
 
 def _windows(arch: Architecture, config: Mapping[str, Any], params: Mapping[str, Any]) -> list[int | None]:
-    """How many tokens each layer sees, itself among them."""
+    """How near a token must be to be seen, in each layer."""
     n_layer = params["n_layer"]
-    size = config.get("sliding_window", arch.window.size if arch.window else params.get("sliding_window"))
-    used = config.get("use_sliding_window", False) if arch.model_type[0] in _SLIDES else True
+    usual, name = (arch.window.size, arch.window.config) if arch.window else (params.get("sliding_window"), "")
+    size = config.get(name or "sliding_window", usual)
+    flagged = not _SLIDES.isdisjoint(arch.model_type)
+    used = config.get("use_sliding_window", False) if flagged else True
     if not used or not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         return [None] * n_layer
+    if arch.graph.get("block") == "encoder":
+        size = size // 2 + 1  # half of it lies on each side
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == n_layer:
         return [size if kind == "sliding_attention" else None for kind in kinds]
     if arch.window is not None:
         period, shift = arch.window.period, not arch.window.full_first
         return [size if (layer + shift) % period else None for layer in range(n_layer)]
-    first = params.get("max_window_layers") if arch.model_type[0] in _SLIDES else 0
+    first = params.get("max_window_layers") if flagged else 0
     return [size if layer >= (first or 0) else None for layer in range(n_layer)]

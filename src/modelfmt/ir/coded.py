@@ -1,15 +1,14 @@
-"""Operations on quantized tensors: codes with parameters of their own, what is made of them, and parts of blocks."""
+"""Operations on quantized tensors: codes with parameters of their own, and what is made of them."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from modelfmt.errors import ShapeError
 from modelfmt.ir import grid
-from modelfmt.ir.blocks import LAYOUTS
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 from modelfmt.ir.moves import Reshape
 from modelfmt.ir.op import Computed, Op, Reader
@@ -24,15 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRIDDED",
-    "BlockPart",
     "Blocks",
     "Coded",
     "Fields",
+    "Nearest",
     "Nested",
     "Numbers",
     "Packed",
     "Param",
     "Regrid",
+    "Uniform",
     "Widened",
 ]
 
@@ -121,6 +121,59 @@ class Regrid(Op, frozen=True):
         return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
 
 
+class Nearest(Op, frozen=True):
+    """Dense values rounded to integers under a scale for each group, as rows of a grid: the codes of ONNX Runtime's
+    quantizer of weights (csrc/quant/grid_round.c).
+
+    table: of the codes, "U4" or "U8". symmetric: the zero is the middle of the range, else each group has its own.
+    half: scales are rounded to float16 first. records: no codes.
+    """
+
+    input: Expression
+    table: str
+    group: int
+    symmetric: bool = True
+    half: bool = False
+    records: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shape or self.shape[-1] % self.group:
+            raise ShapeError("rows are no whole groups", code="blocks", found=self.shape, allowed=self.group)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return grid.INTEGERS[self.table]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
+
+
+class Uniform(Op, frozen=True):
+    """A grid as integers under scales and zeros alone, value = scale * (code - zero): tables of whole numbers become
+    codes, offsets become zeros, which are then no whole numbers. table: that of the input, which may be records."""
+
+    input: Expression
+    table: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    @property
+    def stored(self) -> Encoding:
+        given, whole = self.input.stored, grid.whole(self.table)
+        own = grid.parse(given.name)
+        if whole is None or own.table == "-":
+            return given
+        return ENCODINGS[grid.grid_name(whole.table, own.group, own.n_cols)]
+
+
 class Blocks(Op, frozen=True):
     """Codes moved into blocks of a GGUF type, where all of them fit: what a sink makes, made before rows are moved."""
 
@@ -174,9 +227,10 @@ class Packed(Op, frozen=True):
 class Numbers(Op, frozen=True):
     """The scales, zeros or offsets of a grid of records, in a dense encoding.
 
-    what: scale; exponent (of a scale that is a power of two, plus 127); zero (whole, offsets included); offset (of
+    what: scale; exponent (of a scale that is a power of two, plus 127); zero; offset (of
     codes whose zero is none, or `rezero`). bits: zeros packed in 32-bit words along the rows or groups (see Param).
-    rows, group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows].
+    rows, group: of how many neighbours one is taken. shape: as laid out; turned: [groups, rows]. zero: whole, offsets
+    included, unless it is written as a float.
     """
 
     input: Expression
@@ -299,44 +353,5 @@ class Fields(Op, frozen=True):
         return codes
 
 
-class BlockPart(Op, frozen=True):
-    """One part of a quantized matrix [n, columns]: `codes` uint8 [n, blocks, code bytes], `scales` or `zeros` float32
-    [n, blocks] (modelfmt.ir.blocks). encoding: the type of the blocks, into which a dense input is quantized first.
-    rounding: how."""
-
-    input: Expression
-    encoding: str
-    part: Literal["codes", "scales", "zeros"]
-    rounding: str = "ggml"
-
-    def __post_init__(self) -> None:
-        if len(self.input.shape) != 2 or self.input.shape[1] % ENCODINGS[self.encoding].block_elements:
-            raise ShapeError("not a matrix of whole blocks", code="blocks", found=self.input.shape)
-
-    @property
-    def stored(self) -> Encoding:
-        return ENCODINGS["U8" if self.part == "codes" else "F32"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        layout = LAYOUTS[self.encoding]
-        n_blocks = self.input.shape[1] // layout.block
-        return (self.input.shape[0], n_blocks) + ((layout.code_bytes,) if self.part == "codes" else ())
-
-    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
-        import numpy as np
-
-        layout, (_, columns) = LAYOUTS[self.encoding], self.input.shape
-        per_row = columns // layout.block if self.part == "codes" else 1  # rows of the result in a row of the input
-        first, last = start // per_row, -(-stop // per_row)
-        blocks = reader.encoded(self.input, first, last, self.encoding, self.rounding)
-        blocks = blocks.reshape(-1, ENCODINGS[self.encoding].block_bytes)
-        if self.part == "codes":
-            codes = layout.codes(blocks)
-            return codes[start - first * per_row : stop - first * per_row]
-        found = layout.levels(blocks)[self.part == "zeros"]
-        return np.ascontiguousarray(found, np.float32).reshape(last - first, -1).view(np.uint8)
-
-
-GRIDDED = (Coded, Regrid, Packed, Numbers, Blocks)
+GRIDDED = (Coded, Regrid, Nearest, Uniform, Packed, Numbers, Blocks)
 """Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""

@@ -24,6 +24,7 @@ __all__ = [
     "Affine",
     "Cast",
     "Dequantize",
+    "Encoded",
     "Finite",
     "NegativeExp",
     "NegativeLog",
@@ -114,6 +115,29 @@ class Cast(Op, frozen=True):
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         return reader.encoded(self.input, start, stop, self.encoding)
+
+
+class Encoded(Op, frozen=True):
+    """Dense values quantized into blocks, for what takes these apart. rounding: how, "ggml" or "best"."""
+
+    input: Expression
+    encoding: str
+    rounding: str = "ggml"
+
+    def __post_init__(self) -> None:
+        if not self.shape or self.shape[-1] % self.stored.block_elements:
+            raise ShapeError("rows are no whole blocks", code="blocks", found=self.shape, allowed=self.encoding)
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        return reader.encoded(self.input, start, stop, self.encoding, self.rounding)
 
 
 class Finite(Op, frozen=True):

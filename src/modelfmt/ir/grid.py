@@ -15,7 +15,7 @@ import msgspec
 
 from modelfmt.errors import UsageError
 
-__all__ = ["RECORD", "TABLES", "Grid", "Packing", "grid_name", "parse"]
+__all__ = ["INTEGERS", "RECORD", "TABLES", "Grid", "Packing", "Whole", "grid_name", "parse", "values", "whole"]
 
 RECORD = 24
 """Bytes of a record."""
@@ -42,6 +42,9 @@ TABLES: dict[str, tuple[float, ...]] = {
 E4M3 and E5M2, of 256 entries, are the floats of these names."""
 
 FLOATS = {"E4M3": (4, 3), "E5M2": (5, 2)}
+
+_STEPS = {"IQ4": 1, "E2M1": 2}
+"""Tables of whole numbers, and of halves."""
 
 _NAME = re.compile(r"GRID:(-|[A-Z][A-Z0-9]{1,3}):([1-9][0-9]{0,9}):([1-9][0-9]{0,9})")
 
@@ -102,6 +105,30 @@ def parse(name: str) -> Grid:
     if n_cols % group or not (table == "-" or table in INTEGERS or table in TABLES or table in FLOATS):
         raise UsageError("no such grid", code="unknown-type", found=name, allowed="GRID:TABLE:GROUP:COLUMNS")
     return Grid(table, group, n_cols)
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A table as integers: each entry is (codes[entry] - zero) / steps. table: what the codes lie on."""
+
+    codes: tuple[int, ...]
+    zero: int
+    steps: int
+    table: str
+
+
+@cache
+def whole(table: str) -> Whole | None:
+    """A table whose entries are multiples of one number; None of others, and of integers.
+
+    >>> whole("E2M1").codes
+    (12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0)
+    """
+    if table not in _STEPS:
+        return None
+    entries = [int(entry * _STEPS[table]) for entry in TABLES[table]]
+    zero = -min(entries)
+    bits = (max(entries) + zero).bit_length()
+    return Whole(tuple(entry + zero for entry in entries), zero, _STEPS[table], f"U{bits}")
 
 
 @cache

@@ -12,14 +12,28 @@ from collections.abc import Callable
 
 import msgspec
 
-from modelfmt.ir import coded, computed, moves, nearest, op
-from modelfmt.ir.coded import GRIDDED, BlockPart, Blocks, Coded, Fields, Nested, Numbers, Packed, Param, Regrid, Widened
+from modelfmt.ir import coded, computed, moves, op, to_grid
+from modelfmt.ir.coded import (
+    GRIDDED,
+    Blocks,
+    Coded,
+    Fields,
+    Nearest,
+    Nested,
+    Numbers,
+    Packed,
+    Param,
+    Regrid,
+    Uniform,
+    Widened,
+)
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
     Affine,
     Cast,
     Dequantize,
+    Encoded,
     Finite,
     NegativeExp,
     NegativeLog,
@@ -40,8 +54,8 @@ from modelfmt.ir.moves import (
     Tiled,
     Transpose,
 )
-from modelfmt.ir.nearest import Nearest, NestedCodes, to_grid
 from modelfmt.ir.op import Constant, Leaf, Reader, geometry, row_bytes
+from modelfmt.ir.to_grid import NestedCodes, ToGrid, nearest
 
 __all__ = [
     "GRIDDED",
@@ -49,13 +63,13 @@ __all__ = [
     "AddConstant",
     "AddLowRank",
     "Affine",
-    "BlockPart",
     "Blocks",
     "Cast",
     "Coded",
     "Concat",
     "Constant",
     "Dequantize",
+    "Encoded",
     "Expression",
     "Fields",
     "Finite",
@@ -82,15 +96,17 @@ __all__ = [
     "Strided",
     "Swap",
     "Tiled",
+    "ToGrid",
     "Transpose",
+    "Uniform",
     "Widened",
     "geometry",
+    "nearest",
     "nodes",
     "read_bytes",
     "row_bytes",
     "source_label",
     "stored_bytes",
-    "to_grid",
     "with_inputs",
 ]
 
@@ -110,6 +126,7 @@ Expression = (
     | NegativeLog
     | Dequantize
     | Cast
+    | Encoded
     | Finite
     | AddLowRank
     | Pad
@@ -121,18 +138,19 @@ Expression = (
     | Coded
     | Regrid
     | Nearest
+    | Uniform
+    | ToGrid
     | NestedCodes
     | Packed
     | Numbers
     | Nested
     | Blocks
-    | BlockPart
     | Fields
     | Widened
     | Reinterpret
 )
 
-for _module in (op, moves, computed, coded, nearest):
+for _module in (op, moves, computed, coded, to_grid):
     vars(_module)["Expression"] = Expression  # msgspec resolves the annotations of fields where their class stands
 
 ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
@@ -143,7 +161,7 @@ def with_inputs(expr: Expression, change: Callable[[Expression], Expression]) ->
     """The same operation over other inputs: `change` of each. Sources of grids and leaves stay as they are."""
     if isinstance(expr, Stack | Concat | Tiled):
         return msgspec.structs.replace(expr, parts=tuple(map(change, expr.parts)))
-    if isinstance(expr, Leaf | Constant | Coded | Regrid | Nearest | Blocks):
+    if isinstance(expr, Leaf | Constant | Coded | Regrid | Nearest | ToGrid | Blocks):
         return expr
     return msgspec.structs.replace(expr, input=change(expr.input))
 

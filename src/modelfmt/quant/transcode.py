@@ -25,10 +25,10 @@ from modelfmt.ir.ops import (
     Coded,
     Constant,
     Expression,
-    Nearest,
     Param,
     Reader,
     Regrid,
+    ToGrid,
     Widened,
     geometry,
     nodes,
@@ -396,7 +396,7 @@ def rounding(
     """
     import numpy as np
 
-    if isinstance(expr, Nearest):  # its scales were rounded to their type before codes were chosen
+    if isinstance(expr, ToGrid):  # its scales were rounded to their type before codes were chosen
         return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
     coded = _sources(expr)
@@ -440,7 +440,7 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
-    if isinstance(expr, Nearest):
+    if isinstance(expr, ToGrid):
         return expr.zeros
     coded = _sources(expr)
     low, high = float("inf"), float("-inf")
@@ -457,7 +457,7 @@ def powers(expr: Expression, reader: Reader) -> bool:
     """True where every scale is a power of two that an E8M0 byte holds."""
     import numpy as np
 
-    if isinstance(expr, Nearest):
+    if isinstance(expr, ToGrid):
         return False
     if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
         return True

@@ -291,7 +291,7 @@ def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
     """The architecture's table, and the checkpoint's tensors and metadata by it. fold: act-order, where it can be."""
     from modelfmt import archs
     from modelfmt.archs import bind
-    from modelfmt.checkpoints import act_order
+    from modelfmt.checkpoints import act_order, modules
 
     if not model.config:
         raise UnsupportedError(
@@ -303,7 +303,16 @@ def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
     exprs, notes = act_order.folded(exprs) if fold else (exprs, [])
-    bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    if arch.dense:
+        exprs |= modules.tensors(model)
+    reader = Evaluator(model.files)
+    bound = bind.to_gguf(
+        arch,
+        tensors=exprs,
+        config=model.config,
+        assets=model.assets,
+        value=lambda expr: float(reader.values(expr, 0, 1)[0, 0]),
+    )
     bound.notes.extend(notes)
     return bound.architecture, bound
 

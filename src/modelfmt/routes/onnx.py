@@ -1,51 +1,38 @@
 """To ONNX: an ONNX model as it is; from a checkpoint or a GGUF file the graph that its architecture's table describes.
 
-A destination that ends in .onnx is that file; any other is a folder as optimum lays it out: model.onnx, config.json,
-generation_config.json and the tokenizer's files.
+A destination that ends in .onnx is that file; any other is a folder as optimum lays it out: model.onnx, or the graphs
+of an encoder and a decoder, config.json, generation_config.json and the tokenizer's files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from modelfmt.checkpoints import from_gguf
-from modelfmt.errors import UnsupportedError, UsageError
+from modelfmt.errors import UsageError
 from modelfmt.formats import onnx
-from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
+from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import BlockPart, Expression, FlipBits, Leaf
+from modelfmt.ir.ops import Encoded, Expression, Leaf, Nearest, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.quant import integers
+from modelfmt.quant.integers import Integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
-from modelfmt.storage import strict_json
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
 
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
-IN_PLACE, STANDARD = "safetensors", "onnx-standard"
-PROFILES = ("auto", STANDARD)
+IN_PLACE = "safetensors"
+ACCURACY_LEVELS = (0, 4)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
-_EXACT_IN_HALF = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL")
-_LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
-
-
-@dataclass
-class _Checkpoint:
-    """What a graph is built from: tensors and small files, and what is to be said of them."""
-
-    architecture: str | None
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Expression]
-    files: Mapping[str, bytes]
-    notes: list[Note | Loss] = field(default_factory=list)
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
@@ -56,12 +43,28 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
+    from modelfmt.graphs.build import GENAI, PROFILES
+
     if options.profile not in PROFILES:
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
-    checkpoint = _checkpoint(model)
-    return [_built(checkpoint, recipe, options) for recipe in wanted]
+    if options.accuracy_level not in ACCURACY_LEVELS:
+        raise UsageError(
+            "no such accuracy level",
+            code="accuracy-level",
+            found=options.accuracy_level,
+            allowed=", ".join(map(str, ACCURACY_LEVELS)),
+        )
+    if options.profile == GENAI and not options.folder:
+        raise UsageError(
+            "onnxruntime-genai loads a folder",
+            code="profile-folder",
+            found=options.profile,
+            hint="name a folder, and say --to onnx; --profile ort makes a file",
+        )
+    source = checkpoint_of(model)
+    return [_built(source, recipe, options) for recipe in wanted]
 
 
 def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> Draft:
@@ -76,106 +79,171 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
         if tensor.data is not None
     }
     notes = [Note(model.path, str(note)) for note in model.extras.get("notes", ())]
-    return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
+    return Draft(recipe.label, chosen, _Build({"": program}, options, {}), [], notes, folder=options.folder)
 
 
-def _built(checkpoint: _Checkpoint, recipe: Recipe, options: Options) -> Draft:
+def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
 
-    label = recipe.label
-    if label not in (AUTO, *_TYPES, *_BLOCKS) or recipe.own:
+    label, whole = recipe.label, integers.parse(recipe.label)
+    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
         raise UsageError(
             "an ONNX graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
         )
-    blocks = label if label in _BLOCKS else None
-    usual = _usual(checkpoint.tensors) if label == AUTO or blocks else label
+    if whole is not None and options.rounding != "ggml":
+        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
+    blocks = label if label in _BLOCKS else whole
+    usual = _usual(source.tensors) if label == AUTO or blocks else label
     form = Form(
         _TYPES[usual],
         as_stored=options.external == IN_PLACE,
         blocks=blocks,
         rounding=options.rounding,
-        standard=options.profile == STANDARD,
+        profile=options.profile,
         carried=label not in _TYPES,
+        accuracy_level=options.accuracy_level,
     )
     made = build.from_checkpoint(
-        architecture=checkpoint.architecture,
-        config=checkpoint.config,
-        tensors=checkpoint.tensors,
-        assets=checkpoint.files,
+        architecture=source.architecture,
+        config=source.config,
+        tensors=source.tensors,
+        assets=source.files,
         form=form,
     )
-    said = [*checkpoint.notes, *made.notes]
+    if len(made.programs) > 1 and not options.folder:
+        raise UsageError(
+            "this model is more than one graph",
+            code="several-graphs",
+            found=", ".join(made.programs),
+            allowed="a folder",
+            hint="name a folder, and say --to onnx",
+        )
+    said = [*source.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]
     chosen: dict[str, DraftTensor] = {}
-    for key, tensor in walk_tensors(made.program):
+    for key, tensor in _tensors(made.programs):
         assert tensor.data is not None
-        source, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
-        if source.name == "U8" and tensor.type in ("INT4", "INT8"):
+        stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
+        if stored.name == "U8" and tensor.type in ("INT4", "INT8", "UINT4"):
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
-        losses += _losses(key, tensor.data, source.name, target)
-    files = checkpoint.files if options.folder else {}
+        losses += _losses(tensor.name, tensor.data, stored.name, target)
+    files = {**source.files, **made.files} if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
     notes += [
         Note(kind, f"{n} weights in blocks that ONNX has no operator for become {usual}") for kind, n in widened.items()
     ]
-    return Draft(label, chosen, _Build(made.program, options, files), losses, notes, folder=options.folder)
+    losses = list(dict.fromkeys(losses))  # a weight that two graphs have loses once
+    return Draft(label, chosen, _Build(made.programs, options, files), losses, notes, folder=options.folder)
 
 
 def _reason(expr: Expression, target: str) -> str:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if isinstance(expr, BlockPart):
-        how = "quantized to" if expr.input.stored.dense else "blocks of"
-        return f"{expr.part}, {how} {expr.encoding}"
+    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
+    part = _part(expr)
+    if part:
+        made = _quantized(expr)
+        return f"{part}, quantized to {made[1]}" if made else f"{part}, {_of(expr)}"
     return "kept" if expr.stored.name == target else "the graph's type"
 
 
+def _quantized(expr: Expression) -> tuple[Expression, str] | None:
+    """The dense values that a constant is quantized from, and the type; None where nothing is."""
+    for node in nodes(expr):
+        if isinstance(node, Encoded):
+            return node.input, node.encoding
+        if isinstance(node, Nearest):
+            return node.input, str(Integers(node.bits, node.group, node.symmetric))
+    return None
+
+
+def _part(expr: Expression) -> str:
+    """Which part of a quantized matrix an expression is, also where its rows were moved."""
+    found = next((node for node in nodes(expr) if isinstance(node, Packed | Numbers)), None)
+    return "" if found is None else "codes" if isinstance(found, Packed) else f"{found.what}s"
+
+
+def _of(expr: Expression) -> str:
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return f"blocks of {blocks}" if blocks else source_label(expr)
+
+
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
-    if isinstance(expr, FlipBits):
-        expr = expr.input
-    if not isinstance(expr, BlockPart):
-        return narrowing(key, source, target)
-    if expr.part == "codes" and expr.input.stored.dense:
-        return [
-            Loss(
-                "quantized",
-                key.removesuffix("_codes").removesuffix("_quantized"),
-                f"{expr.input.stored.name} to {expr.encoding}",
-            )
-        ]
-    return [] if expr.encoding in _EXACT_IN_HALF else narrowing(key, source, target)
+    part = _part(expr)
+    made = _quantized(expr) if part else None
+    if part == "codes" and made is not None:
+        detail = f"{made[0].stored.name} to {made[1]}"
+        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    if any(isinstance(node, Nearest) for node in nodes(expr)):
+        return []  # made for this type of scales
+    return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
+
+
+def _exact_in_half(expr: Expression) -> bool:
+    """Whether a type has float16 scales, and nothing else that scales are made of."""
+    for node in nodes(expr):
+        if isinstance(node, Regrid):
+            return [level.dtype for level in node.input.stored.levels] == ["F16"]
+    return False
+
+
+def _tensors(programs: Mapping[str, Program]) -> Iterator[tuple[str, GraphTensor]]:
+    """The constants of several programs, each with a key of its own."""
+    for stem, program in programs.items():
+        for key, tensor in walk_tensors(program):
+            yield _key(programs, stem, key), tensor
+
+
+def _key(programs: Mapping[str, Program], stem: str, key: str) -> str:
+    return key if len(programs) == 1 else f"{stem}/{key}"
 
 
 @dataclass(frozen=True)
 class _Build:
-    """Lays out the model, what lies beside it and, in a folder, the small files."""
+    """Lays out the models by their stems, what lies beside them and, in a folder, the small files. Of a weight that
+    several of them have, those files hold one copy."""
 
-    program: Program
+    programs: Mapping[str, Program]
     options: Options
     files: Mapping[str, bytes]
 
     def __call__(self, stem: str) -> list[FileLayout]:
-        stem = "model" if self.options.folder else stem
+        found: list[FileLayout] = []
+        places: dict[tuple[int, str], onnx.Elsewhere] = {}
+        for own, program in self.programs.items():
+            found += self.model(own, program, (own or "model") if self.options.folder else stem, places)
+        return found + [FileLayout(name, len(data), data, ()) for name, data in self.files.items()]
+
+    def model(
+        self, own: str, program: Program, stem: str, places: dict[tuple[int, str], onnx.Elsewhere]
+    ) -> list[FileLayout]:
+        """One model and what lies beside it. places: of constants that lie beside those before it; added to."""
         in_place = self.options.external == IN_PLACE
+        tensors = {key: (id(tensor.data), tensor.type) for key, tensor in walk_tensors(program)}
+        shared = {key: places[identity] for key, identity in tensors.items() if identity in places}
         whole, *beside = onnx.layout(
-            self.program,
+            program,
             stem=stem,
             external="auto" if in_place else self.options.external,
             shard_size=self.options.split_size,
             alignment=self.options.alignment,
-            elsewhere=_elsewhere(self.program, Path(self.options.home)) if in_place else {},
+            elsewhere=_elsewhere(program, Path(self.options.home)) if in_place else shared,
         )
-        if self.options.folder:
-            whole = msgspec.structs.replace(whole, name="model.onnx")
-        small = [FileLayout(name, len(data), data, ()) for name, data in self.files.items()]
-        return [whole, *beside, *small]
+        for layout in beside:
+            for row in layout.tensors:
+                places[tensors[row.name]] = onnx.Elsewhere(layout.name, row.offset)
+        name = f"{stem}.onnx" if self.options.folder else ""
+        return [self.named(own, layout, layout.name or name) for layout in (whole, *beside)]
+
+    def named(self, own: str, layout: FileLayout, name: str) -> FileLayout:
+        """A layout whose tensors have the keys of the draft."""
+        rows = tuple(msgspec.structs.replace(row, name=_key(self.programs, own, row.name)) for row in layout.tensors)
+        return msgspec.structs.replace(layout, name=name, tensors=rows)
 
 
 def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
@@ -197,27 +265,6 @@ def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:
             hint="an ONNX model may only name files beside it",
         )
     return found
-
-
-def _checkpoint(model: Model) -> _Checkpoint:
-    if model.format == "gguf":
-        tensors, files, losses, notes = from_gguf.view(model)
-        config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
-        classes = config.get("architectures")
-        first = classes[0] if isinstance(classes, list) and classes else None
-        return _Checkpoint(first, config, tensors, files, [*losses, *notes])
-    if not model.config:
-        raise UnsupportedError(
-            "neither a graph nor an architecture in this source",
-            code="source-kind",
-            path=model.path,
-            found=model.format,
-            allowed="an ONNX model, a Hugging Face folder, a GGUF file",
-        )
-    tensors = {name: tensor.expr for name, tensor in model.tensors.items()}
-    files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
-    said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
-    return _Checkpoint(model.architecture, model.config, tensors, files, said)
 
 
 def _usual(tensors: Mapping[str, Expression]) -> str:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Found = tuple[Any, Any, Any, Callable[[], Any]]
 
-__all__ = ["ROUNDINGS", "Nearest", "NestedCodes", "to_grid"]
+__all__ = ["ROUNDINGS", "NestedCodes", "ToGrid", "nearest"]
 
 
-class Nearest(Op, frozen=True):
+class ToGrid(Op, frozen=True):
     """Rows of a grid made from dense values [.., rows, columns].
 
     how: a row of ROUNDINGS. size: columns that share a scale; rows: neighbouring rows that do (blocks, of a matrix
@@ -150,9 +150,9 @@ class NestedCodes(Op, frozen=True):
         return codes[start - low : stop - low].reshape(-1, 1)
 
 
-def to_grid(input: Expression, how: str, table: str, size: int, scale: str, *, rows: int = 1) -> Nearest:
+def nearest(input: Expression, how: str, table: str, size: int, scale: str, *, rows: int = 1) -> ToGrid:
     """The expression for groups of `size` columns, which need not divide the row for blocks of floats."""
-    return Nearest(input, how, table, size, scale, gcd(size, input.shape[-1]), rows)
+    return ToGrid(input, how, table, size, scale, gcd(size, input.shape[-1]), rows)
 
 
 def _numpy(encoding: str) -> Any:
@@ -163,7 +163,7 @@ def _numpy(encoding: str) -> Any:
     return np.dtype(getattr(ml_dtypes, name, None) or name)
 
 
-def _limit(expr: Nearest) -> int:
+def _limit(expr: ToGrid) -> int:
     """The largest code."""
     return grid.parse(grid.grid_name(expr.table, 1, 1)).limit
 
@@ -172,7 +172,7 @@ EPSILON = {"F16": 2.0**-10, "BF16": 2.0**-7, "F32": 2.0**-23}
 """Dense type -> the step from 1 to its next number."""
 
 
-def _stored(scale: Any, expr: Nearest) -> Any:
+def _stored(scale: Any, expr: ToGrid) -> Any:
     """Scales as they will be stored, float32; where one is nothing, the step from 1 to the next number."""
     import numpy as np
 
@@ -187,7 +187,7 @@ def _stored(scale: Any, expr: Nearest) -> Any:
     return found
 
 
-def _symmetric(x: Any, expr: Nearest) -> Found:
+def _symmetric(x: Any, expr: ToGrid) -> Found:
     import numpy as np
 
     limit = _limit(expr)
@@ -196,7 +196,7 @@ def _symmetric(x: Any, expr: Nearest) -> Found:
     return scale, 0.0, half, lambda: np.rint(np.clip(x / scale[..., None], -half, half - 1)) + half
 
 
-def _asymmetric(x: Any, expr: Nearest) -> Found:
+def _asymmetric(x: Any, expr: ToGrid) -> Found:
     import numpy as np
 
     limit = _limit(expr)
@@ -213,7 +213,7 @@ def _asymmetric(x: Any, expr: Nearest) -> Found:
     return scale, 0.0, zero + half, codes
 
 
-def _mlx(x: Any, expr: Nearest) -> Found:
+def _mlx(x: Any, expr: ToGrid) -> Found:
     """The end of the range that is further from nothing is a number of the grid."""
     import numpy as np
 
@@ -237,7 +237,7 @@ def _mlx(x: Any, expr: Nearest) -> Found:
     return stored, offset, 0.0, lambda: np.clip(np.rint((x - bias[..., None]) / scale[..., None]), 0, limit)
 
 
-def _e4m3(x: Any, expr: Nearest) -> Found:
+def _e4m3(x: Any, expr: ToGrid) -> Found:
     """Blocks of expr.rows rows."""
     import ml_dtypes
     import numpy as np
@@ -253,7 +253,7 @@ def _e4m3(x: Any, expr: Nearest) -> Found:
     return scale, 0.0, 0.0, codes
 
 
-def _nf4(x: Any, expr: Nearest) -> Found:
+def _nf4(x: Any, expr: ToGrid) -> Found:
     import numpy as np
 
     table = np.array(grid.TABLES[expr.table], np.float32)
@@ -263,7 +263,7 @@ def _nf4(x: Any, expr: Nearest) -> Found:
     return largest, 0.0, 0.0, lambda: np.searchsorted(between, np.clip(x * inverse[..., None], -1, 1), side="left")
 
 
-ROUNDINGS: dict[str, Callable[[Any, Nearest], Found]] = {
+ROUNDINGS: dict[str, Callable[[Any, ToGrid], Found]] = {
     "symmetric": _symmetric,
     "asymmetric": _asymmetric,
     "mlx": _mlx,

@@ -1,0 +1,75 @@
+"""Makes the rows of grids, and what is made of grids: the kernels of csrc/grid.h behind expressions.
+
+Here is what the data of `modelfmt.ir.ops.Coded` and its kin mean. Every function takes the reader that it gets its
+inputs from, so that nothing here opens a file. `apart` is for runtimes that keep codes, scales and zeros in tensors of
+their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelfmt.grids import parts, rows
+from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart
+from modelfmt.grids.kinds import (
+    BLOCKS,
+    GROUPS,
+    blocks_of,
+    is_row_operation,
+    records_of,
+    regridded,
+    restricted,
+    source,
+    widened,
+)
+from modelfmt.grids.params import records, zeros_of
+from modelfmt.grids.values import as_blocks, decode, doubles, fit, values
+from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "BLOCKS",
+    "GROUPS",
+    "LAYOUTS",
+    "Apart",
+    "Layout",
+    "apart",
+    "as_blocks",
+    "blocks_of",
+    "decode",
+    "doubles",
+    "fit",
+    "is_row_operation",
+    "records",
+    "records_of",
+    "regridded",
+    "restricted",
+    "source",
+    "tile",
+    "values",
+    "widened",
+    "zeros_of",
+]
+
+
+def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.uint8]:
+    """Rows of one of modelfmt.ir.ops.GRIDDED."""
+    match expr:
+        case Coded():
+            return rows.coded(expr, start, stop, reader)
+        case Regrid():
+            return rows.regrid(expr, start, stop, reader)
+        case Nearest():
+            return rows.nearest(expr, start, stop, reader)
+        case Uniform():
+            return rows.uniform(expr, start, stop, reader)
+        case Packed():
+            return parts.packed(expr, start, stop, reader)
+        case Numbers():
+            return parts.numbers(expr, start, stop, reader)
+        case Blocks():
+            return rows.blocks(expr, start, stop, reader)
+    raise AssertionError(type(expr).__name__)

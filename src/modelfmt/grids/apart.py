@@ -1,0 +1,116 @@
+"""Grids taken apart for runtimes that keep codes, scales and zeros of a matrix in tensors of their own: MatMulNBits and
+DequantizeLinear of ONNX, and all others that compute scale * (code - zero).
+
+Codes are unsigned, 4 or 8 bits wide, in the order of their elements, the first in the lowest bits. Where a scheme has
+no zeros of its own, the zero is half of the range, 8 or 128.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from modelfmt.grids.kinds import GROUPS, TABLES, records_of, regridded
+from modelfmt.ir import grid
+from modelfmt.ir.encoding import ENCODINGS
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Param, Regrid, Uniform, nodes
+
+__all__ = ["LAYOUTS", "Apart", "Layout", "apart"]
+
+
+class Layout(NamedTuple):
+    """bits: of a code, 4 or 8. block: columns that share a scale. zeros: it has zeros of its own."""
+
+    bits: int
+    block: int
+    zeros: bool
+
+
+class Apart(NamedTuple):
+    """A grid of [.., n, k] in tensors of their own.
+
+    codes: U8 [.., n, k * bits / 8]. scales: F32 [.., n, k / block]. zeros: the same, or None where all of them are half
+    of the range; whole: they are whole numbers, so that `zero_points` has them, too.
+    """
+
+    layout: Layout
+    codes: Packed
+    scales: Numbers
+    zeros: Numbers | None
+    whole: bool
+
+    def zero_points(self) -> Numbers:
+        """Whole zeros as integers of the width of the codes, two in a byte: U8 [.., n, ceil(k / block * bits / 8)]."""
+        assert self.zeros is not None
+        assert self.whole
+        *outer, n_groups = self.zeros.shape
+        width = -(-n_groups * self.layout.bits // 8)
+        bits = self.layout.bits if self.layout.bits < 8 else 0
+        return msgspec.structs.replace(self.zeros, encoding="U8", bits=bits, along="groups", shape=(*outer, width))
+
+
+def _layout(table: str, group: int, *, zeros: bool) -> Layout | None:
+    """How a grid comes apart; None where its codes are no integers."""
+    whole = grid.whole(table)
+    bits = grid.INTEGERS.get(table if whole is None else whole.table)
+    return None if bits is None else Layout(4 if bits <= 4 else 8, group, zeros)
+
+
+def _type_has_zeros(name: str) -> bool:
+    """Whether a type's zeros are others than half of the range: offsets, or the half step of Q1_0's signs."""
+    row = ENCODINGS[name]
+    signs = row.element.kind == "table" and TABLES[name] in grid.INTEGERS
+    return signs or any(level.role == "offset" for level in row.levels)
+
+
+LAYOUTS: dict[str, Layout] = {
+    name: found
+    for name, group in GROUPS.items()
+    if (found := _layout(TABLES[name], group, zeros=_type_has_zeros(name))) is not None
+}
+"""GGUF type -> how it comes apart."""
+
+
+def apart(expr: Expression) -> Apart | None:
+    """A matrix of blocks or of a grid in tensors of their own; None where its values are no integers under scales.
+
+    expr: [.., n, k], in a type of LAYOUTS or on a grid (quantized checkpoints). Exact, but for zeros of types that
+    store an offset m: these are -m / scale, rounded to float32 once.
+    """
+    if not (expr.stored.name in GROUPS or expr.stored.name.startswith("GRID:")):
+        return None
+    given = regridded(expr)
+    own = grid.parse(given.stored.name)
+    zeros, whole = _zeros(given)
+    layout = _layout(own.table, own.group, zeros=zeros)
+    if layout is None or own.n_cols * layout.bits % 8:
+        return None
+    codes = Packed(Uniform(given, own.table), Packing(layout.bits), "U8", -1 if zeros else 1 << (layout.bits - 1))
+    records, shape = Uniform(records_of(given), own.table), (*given.shape[:-1], own.n_cols // own.group)
+    scales = Numbers(records, "scale", "F32", shape, group=own.group)
+    return Apart(
+        layout, codes, scales, Numbers(records, "zero", "F32", shape, group=own.group) if zeros else None, whole
+    )
+
+
+def _zeros(expr: Expression) -> tuple[bool, bool]:
+    """Whether a grid has zeros of its own, and whether all of them are whole numbers."""
+    zeros, whole = False, True
+    for node in nodes(expr):
+        if isinstance(node, Nearest):
+            zeros = zeros or not node.symmetric
+        elif isinstance(node, Coded):
+            zero = node.zero
+            zeros = zeros or node.offset is not None or isinstance(zero, Param) or not zero.is_integer()
+            whole = whole and node.offset is None and _whole(zero)
+        elif isinstance(node, Regrid) and _type_has_zeros(node.input.stored.name):
+            zeros, whole = True, False
+    return zeros, whole
+
+
+def _whole(zero: float | Param) -> bool:
+    if isinstance(zero, Param):
+        return (zero.bits > 0 or zero.input.stored.element.kind == "int") and zero.plus.is_integer()
+    return zero.is_integer()

@@ -1,0 +1,147 @@
+"""What is made of grids as tensors of their own: packed codes, scales, zeros, offsets."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modelfmt import _kernels
+from modelfmt.grids.kinds import restricted
+from modelfmt.grids.params import AWQ
+from modelfmt.grids.rows import LAYS, ORDERS
+from modelfmt.grids.values import no_place
+from modelfmt.ir import grid
+from modelfmt.ir.ops import Numbers, Packed, Reader, geometry
+from modelfmt.kernels import convert
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.uint8]
+    Values = NDArray[np.float64]
+
+__all__ = ["numbers", "packed"]
+
+
+def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    packing, word = expr.packing, expr.stored.block_bytes
+    if packing.lay == "rows":
+        own, rows = grid.parse(expr.input.stored.name), reader.rows(expr.input, start, stop)
+        n_lines, stride = stop - start, expr.shape[-1] * word
+    else:
+        per_line = 32 // packing.bits if packing.lay == "words" else 1
+        if packing.lay == "words" and 32 % packing.bits:
+            return _packed_threes(expr, start, stop, reader)
+        whole = grid.parse(expr.input.stored.name)
+        first, last = start * per_line, stop * per_line
+        group = gcd(whole.group, first, last - first)
+        window = restricted(expr.input, first, last, group)
+        own, rows = grid.parse(window.stored.name), reader.rows(window, 0, geometry(window.shape, window.stored)[0])
+        n_lines, stride = stop - start, expr.shape[-1] * word
+    out = np.empty((n_lines, stride), np.uint8)
+    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+    fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), np.ascontiguousarray(rows), out, expr.rezero)
+    if fault is not None:
+        raise no_place(*fault, f"{packing.bits} bits")
+    return out
+
+
+def _packed_threes(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
+    """Words of 3-bit codes, of which three go together."""
+    first, last = start // 3 * 3, -(-stop // 3) * 3
+    columns = first * 32 // 3, last * 32 // 3
+    group = gcd(grid.parse(expr.input.stored.name).group, columns[0], columns[1] - columns[0])
+    window = restricted(expr.input, *columns, group)
+    whole = msgspec.structs.replace(expr, input=window)
+    import numpy as np
+
+    own = grid.parse(window.stored.name)
+    rows = reader.rows(window, 0, geometry(window.shape, window.stored)[0])
+    stride = whole.shape[-1] * 4
+    out = np.empty((last - first, stride), np.uint8)
+    layout = (1, 0, expr.packing.bits, expr.packing.flip, stride)
+    if _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), rows, out, expr.rezero) is not None:
+        raise no_place(0, 0, f"{expr.packing.bits} bits")
+    return out[start - first : stop - first]
+
+
+def numbers(expr: Numbers, start: int, stop: int, reader: Reader) -> Rows:
+    """Lines of the tensor as laid out: rows of the grid, or columns of it where turned."""
+    import numpy as np
+
+    n_rows = geometry(expr.input.shape, expr.input.stored)[0]
+    if expr.turned:  # every line has a number of every row
+        found = _of_records(expr, 0, n_rows, reader).T[start:stop]
+        return _words(found, expr) if expr.bits else _dense(found, expr.encoding)
+    if expr.along == "rows":  # words of neighbouring rows, one line for each word; as many words as bits hold 32 rows
+        first = start // expr.bits * 32
+        codes = _of_records(expr, first, min(-(-stop // expr.bits) * 32, n_rows), reader)
+        lines = _words(codes.T, expr).view(np.uint32).T
+        skip = start - start // expr.bits * expr.bits
+        return np.ascontiguousarray(lines[skip : skip + stop - start]).view(np.uint8)
+    found = _of_records(expr, start, stop, reader)
+    return _words(found, expr) if expr.bits else _dense(found, expr.encoding)
+
+
+def _of_records(expr: Numbers, start: int, stop: int, reader: Reader) -> Values:
+    """The numbers of lines start..stop, each of expr.rows rows: float64 [n, groups]."""
+    import numpy as np
+
+    own = grid.parse(expr.input.stored.name)
+    last = min(stop * expr.rows, geometry(expr.input.shape, expr.input.stored)[0])
+    rows = reader.rows(expr.input, start * expr.rows, last)
+    records = np.ascontiguousarray(rows).view(np.float64).reshape(len(rows), -1, 3)[:: expr.rows]
+    step = max(1, expr.group // own.group) if expr.group else records.shape[1]
+    records = records[:, ::step]
+    scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
+    if expr.what == "scale":
+        return scale
+    if expr.what == "exponent":  # of a power of two, as an E8M0 byte
+        return np.frexp(scale)[1] + 126.0
+    if expr.what == "offset":  # of codes that were moved so that `rezero` is their zero
+        return offset - scale * (zero if expr.rezero == 0.0 else expr.rezero)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero that says what an offset says
+        found: Values = zero - np.where(scale == 0.0, 0.0, offset / scale)
+    return found if expr.stored.element.kind == "float" else np.rint(found)
+
+
+def _words(codes: NDArray[Any], expr: Numbers) -> Rows:
+    """Integers [n, m] to fields of words along the last axis, zeros behind the last."""
+    import numpy as np
+
+    (n, m), bits, order = codes.shape, expr.bits, expr.order
+    word = 8 * expr.stored.block_bytes
+    per_unit = word // bits if word % bits == 0 else word  # whole codes in whole words
+    padded = np.zeros((n, -(-m // per_unit) * per_unit), np.uint8)
+    padded[:, :m] = codes
+    if order == "awq":
+        inverse = np.argsort(AWQ)
+        padded = padded.reshape(n, -1, 8)[..., inverse].reshape(n, -1)
+    n_cols = padded.shape[1]
+    rows = np.zeros((n, grid.RECORD + n_cols), np.uint8)
+    rows[:, grid.RECORD :] = padded
+    out = np.empty((n, n_cols * bits // 8), np.uint8)
+    if n_cols:
+        _kernels.grid_pack((0, 0, bits, 0, n_cols * bits // 8), (n, n_cols, n_cols), rows, out, -1)
+    return out
+
+
+def _dense(found: Values, encoding: str) -> Rows:
+    """float64 numbers in a dense encoding, rounded once; whole numbers into integers."""
+    import numpy as np
+
+    from modelfmt.ir.encoding import ENCODINGS
+
+    n, m = found.shape
+    row = ENCODINGS[encoding]
+    if row.element.kind == "int":
+        return np.ascontiguousarray(np.rint(found).astype(row.numpy)).view(np.uint8).reshape(n, -1)
+    out = np.empty((n, m * row.block_bytes), np.uint8)
+    if n and m:
+        convert("F64", np.ascontiguousarray(found), encoding, out, n, m)
+    return out

@@ -1,0 +1,179 @@
+"""Rows of grids: codes of checkpoints unpacked, blocks opened, and blocks made of packed codes directly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelfmt import _kernels
+from modelfmt.errors import BadValue
+from modelfmt.grids import params
+from modelfmt.grids.kinds import GROUPS
+from modelfmt.grids.values import no_place, opened
+from modelfmt.ir import grid
+from modelfmt.ir.ops import Blocks, Coded, Nearest, Reader, Regrid, Uniform, row_bytes
+from modelfmt.kernels import kernel_types
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.uint8]
+    Values = NDArray[np.float64]
+
+__all__ = ["LAYS", "ORDERS", "blocks", "coded", "nearest", "regrid", "uniform"]
+
+
+LAYS = {"rows": 0, "words": 1, "columns": 2}
+
+ORDERS = {"low": 0, "high": 1, "awq": 2}
+
+
+def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    if expr.packing.lay == "columns" and (start % 8 or stop % 8):  # words hold eight rows
+        first, last = start // 8 * 8, -(-stop // 8) * 8
+        return coded(expr, first, last, reader)[start - first : stop - first]
+    n, n_groups = stop - start, expr.shape[-1] // expr.group
+    out = np.empty((n, row_bytes(expr)), np.uint8)
+    order = None if expr.index is None else reader.rows(expr.index, 0, 1).reshape(-1).view(np.int32)
+    if not expr.records:
+        if expr.sorted and order is not None:
+            _sorted_codes(expr, start, stop, reader, np.argsort(order, kind="stable"), out)
+        else:
+            _unpack(expr, start, stop, reader, out)
+    columns = expr.first + np.arange(n_groups) * expr.group
+    if order is not None and not expr.sorted:
+        columns = order[columns].astype(np.int64) * max(p.group for p in expr.scales)
+    out[:, : n_groups * grid.RECORD] = params.records(expr, start, stop, columns, reader).view(np.uint8).reshape(n, -1)
+    return out
+
+
+def _span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols: int) -> tuple[Rows, int]:
+    """The packed bytes of columns first .. first + n_cols of rows start..stop, and the bytes of a line of them."""
+    import numpy as np
+
+    codes, packing = expr.codes, expr.packing
+    word = codes.stored.block_bytes
+    if packing.lay == "rows":
+        if first == 0 and n_cols == expr.n_cols:
+            found = reader.rows(codes, start, stop)
+        else:
+            begin, end = first * packing.bits // (8 * word), (first + n_cols) * packing.bits // (8 * word)
+            found = reader.columns(codes, (start, stop), begin, end)
+    elif packing.lay == "words":
+        found = reader.columns(codes, (first * packing.bits // 32, (first + n_cols) * packing.bits // 32), start, stop)
+    else:
+        found = reader.columns(codes, (first, first + n_cols), start // 8, stop // 8)
+    return np.ascontiguousarray(found), found.shape[1]
+
+
+def _unpack(expr: Coded, start: int, stop: int, reader: Reader, out: Rows) -> None:
+    packing = expr.packing
+    if packing.lay == "padded":
+        codes = params.padded(reader.rows(expr.codes, start, stop), packing.bits)
+        head = expr.shape[-1] // expr.group * grid.RECORD
+        out[:, head:] = codes[:, expr.first : expr.first + expr.shape[-1]]
+        return
+    packed, stride = _span(expr, start, stop, reader, expr.first, expr.shape[-1])
+    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+    _kernels.grid_unpack(layout, (stop - start, expr.shape[-1], expr.group), packed, out)
+
+
+def _sorted_codes(expr: Coded, start: int, stop: int, reader: Reader, order: NDArray[np.int64], out: Rows) -> None:
+    """The columns in the order of their groups, of which expr may be a window."""
+    import numpy as np
+
+    n_all, n_cols = expr.n_cols, expr.shape[-1]
+    packed, stride = _span(expr, start, stop, reader, 0, n_all)
+    packing = expr.packing
+    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+    whole = np.empty((stop - start, grid.RECORD + n_all), np.uint8)
+    _kernels.grid_unpack(layout, (stop - start, n_all, n_all), packed, whole)
+    chosen = grid.RECORD + order[expr.first : expr.first + n_cols]
+    out[:, n_cols // expr.group * grid.RECORD :] = whole[:, chosen]
+
+
+def regrid(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    name, n_all = expr.input.stored.name, expr.input.shape[-1]
+    rows = opened(reader.rows(expr.input, start, stop), name, n_all)
+    width = expr.width or n_all
+    own, n = GROUPS[name], len(rows)
+    records = rows[:, : n_all // own * grid.RECORD].reshape(n, -1, grid.RECORD)
+    which = (expr.first + np.arange(width // expr.group) * expr.group) // own
+    head = records if len(which) == records.shape[1] else records[:, which]
+    if expr.records:
+        return np.ascontiguousarray(head.reshape(n, -1))
+    if width == n_all and expr.group == own:
+        return rows
+    begin = n_all // own * grid.RECORD + expr.first
+    return np.concatenate([head.reshape(n, -1), rows[:, begin : begin + width]], axis=1)
+
+
+def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    values = np.require(reader.values(expr.input, start, stop), np.float32, ["C", "A"])
+    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
+    how = (expr.bits, expr.symmetric, expr.half, expr.records)
+    fault = _kernels.grid_round(how, (len(values), expr.shape[-1], expr.group), values, out)
+    if fault is not None:
+        row, column = start + fault[0], fault[1]
+        raise BadValue(
+            "a value that is not finite cannot be quantized",
+            place=f"row {row}, column {column}",
+            found="NaN, infinity or a scale beyond float16" if expr.half else "NaN or infinity",
+            row=row,
+            column=column,
+        )
+    return out
+
+
+def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    own, rows = grid.parse(expr.input.stored.name), reader.rows(expr.input, start, stop)
+    rows = np.array(rows)
+    head = own.n_cols // own.group * grid.RECORD
+    records = rows[:, :head].copy().view(np.float64).reshape(len(rows), -1, 3)
+    scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
+    codes = rows[:, head:]
+    whole = grid.whole(expr.table)
+    if whole is not None:
+        table = np.zeros(256, np.uint8)
+        table[: len(whole.codes)] = whole.codes
+        scale /= whole.steps
+        zero += whole.zero  # tables are never moved: their zero is 0
+        codes[:] = table[codes]
+    still = (scale == 0.0) & (offset != 0.0)
+    if still.any():  # a constant: codes of 0, whose zero is the constant itself
+        if codes.size:
+            codes.reshape(len(rows), -1, own.group)[still] = 0
+        scale[still], zero[still] = 1.0, 0.0
+    np.subtract(zero, np.divide(offset, scale, where=offset != 0.0, out=np.zeros_like(offset)), out=zero)
+    offset[:] = 0.0
+    rows[:, :head] = records.reshape(len(rows), -1).view(np.uint8)
+    return rows
+
+
+def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
+    import numpy as np
+
+    inner, row = expr.input, kernel_types()[expr.encoding]
+    if inner.packing.lay == "columns" and (start % 8 or stop % 8):
+        first, last = start // 8 * 8, -(-stop // 8) * 8
+        return blocks(expr, first, last, reader)[start - first : stop - first]
+    own, n = grid.parse(inner.stored.name), stop - start
+    packed, stride = _span(inner, start, stop, reader, inner.first, own.n_cols)
+    columns = inner.first + np.arange(own.n_cols // own.group) * own.group
+    records = params.records(inner, start, stop, columns, reader)
+    out = np.empty((n, row_bytes(expr)), np.uint8)
+    packing = inner.packing
+    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+    size = (n, own.n_cols, own.group)
+    fault = _kernels.grid_move(layout, size, packed, records, row.id, own.limit, out)
+    if fault is not None:
+        raise no_place(*fault, expr.encoding, start)
+    return out

@@ -1,0 +1,106 @@
+"""To OpenVINO: from a checkpoint or a GGUF file the graph that its architecture's table describes.
+
+A destination that ends in .xml is that file, with its constants in a .bin beside it; any other is a folder as
+optimum-intel lays it out: openvino_model.xml and .bin, config.json, generation_config.json and the tokenizer's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from modelfmt.errors import UnsupportedError, UsageError
+from modelfmt.formats import openvino
+from modelfmt.ir.graph import ELEMENT_TYPES, Graph
+from modelfmt.ir.layout import FileLayout
+from modelfmt.ir.model import Model
+from modelfmt.quant.recipes import AUTO, Recipe
+from modelfmt.report import Loss, Note
+from modelfmt.routes.draft import DENSE_TYPES, Draft, DraftTensor, Options, narrowing
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
+
+__all__ = ["drafts"]
+
+_STEM = "openvino_model"
+_NOT_HERE = {
+    name: getattr(Options(), name)
+    for name in (
+        *("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre"),
+        *("split_size", "split_tensors", "external", "profile"),
+    )
+}
+"""Options that mean nothing here -> what they are when nobody gives them."""
+_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+
+
+def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
+    """One draft for each recipe: "auto" (each weight as it is), F32, F16 or BF16.
+
+    Raises UnsupportedError (a source or an architecture without a graph), UsageError (options that mean nothing here).
+    """
+    unused = [name for name, usual in _NOT_HERE.items() if getattr(options, name) != usual]
+    if unused:
+        raise UsageError("options that mean nothing for OpenVINO", code="option-unused", found=", ".join(unused))
+    source = checkpoint_of(model)
+    return [_draft(source, recipe, options) for recipe in wanted]
+
+
+def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
+    from modelfmt.graphs import build
+    from modelfmt.graphs import openvino as lowering
+    from modelfmt.graphs.builder import Form
+
+    label = recipe.label
+    if label not in (AUTO, *DENSE_TYPES) or recipe.own:
+        raise UsageError(
+            "an OpenVINO graph of these types is not built",
+            code="quant-container",
+            found=label,
+            allowed="auto, " + ", ".join(DENSE_TYPES),
+        )
+    form = Form(as_stored=label == AUTO, weight_type=_TYPES.get(label), profile=lowering.PROFILE, carried=False)
+    made = build.from_checkpoint(
+        architecture=source.architecture,
+        config=source.config,
+        tensors=source.tensors,
+        assets=source.files,
+        form=form,
+    )
+    if len(made.programs) > 1:
+        raise UnsupportedError(
+            "OpenVINO's files are not built for a model of several graphs",
+            code="several-graphs",
+            found=", ".join(made.programs),
+            allowed="one graph",
+            hint="--to onnx gives a folder of all of them",
+        )
+    (program,) = made.programs.values()
+    said = [*source.notes, *made.notes]
+    losses = [one for one in said if isinstance(one, Loss)]
+    graph, chosen = program.graph, {}
+    for name, tensor in graph.tensors.items():
+        assert tensor.data is not None
+        stored, target = tensor.data.stored.name, ELEMENT_TYPES[tensor.type].encoding
+        chosen[name] = DraftTensor(tensor.data, target, reason="kept" if stored == target else "the graph's type")
+        losses += narrowing(name, stored, target)
+    notes = [one for one in said if isinstance(one, Note)]
+    build_files = _Build(graph, options, source.files if options.folder else {})
+    return Draft(label, chosen, build_files, losses, notes, folder=options.folder)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Lays out the graph, its constants and, in a folder, the small files."""
+
+    graph: Graph
+    options: Options
+    files: Mapping[str, bytes]
+
+    def __call__(self, stem: str) -> list[FileLayout]:
+        stem = _STEM if self.options.folder else stem
+        whole, data = openvino.layout(self.graph, stem=stem, alignment=self.options.alignment)
+        if self.options.folder:
+            whole = msgspec.structs.replace(whole, name=f"{_STEM}.xml")
+        return [whole, data, *(FileLayout(name, len(one), one, ()) for name, one in self.files.items())]
