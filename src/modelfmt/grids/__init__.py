@@ -21,6 +21,7 @@ from modelfmt.grids.kinds import (
     restricted,
     source,
     sources,
+    widened,
 )
 from modelfmt.grids.params import Planes, records, zeros_of
 from modelfmt.grids.parts import planes_of
@@ -55,6 +56,7 @@ __all__ = [
     "sources",
     "tile",
     "values",
+    "widened",
     "zeros_of",
 ]
 

@@ -19,6 +19,8 @@ from modelfmt.ir.ops import (
     Slice,
     Stack,
     Swap,
+    ToGrid,
+    Widened,
     with_inputs,
 )
 
@@ -35,6 +37,7 @@ __all__ = [
     "restricted",
     "source",
     "sources",
+    "widened",
 ]
 
 
@@ -71,6 +74,10 @@ BLOCKS = ("TQ2_0", "Q2_0", "MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8
 """Types whose blocks are made from grids, smallest first."""
 
 
+_WHOLE = {"E2M1": (("U5", 0.5), ("U8", 0.5)), "IQ4": (("U8", 1.0),)}
+"""Table -> integers that hold it, and of which number its values are multiples."""
+
+
 def source(name: str) -> bool:
     """True where blocks of a type can be seen as a grid."""
     return name in GROUPS
@@ -86,6 +93,17 @@ def regridded(expr: Expression) -> Expression:
             "the values of this type lie on no grid", code="no-grid", found=name, allowed=", ".join(GROUPS)
         )
     return Regrid(expr, TABLES[name], GROUPS[name])
+
+
+def widened(expr: Expression) -> list[Expression]:
+    """A grid of a table whose values are whole multiples of one number, as grids of integers, the smallest first."""
+    own = grid.parse(expr.stored.name)
+    found: list[Expression] = []
+    for table, factor in _WHOLE.get(own.table, ()):
+        zero = 1 << grid.INTEGERS[table] - 1
+        codes = tuple(int(value / factor) + zero for value in grid.TABLES[own.table])
+        found.append(Widened(expr, table, codes, float(zero), factor))
+    return found
 
 
 def blocks_of(expr: Expression, target: str) -> Expression | None:
@@ -130,7 +148,7 @@ def is_row_operation(expr: Expression) -> bool:
 
 def records_of(expr: Expression) -> Expression:
     """The same rows of a grid without their codes: what scales and zeros there are, for a fraction of the bytes."""
-    if isinstance(expr, Coded | Regrid | Nearest):
+    if isinstance(expr, Coded | Regrid | Nearest | ToGrid):
         return msgspec.structs.replace(expr, records=True)
     return with_inputs(expr, records_of)
 
@@ -140,7 +158,7 @@ def restricted(expr: Expression, first: int, last: int, group: int) -> Expressio
     if isinstance(expr, Coded):
         shape = (*expr.shape[:-1], last - first)
         return msgspec.structs.replace(expr, shape=shape, group=group, first=expr.first + first, whole=expr.n_cols)
-    if isinstance(expr, Regrid):
+    if isinstance(expr, Regrid | ToGrid):
         return msgspec.structs.replace(expr, first=expr.first + first, width=last - first, group=group)
     if isinstance(expr, Reshape):
         inner = restricted(expr.input, first, last, group)

@@ -51,13 +51,13 @@ def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float3
         return rows.view(np.float32)
     if name.startswith("GRID:"):
         return values(rows, name).astype(np.float32)
-    if name in kernel_types():
-        out = np.empty((len(rows), n_cols), np.float32)
-        convert(name, rows, "F32", out, len(rows), n_cols)
-        return out
     from modelfmt.ir.encoding import ENCODINGS
 
     row = ENCODINGS[name]
+    if name in kernel_types() and not (row.dense and row.element.kind == "int"):
+        out = np.empty((len(rows), n_cols), np.float32)
+        convert(name, rows, "F32", out, len(rows), n_cols)
+        return out
     if not row.numpy or row.element.kind == "complex":
         raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)
     import ml_dtypes

@@ -21,7 +21,21 @@ from modelfmt import grids
 from modelfmt.errors import LossyError, UsageError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.ops import Coded, Constant, Expression, Param, Reader, geometry, nodes, row_bytes, with_inputs
+from modelfmt.ir.ops import (
+    Cast,
+    Coded,
+    Constant,
+    Expression,
+    Param,
+    Reader,
+    Regrid,
+    ToGrid,
+    Widened,
+    geometry,
+    nodes,
+    row_bytes,
+    with_inputs,
+)
 from modelfmt.kernels import convert
 
 if TYPE_CHECKING:
@@ -278,7 +292,7 @@ def _plain(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> boo
     if target not in _SYMMETRIC or own.group % ENCODINGS[target].block_elements:
         return False
     middle, top = _SYMMETRIC[target]
-    if own.limit > top:
+    if own.limit > top or any(isinstance(node, Widened) for node in nodes(expr)):
         return False
     for node in nodes(expr):
         if isinstance(node, Coded):
@@ -445,10 +459,12 @@ def rounding(
     rezero: the codes are moved so that this is their zero. Without offset, zeros must be whole and offsets nothing:
     what is left of them counts. Infinity where a number has no place.
     """
+    if isinstance(expr, ToGrid):  # its scales were rounded to their type before codes were chosen
+        return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
-    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
-    all_coded = len(coded) == sum(is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr))
-    if all_coded and all(_kept(node, reader, scale=scale, offset=offset, rezero=rezero) for node in coded):
+    coded = _sources(expr)
+    whole = len(coded) == sum(is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr))
+    if coded and whole and all(_kept(node, reader, scale=scale, offset=offset, rezero=rezero) for node in coded):
         return 0.0
     top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for count, planes in _planes(expr, reader):
@@ -471,6 +487,12 @@ def _kept(node: Coded, reader: Reader, *, scale: str, offset: str | None, rezero
     return whole and _fits_of(node.scales[0].input, reader).largest * abs(times) < 2.0 ** DENSE[scale][2]
 
 
+def _sources(expr: Expression) -> list[Coded]:
+    """The tensors of codes behind a grid, where their zeros are its own."""
+    found = nodes(expr)
+    return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
+
+
 def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
     """The whole numbers nearest to the zeros that say the same as zero and offset."""
     import numpy as np
@@ -481,7 +503,9 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
-    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
+    if isinstance(expr, ToGrid):
+        return expr.zeros
+    coded = _sources(expr)
     low, high = float("inf"), float("-inf")
     if coded and all(_zero_bounds(node) is not None for node in coded):
         stored = [_zeros_of(node, reader) for node in coded]
@@ -495,6 +519,11 @@ def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
 def powers(expr: Expression, reader: Reader) -> bool:
     """True where every scale is a power of two that an E8M0 byte holds."""
     import numpy as np
+
+    if isinstance(expr, ToGrid):
+        return False
+    if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
+        return True
 
     for records in _records(expr, reader):
         fraction, exponent = np.frexp(records[:, 0])
