@@ -20,9 +20,11 @@ from modelfmt.grids.kinds import (
     regridded,
     restricted,
     source,
+    sources,
 )
-from modelfmt.grids.params import records, zeros_of
-from modelfmt.grids.values import as_blocks, decode, doubles, fit, values
+from modelfmt.grids.params import Planes, records, zeros_of
+from modelfmt.grids.parts import planes_of
+from modelfmt.grids.values import as_blocks, decode, doubles, fit, rounding, values
 from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "LAYOUTS",
     "Apart",
     "Layout",
+    "Planes",
     "apart",
     "as_blocks",
     "blocks_of",
@@ -42,11 +45,14 @@ __all__ = [
     "doubles",
     "fit",
     "is_row_operation",
+    "planes_of",
     "records",
     "records_of",
     "regridded",
     "restricted",
+    "rounding",
     "source",
+    "sources",
     "tile",
     "values",
     "zeros_of",
