@@ -121,7 +121,13 @@ def _sliding(base: Architecture, hf: str, model_type: str) -> Architecture:
     )
 
 
-GRANITE_SWA = _sliding(GRANITE, "GraniteSWAForCausalLM", "granite_swa").derive(params=(kv_heads(4),))
+GRANITE_SWA = _sliding(GRANITE, "GraniteSWAForCausalLM", "granite_swa").derive(
+    params=(
+        kv_heads(4),
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+        Param("tied", "tie_word_embeddings", type="BOOL", default=True),
+    )
+)
 GRANITE_MOE_SWA = _sliding(GRANITE_MOE, "GraniteMoeSWAForCausalLM", "granitemoe_swa").derive(
     without=targets("ffn_gate_shexp"),
     rows=(
