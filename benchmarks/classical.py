@@ -113,7 +113,7 @@ def _theirs(real: Any, rows: Any, path: Path) -> float:
 
     failures, best = [], None
     for kind in (DoubleTensorType, FloatTensorType):
-        for options in ({"zipmap": False}, None):
+        for options in ({"zipmap": False}, {}, None):
             for opset in ({"": 21, "ai.onnx.ml": 3}, 18):
                 try:
                     found = _their_way(real, rows, path, kind, options, opset)
@@ -126,7 +126,7 @@ def _theirs(real: Any, rows: Any, path: Path) -> float:
                     return found
                 best = found if best is None else min(best, found)
     if best is None:
-        raise failures[0]
+        raise failures[-1]
     return best
 
 
@@ -156,7 +156,8 @@ def _their_way(real: Any, rows: Any, path: Path, number: Any, options: Any, opse
             outputs[shares] = np.array([list(one.values()) for one in outputs[shares]])
         binary = hasattr(real, "decision_function") and real.decision_function(rows[:2]).ndim == 1
         if shares == "scores" and binary and outputs[shares].ndim == 2:
-            outputs[shares] = outputs[shares][:, -1:]
+            both = outputs[shares]
+            return min(classical.difference(real, rows, outputs | {shares: one}) for one in (both[:, :1], both[:, -1:]))
     else:
         outputs = {"variable": outputs[names[0]]}
     return classical.difference(real, rows, outputs)

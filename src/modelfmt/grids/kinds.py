@@ -6,6 +6,7 @@ import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir import grid
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import (
     Blocks,
     Coded,
@@ -28,11 +29,14 @@ __all__ = [
     "GROUPS",
     "TABLES",
     "blocks_of",
+    "direct",
+    "implied_zero",
     "is_row_operation",
     "records_of",
     "regridded",
     "restricted",
     "source",
+    "sources",
     "widened",
 ]
 
@@ -105,13 +109,36 @@ def widened(expr: Expression) -> list[Expression]:
 def blocks_of(expr: Expression, target: str) -> Expression | None:
     """The same rows, made into blocks of a type where they are read, before operations move them: those move blocks as
     well. None where codes are not read from tensors of their own."""
-    if isinstance(expr, Coded):
-        direct = expr.index is None and not expr.records and expr.packing.lay != "padded"
-        return Blocks(expr, target) if direct else None
+    if isinstance(expr, Coded | Regrid):
+        return Blocks(expr, target) if direct(expr) else None
     if is_row_operation(expr):
         parts = [blocks_of(part, target) for part in expr.inputs]
         return None if None in parts else with_inputs(expr, lambda part: blocks_of(part, target) or part)
     return None
+
+
+def implied_zero(name: str) -> float | None:
+    """The zero that all groups of a type have; None where they have offsets: also Q1_0, whose signs lie half a step
+    beside its codes."""
+    row, table = ENCODINGS[name], TABLES[name]
+    if any(level.role == "offset" for level in row.levels) or (row.element.kind == "table" and table in grid.INTEGERS):
+        return None
+    element = row.element
+    return float(1 << (element.bits - 1)) if element.signed and element.kind == "int" else float(element.zero)
+
+
+def sources(expr: Expression) -> list[Expression]:
+    """The grids whose rows, all of them and nothing else, an expression moves; itself where it is more than a move."""
+    whole = isinstance(expr, Reshape | RopePermute | Stack | Concat | Swap)
+    return [source for part in expr.inputs for source in sources(part)] if whole else [expr]
+
+
+def direct(expr: Expression) -> bool:
+    """True for codes in tensors of their own, in the order of their groups, and for blocks: what moves in one step."""
+    if isinstance(expr, Coded):
+        return expr.index is None and not expr.records and expr.packing.lay != "padded"
+    elements = expr.input.stored.block_elements if isinstance(expr, Regrid) else 0
+    return isinstance(expr, Regrid) and not expr.records and not (expr.first % elements or expr.width % elements)
 
 
 def is_row_operation(expr: Expression) -> bool:

@@ -175,9 +175,10 @@ class Uniform(Op, frozen=True):
 
 
 class Blocks(Op, frozen=True):
-    """Codes moved into blocks of a GGUF type, where all of them fit: what a sink makes, made before rows are moved."""
+    """A grid moved into blocks of a GGUF type, where all codes fit, or into values of a dense one: what a sink makes,
+    made before rows are moved."""
 
-    input: Coded
+    input: Coded | Regrid
     encoding: str
 
     @property
