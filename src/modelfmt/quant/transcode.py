@@ -463,22 +463,14 @@ def rounding(
         return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
     coded = _sources(expr)
-    all_coded = bool(coded) and len(coded) == sum(
-        is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr)
-    )
-    if all_coded and all(_kept(node, reader, scale=scale, offset=offset, rezero=rezero) for node in coded):
+    whole = len(coded) == sum(is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr))
+    if coded and whole and all(_kept(node, reader, scale=scale, offset=offset, rezero=rezero) for node in coded):
         return 0.0
     top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for count, planes in _planes(expr, reader):
         limit = float(own.limit) if own.integer else top
         worst = max(worst, grids.rounding(planes, count, limit, own.integer, scale, offset, rezero))
     return worst
-
-
-def _sources(expr: Expression) -> list[Coded]:
-    """The tensors of codes behind a grid, where their zeros are its own."""
-    found = nodes(expr)
-    return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
 
 
 def _kept(node: Coded, reader: Reader, *, scale: str, offset: str | None, rezero: float | None) -> bool:
@@ -493,6 +485,12 @@ def _kept(node: Coded, reader: Reader, *, scale: str, offset: str | None, rezero
         return False
     whole = times == 0.0 or (abs(times) >= 1.0 and frexp(abs(times))[0] == 0.5)
     return whole and _fits_of(node.scales[0].input, reader).largest * abs(times) < 2.0 ** DENSE[scale][2]
+
+
+def _sources(expr: Expression) -> list[Coded]:
+    """The tensors of codes behind a grid, where their zeros are its own."""
+    found = nodes(expr)
+    return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
 
 
 def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
