@@ -129,6 +129,20 @@ def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.parametrize(("scheme", "byte"), [("ct-mxfp4", 255), ("ct-mxfp8", 255), ("modelopt-nvfp4", 0x7F)])
+def test_small_scales_that_are_no_number_are_errors(scheme: str, byte: int, golden: Path, tmp_path: Path) -> None:
+    """E8M0's and E4M3's NaN."""
+    schemes.write(schemes.SCHEMES[scheme], golden / "checkpoints/llama3-big", tmp_path / "in", layers=1)
+    tensors = load_file(tmp_path / "in/model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight_scale"
+    whole = tensors[name].view(torch.uint8)
+    whole[1, 2] = byte
+    save_file(tensors, tmp_path / "in/model.safetensors")
+    with pytest.raises(modelfmt.ModelfmtError) as caught:
+        modelfmt.convert(tmp_path / "in", tmp_path / "out.gguf")
+    assert caught.value.code == "scale-not-finite"
+
+
 def test_an_index_out_of_range_is_an_error(golden: Path, tmp_path: Path) -> None:
     schemes.write(schemes.SCHEMES["gptq-4-act"], golden / "checkpoints/llama3-big", tmp_path / "g", layers=1)
     tensors = load_file(tmp_path / "g/model.safetensors")
