@@ -17,7 +17,15 @@ import modelfmt
 import onnx_models
 from modelfmt.errors import ModelfmtError
 
-SAMPLE = ("phi", "cohere2", "granitemoeshared")
+SAMPLE = (
+    "phi",
+    "cohere2",
+    "granitemoeshared",
+    "gpt-bigcode",
+    "exaone4-sliding",
+    "gemma2-uncapped",
+    "mellum-two-thetas",
+)
 NAMES = [name for name in onnx_models.DECODERS if name not in onnx_models.FURTHER or name in SAMPLE]
 NAMES += onnx_models.ENCODERS
 

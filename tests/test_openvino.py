@@ -15,7 +15,7 @@ from modelfmt.graphs import openvino as lowering
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import bound
 
-NAMES = ("llama", "gemma2", "gemma3", "phi3-longrope", "qwen3-moe", "glm", "gpt2", "bert", "roberta")
+NAMES = ("llama", "gemma2", "gemma3", "phi3-longrope", "qwen3-moe", "glm", "gpt2", "bert", "roberta", "modernbert")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ KERNELS = {
     "gpt2": {"ScaledDotProductAttention": 3, "MVN": 7},
     "bert": {"MVN": 7, "Subgraph": 3},
     "roberta": {"MVN": 7, "Subgraph": 3},
+    "modernbert": {},
 }
 """What OpenVINO 2026.4 makes of the patterns of each graph; keys and values are joined inside of the attention."""
 

@@ -1,21 +1,14 @@
-"""Mixtures of experts in standard nodes: a loop over those that were chosen, with dense or quantized matrices."""
+"""Mixtures of experts in standard nodes: a Loop over those that were chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from modelfmt.graphs.builder import attribute
-from modelfmt.graphs.lower_blocks import MICROSOFT, nbits
+from modelfmt.graphs.lowering import MICROSOFT, Lowering, Table, activate, nbits
 from modelfmt.ir.graph import Graph, Node
 
-if TYPE_CHECKING:
-    from modelfmt.graphs.standard import Lowering
-
 __all__ = ["LOWERINGS", "expert_parts"]
-
-Part = tuple[list[str], Sequence[int]]
-"""Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
 
 
 def _experts(low: Lowering, node: Node) -> None:
@@ -48,9 +41,7 @@ def _experts(low: Lowering, node: Node) -> None:
 def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: str, low: Lowering) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
     tokens, shares, distinct = outer
-    from modelfmt.graphs.standard import activate
-
-    inner, float_type = low.inner(Graph(f"{name}/expert")), low.float_type
+    inner, float_type = Lowering(Graph(f"{name}/expert"), low.form, low.table), low.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -74,7 +65,6 @@ def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: 
     inner.op("Identity", [f"{base}/go"], f"{base}/go_out")
     inner.output(f"{base}/go_out", "BOOL", ())
     inner.output(f"{base}/sum_out", float_type, (None, None))
-    inner.graph.tensors = {}
     return inner.graph
 
 
@@ -96,6 +86,10 @@ def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> li
     return [low.integer(names[0], (count, n, k), bits, signed=True), *names[1:]]
 
 
+Part = tuple[list[str], Sequence[int]]
+"""Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
+
+
 def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) -> str:
     """A product with the matrix of one expert, which is picked out first."""
     names, (n, k, bits, block) = part
@@ -108,5 +102,4 @@ def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) 
     return inner.op("Gemm", [x, *picked], name, transB=1)
 
 
-LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {"BlockMoE": _experts, "MoE": _experts}
-"""Structural operation -> what lowers it."""
+LOWERINGS: Table = {"BlockMoE": _experts, "MoE": _experts}

@@ -15,9 +15,8 @@ from typing import Any
 
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form
-from modelfmt.graphs.lower_blocks import MICROSOFT
 from modelfmt.graphs.lower_experts import expert_parts
-from modelfmt.graphs.standard import LOWEST, Lowering, Table
+from modelfmt.graphs.lowering import LOWEST, MICROSOFT, Lowering, Table
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Reshape, Stack, Swap
 
@@ -53,11 +52,16 @@ def _unfit(graph: Graph) -> str | None:
     makers = {name: node for node in graph.nodes for name in node.outputs}
     attentions = [node for node in graph.nodes if node.op == "Attention"]
     biases = [makers.get(node.inputs[3]) if len(node.inputs) == _CACHED else None for node in attentions]
-    if not all(bias is not None and bias.get("causal") and "attention_mask" in bias.inputs for bias in biases):
+    if not all(bias is not None and _causal(bias) for bias in biases):
         return "GroupQueryAttention is for decoders with a cache and a mask"
     sizes = {node.get("width") // node.get("heads") for node in attentions}
     odd = [size for size in sorted(sizes) if size % _HEAD]
     return f"GroupQueryAttention wants heads of a multiple of {_HEAD}, not of {odd[0]} values" if odd else None
+
+
+def _causal(bias: Node) -> bool:
+    """Whether scores get a bias that GroupQueryAttention knows by itself: order, windows, the padding of a mask."""
+    return bias.op == "AttentionBias" and bool(bias.get("causal") and bias.inputs[1])
 
 
 def _joined(graph: Graph) -> Graph:

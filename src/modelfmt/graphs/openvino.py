@@ -363,8 +363,9 @@ def _attention_bias(low: Lowering, node: Node) -> None:
         order = low.once("/mask/order", lambda: _order(low, ids, mask))
         seen = low.op("LogicalAnd", [seen, order], f"{name}/causal")
     if window is not None:
-        rows = ["/mask/rows", "/mask/columns"]
-        distance = low.op("Subtract", rows, f"{name}/distance")
+        low.once("/mask/rows", lambda: _rows_and_columns(low, ids, mask))
+        distance = low.op("Subtract", ["/mask/rows", "/mask/columns"], f"{name}/distance")
+        distance = distance if node.get("causal") else low.op("Abs", [distance], f"{name}/apart")
         near = low.op("Less", [distance, low.integer(window)], f"{name}/near")
         seen = low.op("LogicalAnd", [seen, near], f"{name}/window")
     low.op("Select", [seen, low.scalar(0.0), low.scalar(_LOWEST)], name)
@@ -375,7 +376,13 @@ def _padding(low: Lowering, mask: str) -> None:
 
 
 def _order(low: Lowering, ids: str, mask: str) -> None:
-    """Whether key `column` lies at or before query `row`; the mask is as long as cache and tokens together."""
+    """Whether key `column` lies at or before query `row`."""
+    low.once("/mask/rows", lambda: _rows_and_columns(low, ids, mask))
+    low.op("LessEqual", ["/mask/columns", "/mask/rows"], "/mask/order")
+
+
+def _rows_and_columns(low: Lowering, ids: str, mask: str) -> None:
+    """Numbers of the queries and of the keys; the mask is as long as cache and tokens together."""
     zero, one = low.integer(0), low.integer(1)
     length, total = (
         low.op("Squeeze", [low.size(of, 1), low.integers(0)], f"/mask/{word}")
@@ -386,7 +393,6 @@ def _order(low: Lowering, ids: str, mask: str) -> None:
     low.unsqueeze(rows, "/mask/rows", 1)
     columns = low.op("Range", [zero, total, one], "/mask/column_numbers", output_type="INT64")
     low.unsqueeze(columns, "/mask/columns", 0)
-    low.op("LessEqual", ["/mask/columns", "/mask/rows"], "/mask/order")
 
 
 def _state(low: Lowering, past: str, present: str, new: str) -> str:

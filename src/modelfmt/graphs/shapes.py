@@ -30,13 +30,35 @@ def infer(graph: Graph, float_type: str = "FLOAT") -> dict[str, Value]:
     """
     found = {value.name: value for value in graph.inputs}
     found |= {name: Value(name, tensor.type, tensor.shape) for name, tensor in graph.tensors.items()}
-    for node in graph.nodes:
-        if node.op not in RULES:
+    return _walked(graph.nodes, found, float_type)
+
+
+def _walked(nodes: Sequence[Node], found: dict[str, Value], float_type: str) -> dict[str, Value]:
+    """The values that are known, and those that nodes make of them."""
+    for node in nodes:
+        if node.op == "If":
+            made = _chosen(node, found, float_type)
+        elif node.op in RULES:
+            made = RULES[node.op](node, [found[name] for name in node.inputs if name])
+        else:
             raise UnsupportedError("an operation without a shape", code="shape", found=node.op)
-        made = RULES[node.op](node, [found[name] for name in node.inputs if name])
         pairs = zip(node.outputs, made, strict=True)
         found |= {name: Value(name, kind or float_type, shape) for name, (kind, shape) in pairs}
     return found
+
+
+def _chosen(node: Node, found: dict[str, Value], float_type: str) -> Made:
+    """What both branches say."""
+    made: list[list[Value]] = []
+    for key in ("then_branch", "else_branch"):
+        branch: Graph = node.get(key)
+        inside = _walked(branch.nodes, dict(found), float_type)
+        made.append([inside[value.name] for value in branch.outputs])
+    pairs = zip(*made, strict=True)
+    return [
+        (a.type, tuple(one if one == other else None for one, other in zip(_shape(a), _shape(b), strict=True)))
+        for a, b in pairs
+    ]
 
 
 def broadcast(*shapes: Shape) -> Shape:
@@ -146,17 +168,70 @@ def _rope_table(_: Node, given: Sequence[Value]) -> Made:
 
 
 def _attention_bias(node: Node, given: Sequence[Value]) -> Made:
-    """[batch, 1, sequence, keys]; one row for all queries where these see the same."""
-    (batch, length), (_, keys) = _shape(given[0]), _shape(given[1])
-    return [("", (batch, 1, length if node.get("causal") else 1, keys))]
+    """[batch, 1, sequence, keys]; one row for all queries where these see the same, one for all texts without a
+    mask."""
+    _, mask, *past = node.inputs
+    batch, length = _shape(given[0])
+    apart = node.get("causal") or node.get("window")
+    if mask:
+        return [("", (batch, 1, length if apart else 1, _shape(given[1])[-1]))]
+    return [("", (length, total([_shape(given[-1])[2], length]) if past else length))]
 
 
 def _attention(node: Node, given: Sequence[Value]) -> Made:
     made = _wide(given, node.get("width"))
-    for past in given[4:]:
+    for past in given[len(node.inputs[:4]) - node.inputs[:4].count("") :]:
         batch, heads, length, size = _shape(past)
         made.append((past.type, (batch, heads, total([length, _shape(given[0])[1]]), size)))
     return made
+
+
+def _split_heads(node: Node, given: Sequence[Value]) -> Made:
+    batch, length, width = _shape(given[0])
+    assert isinstance(width, int)
+    return [(given[0].type, (batch, node.get("heads"), length, width // node.get("heads")))]
+
+
+def _cross_attention(node: Node, given: Sequence[Value]) -> Made:
+    return _wide(given, node.get("width"))
+
+
+def _relative_bias(_: Node, given: Sequence[Value]) -> Made:
+    """The bias, for each head."""
+    table, bias = given[1], _shape(given[3])
+    return [(table.type, broadcast(bias, (_shape(table)[1], 1, 1)))]
+
+
+def _empty_cache(node: Node, given: Sequence[Value]) -> Made:
+    return [("", (_shape(given[0])[0], node.get("heads"), 0, node.get("size")))]
+
+
+def _convolution(node: Node, given: Sequence[Value]) -> Made:
+    (batch, *inner), (channels, *outer) = _shape(given[0]), _shape(given[1])
+    sizes, kernel = inner[1:], outer[1:]
+    pads, places = node.get("pads"), []
+    for axis, (size, reach, stride) in enumerate(zip(sizes, kernel, node.get("strides"), strict=True)):
+        both = pads[axis] + pads[axis + len(sizes)]
+        known = isinstance(size, int) and isinstance(reach, int)
+        places.append((size + both - reach) // stride + 1 if known else None)
+    return [(given[0].type, (batch, channels, *places))]
+
+
+def _channels_last(node: Node, given: Sequence[Value]) -> Made:
+    batch, *inner = _shape(given[0])
+    sizes = inner[1:]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return [(given[0].type, (batch, prod(numbers) if len(numbers) == len(sizes) else None, node.get("width")))]
+
+
+def _prepend_token(_: Node, given: Sequence[Value]) -> Made:
+    batch, length, width = _shape(given[0])
+    return [(given[0].type, (batch, total([length, 1]), width))]
+
+
+def _similarity(_: Node, given: Sequence[Value]) -> Made:
+    a, b = _shape(given[0])[0], _shape(given[1])[0]
+    return [(given[0].type, (a, b)), (given[0].type, (b, a))]
 
 
 def _pool(_: Node, given: Sequence[Value]) -> Made:
@@ -166,17 +241,25 @@ def _pool(_: Node, given: Sequence[Value]) -> Made:
 
 RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     **dict.fromkeys(("Activation", "Identity", "LayerNorm", "MaskPositions", "MoE", "Positions", "RMSNorm"), _same),
-    **dict.fromkeys(("BlockMoE", "RoPE", "Scale", "Softcap", "ZeroIds"), _same),
+    **dict.fromkeys(("AddRows", "BlockMoE", "RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
+    **dict.fromkeys(("EndToken", "FirstToken", "Pool"), _pool),
     **dict.fromkeys(("Add", "Mul"), _elementwise),
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
     "CastWeight": _cast_weight,
+    "ChannelsLast": _channels_last,
+    "Convolution": _convolution,
+    "CrossAttention": _cross_attention,
     "Embedding": _embedding,
+    "EmptyCache": _empty_cache,
     "Linear": _linear,
-    "Pool": _pool,
+    "PrependToken": _prepend_token,
+    "RelativeBias": _relative_bias,
     "RopeTable": _rope_table,
+    "Similarity": _similarity,
     "SplitColumns": _split,
+    "SplitHeads": _split_heads,
 }
 """Structural operation -> types and shapes of what it makes."""
