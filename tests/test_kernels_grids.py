@@ -205,3 +205,68 @@ def spread(numbers: bytes, item: int, rows: int = 2, plane: bytearray | None = N
 def test_sizes_that_do_not_fit_are_refused(call: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         call()
+
+
+def nearest(x: Array, bits: int, group: int, *, symmetric: bool, half: bool) -> Array:
+    """What grid_round makes, as its header says it, in NumPy."""
+    parts = x.reshape(len(x), -1, group)
+    low, high = parts.min(-1), parts.max(-1)
+    most, middle = np.float32((1 << bits) - 1), np.float32(1 << (bits - 1))
+    if symmetric:
+        exact = np.where(np.abs(high) > np.abs(low), high, low) / -middle
+        zero = np.full_like(exact, middle)
+    else:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        exact = (high - low) / most
+        quotient = np.divide(-low, exact, where=exact != 0, out=np.zeros_like(low))
+        zero = np.minimum(np.trunc(quotient) + (quotient % 1 >= 0.5), most)
+    scale = exact.astype(np.float16).astype(np.float32) if half else exact
+    inverse = np.divide(np.float32(1), scale, where=scale != 0, out=np.zeros_like(scale))
+    value = np.clip(parts * inverse[..., None] + zero[..., None], 0, most)
+    codes = np.trunc(value) + (value % 1 >= 0.5)
+    records = np.stack([scale, np.zeros_like(scale), zero], -1)
+    return grid(codes.reshape(x.shape), records.astype(np.float64))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(1, 16), (3, 24), (4, 32), (4, 5), (4, 128), (8, 64), (8, 256)])
+def test_values_are_rounded_to_nearest(level: str, bits: int, group: int, half: bool, symmetric: bool) -> None:
+    rng = np.random.default_rng(bits + group)
+    x = rng.standard_normal((9, 3 * group)).astype(np.float32)
+    x[1], x[2], x[3] = 0, np.abs(x[2]) + 1, -np.abs(x[3]) - 1
+    x[4] = rng.integers(-16, 16, 3 * group) / 2  # halves of a scale
+    x[5] *= 1e-7
+    how = (bits, symmetric, half, False)
+    rows = np.full((9, 3 * RECORD + x.shape[1]), 0xAA, np.uint8)
+    assert kernels.grid_round(how, (9, x.shape[1], group), x, rows) is None
+    wanted = nearest(x, bits, group, symmetric=symmetric, half=half)
+    assert np.array_equal(rows, wanted)
+    records = np.empty((9, 3 * RECORD), np.uint8)
+    assert kernels.grid_round((*how[:3], True), (9, x.shape[1], group), x, records) is None
+    assert np.array_equal(records, wanted[:, : 3 * RECORD])
+
+
+def test_values_that_are_no_numbers_are_found(level: str) -> None:
+    for bad in (np.nan, np.inf, -np.inf):
+        x = np.ones((4, 64), np.float32)
+        x[2, 37] = bad
+        rows = np.empty((4, 2 * RECORD + 64), np.uint8)
+        assert kernels.grid_round((4, True, False, False), (4, 64, 32), x, rows) == (2, 37)
+    x = np.full((1, 32), 1e30, np.float32)
+    assert kernels.grid_round((4, True, True, True), (1, 32, 32), x, np.empty((1, RECORD), np.uint8)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "shape", "n_values", "n_rows"),
+    [
+        ((0, True, False, False), (1, 32, 32), 32, RECORD + 32),
+        ((9, True, False, False), (1, 32, 32), 32, RECORD + 32),
+        ((4, True, False, False), (1, 32, 24), 32, RECORD + 32),
+        ((4, True, False, False), (1, 32, 32), 31, RECORD + 32),
+        ((4, True, False, True), (1, 32, 32), 32, RECORD + 32),
+    ],
+)
+def test_rounding_takes_exact_lengths_only(how: Any, shape: Any, n_values: int, n_rows: int) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        kernels.grid_round(how, shape, np.zeros(n_values, np.float32), np.zeros(n_rows, np.uint8))

@@ -64,7 +64,8 @@ bool MF_LEVEL(grid_round)(mf_rounded how, mf_grid grid, const float *x, uint8_t 
             const float low = found.low < 0.0f ? found.low : 0.0f, high = found.high > 0.0f ? found.high : 0.0f;
             const float far = fabsf(found.high) > fabsf(found.low) ? found.high : found.low;
             const float exact = how.symmetric ? far / -middle : (high - low) / most;
-            const float zero = how.symmetric ? middle : exact != 0.0f ? fminf(roundf(-low / exact), most) : 0.0f;
+            float zero = middle;
+            if (!how.symmetric) zero = exact != 0.0f ? fminf(roundf((0.0f - low) / exact), most) : 0.0f;
             const float scale = stored(exact, how.half);
             if (!found.finite || !isfinite(scale)) {
                 *fault = (mf_fault){r, at};
