@@ -184,7 +184,7 @@ for n, m, per, turned in ((1, 1, 1, 0), (7, 5, 1, 1), (9, 4, 3, 0), (9, 4, 0, 1)
         for how in (0, 1, 2):
             plane = target.last(8 * n * m)
             kernels.grid_spread(numbers, kind, (m, 1), (0, per), which, 1.0, how, (n, m), turned, plane)
-assert n_moves > 5000, n_moves
+assert n_moves > 4000 * len(kernels.isa_levels()), n_moves
 
 # bytes: the same at every level
 for rows in (1, 2, 17):
