@@ -46,7 +46,7 @@ def checked() -> dict[str, tuple[str, ...]]:
 
 def _table_of(case: Case) -> str:
     """The table that a checkpoint is bound by: that of its class, or a variant of it."""
-    place = archs.HUGGING_FACE[case.cls + case.head]
+    place = archs.HUGGING_FACE[case.table]
     arch = archs.load(place)
     if not arch.variants:
         return place

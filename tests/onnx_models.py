@@ -1,6 +1,6 @@
 """Tiny checkpoints of the real transformers classes, and what they compute, beside the ONNX graphs made of them.
 
-python tests/onnx_models.py [NAME ...] [--f16] [--gguf]
+python tests/onnx_models.py [NAME ...] [--f16] [--gguf] [--profile ort]
 """
 
 from __future__ import annotations
@@ -198,17 +198,20 @@ def empty_cache(run: onnxruntime.InferenceSession, batch: int) -> dict[str, np.n
     }
 
 
-def difference(model: Any, path: Path, *, steps: int = 10, prompt: int = 7) -> float:
-    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens."""
+def difference(
+    model: Any, path: Path, *, steps: int = 10, prompt: int = 7, padding: slice = slice(0, 3), chunk: int = 1
+) -> float:
+    """The largest difference of logits, over a padded batch of two texts: the prompt, then `steps` cached tokens,
+    `chunk` at a time. padding: what the second text lacks."""
     run = session(path)
     vocab = model.config.get_text_config().vocab_size
     ids = torch.randint(3, vocab, (2, prompt + steps), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
-    mask[1, :3] = 0
+    mask[1, padding] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, theirs_cache, worst = empty_cache(run, 2), None, 0.0
     outputs = [value.name for value in run.get_outputs()]
-    for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, prompt + steps))]:
+    for start, stop in [(0, prompt), *((at, at + chunk) for at in range(prompt, prompt + steps, chunk))]:
         feeds = {
             "input_ids": ids[:, start:stop].numpy(),
             "attention_mask": mask[:, :stop].numpy(),
@@ -234,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
     parser.add_argument("--f16", action="store_true")
+    parser.add_argument("--profile", default="auto")
     parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
     given = parser.parse_args()
     for name in given.names:
@@ -245,7 +249,7 @@ def main() -> None:
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None)
+            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None, profile=given.profile)
             compare = difference if name in DECODERS else encoder_difference
             print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
 

@@ -28,7 +28,7 @@ EXPECTED = {
     "Qwen--Qwen3-VL-8B-Instruct": "qwen3vl",
     "Qwen--Qwen3.5-27B": "qwen35",
     "Qwen--Qwen3.5-397B-A17B": "qwen35moe",
-    "XiaomiMiMo--MiMo-V2-Flash": "unsupported-architecture",
+    "XiaomiMiMo--MiMo-V2-Flash": "mimo2",
     "deepseek-ai--DeepSeek-V3": "deepseek2",
     "deepseek-ai--DeepSeek-V4-Flash": "unsupported-architecture",
     "google--gemma-4-26B-A4B": "gemma4",

@@ -68,6 +68,37 @@ LATENT = {
 DEEPSEEK2 = LATENT | {"n_routed_experts": 8, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
 DEEPSEEK3 = LATENT | {"n_routed_experts": 16, "n_group": 4, "topk_group": 2}
 WIDTHS = {"moe_intermediate_size": 48}
+SMALL_LATENT = {
+    name: size for name, size in LATENT.items() if "expert" not in name and "moe" not in name and "dense" not in name
+}
+_THETA = {"rope_type": "default", "rope_theta": 1e4}
+MELLUM = WIDTHS | {
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "rope_parameters": {"full_attention": YARN, "sliding_attention": _THETA},
+}
+COHERE_MOE = {
+    "head_dim": 32,
+    "logit_scale": 0.25,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "num_shared_experts": 2,
+    "sliding_window": 16,
+    "first_k_dense_replace": 1,
+    "prefix_dense_intermediate_size": 80,
+}
+MIMO = WIDTHS | {
+    "head_dim": 48,
+    "v_head_dim": 32,
+    "num_key_value_heads": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "sliding_window": 16,
+    "layer_types": ["full_attention", "sliding_attention"] * 2,
+}
 NOAUX = WIDTHS | {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 3, "first_k_dense_replace": 1}
 GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4}
 LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
@@ -126,6 +157,11 @@ class Case:
 
     calm: bool = False
     seed: int = 3
+
+    @property
+    def table(self) -> str:
+        """The name of the class that the registry has, which may not be the one that transformers computes with."""
+        return archs.BORROWED.get(self.configuration().model_type, self.cls + self.head)
 
     def configuration(self, **changes: Any) -> Any:
         import transformers
@@ -494,6 +530,46 @@ MODELS = (
     Case(
         "gemma", "Gemma", LLAMA, {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"}, tolerance=GELU, spread=0.1
     ),
+    Case("jais2", "Jais2", GPT, {"head_dim": 16}),
+    Case("mellum", "Mellum", GPT, MELLUM),
+    Case("mellum-full", "Mellum", GPT, MELLUM | {"layer_types": ["full_attention"] * 4}),
+    Case("minicpm3", "MiniCPM3", "llama-spm", SMALL_LATENT, spread=0.1),
+    Case("cohere2-moe", "Cohere2Moe", "cohere", COHERE_MOE),
+    Case(
+        "cohere2-moe-sigmoid",
+        "Cohere2Moe",
+        "cohere",
+        COHERE_MOE | {"expert_selection_fn": "sigmoid", "first_k_dense_replace": 0, "rms_norm_eps": 1e-5},
+    ),
+    Case("youtu", "Youtu", LLAMA, SMALL_LATENT | {"pad_token_id": None}),  # transformers empties its row when it loads
+    Case(
+        "mistral4",
+        "Mistral4",
+        LLAMA,
+        SMALL_LATENT
+        | WIDTHS
+        | {"n_routed_experts": 8, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "rope_parameters": MINISTRAL},
+    ),
+    Case("exaone", "Llama", GPT, {"rope_parameters": LLAMA3}, settings="ExaoneConfig"),
+    Case(
+        "internlm3",
+        "Llama",
+        "llama-spm",
+        {"head_dim": 32, "attention_bias": True, "mlp_bias": True},
+        settings="InternLM3Config",
+    ),
+    Case("iquest-coder", "Llama", GPT, {"head_dim": 32}, settings="IQuestCoderConfig"),
+    Case("minimax-01", "MiniMax", GPT, {"head_dim": 32, "num_local_experts": 6}),
+    Case(
+        "minimax-01-scaled",
+        "MiniMax",
+        GPT,
+        dict.fromkeys(("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor"), 3.5)
+        | {"head_dim": 32, "num_local_experts": 6, "layer_types": ["linear_attention"] * 3 + ["full_attention"]},
+    ),
+    Case("bitnet", "BitNet", LLAMA, {"tie_word_embeddings": True, "hidden_act": "silu"}),
+    Case("apertus", "Apertus", LLAMA, {"rope_parameters": LLAMA3}),
+    Case("mimo2", "MiMoV2Flash", GPT, MIMO),
     Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
 
@@ -517,7 +593,7 @@ REFUSED = (
     ("cohere", {"tie_word_embeddings": False}, "besides the embedding"),
     ("cohere", {"head_dim": 32}, "n_embd / n_head"),
     ("cohere", {"rope_parameters": YARN}, "no such rope"),
-    ("cohere2", {"sliding_window": None}, "always has a sliding window"),
+    ("cohere2", {"sliding_window": None}, "always have a sliding window"),
     ("cohere2", {"rotary_pct": 0.5}, "whole heads"),
     ("phi2", {"qk_layernorm": True}, "norms of queries"),
     ("phi2", {"tie_word_embeddings": True}, "output matrix"),
@@ -638,6 +714,38 @@ REFUSED = (
     ("deepseek32", {"index_head_dim": 96}, "64 values"),
     ("ministral3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "llama_4_scaling_beta"),
     ("ministral3", {"rope_parameters": MINISTRAL | {"mscale": 0.5}}, "equal"),
+    ("jais2", {"attention_bias": False}, "all biases"),
+    ("jais2", {"hidden_act": "silu"}, "another way"),
+    ("mellum", {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}, "in every layer"),
+    (
+        "mellum",
+        {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_theta": 5e5}}},
+        "one rope_theta",
+    ),
+    ("mellum", {"tie_word_embeddings": True}, "output matrix"),
+    ("minicpm3", {"scale_emb": 10}, "another way"),
+    ("minicpm3", {"scale_depth": 1.0}, "another way"),
+    ("minicpm3", {"dim_model_base": 64}, "another way"),
+    ("minicpm3", {"q_lora_rank": None}, "low rank"),
+    ("cohere2-moe", {"shared_expert_combination_strategy": "sum"}, "halves"),
+    ("cohere2-moe", {"prefix_dense_sliding_window_pattern": 4}, "all dense layers"),
+    ("cohere2-moe", {"tie_word_embeddings": False}, "besides the embedding"),
+    ("youtu", {"rope_interleave": False}, "turns pairs"),
+    ("youtu", {"num_hidden_layers": 27}, "26 and 27 layers"),
+    ("mistral4", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "llama_4_scaling_beta"),
+    ("mistral4", {"rope_interleave": False}, "turns pairs"),
+    ("exaone", {"head_dim": 32}, "n_embd / n_head"),
+    ("iquest-coder", {"clip_qkv": 8.0}, "does not clip"),
+    ("iquest-coder", {"use_sliding_window": True}, "whole context"),
+    ("minimax-01", {"full_attn_alpha_factor": 2.0}, "one scale"),
+    ("minimax-01", {"mlp_beta_factor": 2.0}, "another way"),
+    ("minimax-01", {"sliding_window": 16}, "whole context"),
+    ("bitnet", {"tie_word_embeddings": False}, "besides the embedding"),
+    ("bitnet", {"hidden_act": "gelu"}, "another way"),
+    ("mimo2", {"attention_bias": True}, "no biases"),
+    ("apertus", {"attention_bias": True}, "no biases"),
+    ("apertus", {"hidden_act": "silu"}, "another way"),
+    ("mimo2", {"n_group": 2}, "another way"),
     ("roberta", {"is_decoder": True}, "encoder"),
     ("modernbert", {"hidden_activation": "relu"}, "another way"),
     ("modernbert", {"classifier_pooling": "max"}, "no number"),
@@ -714,6 +822,7 @@ ANSWERING = (
 )
 T5_ENCODERS = (
     Case("t5-encoder", "T5", "t5", SMALL_T5, head="EncoderModel"),
+    Case("mt5-encoder", "MT5", "t5", SMALL_T5, head="EncoderModel", spread=0.1),
     Case("umt5-encoder", "UMT5", "t5", SMALL_T5, head="EncoderModel", spread=0.1),
 )
 EMBEDDERS = (
@@ -841,6 +950,10 @@ def test_the_folder_comes_back_bit_for_bit(made: Made, tmp_path: Path) -> None:
     assert report.losses == ()
 
 
+LEFT_OUT = ("pooler.dense.weight", "pooler.dense.bias", "_decay", "slope_rate")
+"""How the names of poolers and of buffers end, which a file does not hold."""
+
+
 @of_cases(*CASES, *SEEING)
 def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Path) -> None:
     """Bit for bit, but for poolers, the rows of RoBERTa's positions that a file does not have, and what is computed:
@@ -849,14 +962,14 @@ def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Pa
     case, others = made.case, set()
     with modelfmt.open(made.folder) as first, modelfmt.open(back) as second:
         same = second.config["architectures"] == first.config["architectures"]
-        assert not same or set(second) == {name for name in first if "pooler" not in name}
+        assert not same or set(second) == {name for name in first if not name.endswith(LEFT_OUT)}
         for name, tensor in second.tensors.items():
             if name not in first:  # the class that has the same graph calls it otherwise
                 others.add(name)
                 continue
             unused = case.config["pad_token_id"] + 1 if "position" in name and "pad_token_id" in case.config else 0
-            original = first[name].numpy()[unused:]
-            values = tensor.numpy()[-len(original) :]  # BERT, which RoBERTa becomes, has no others
+            original = np.atleast_1d(first[name].numpy())[unused:]
+            values = np.atleast_1d(tensor.numpy())[-len(original) :]  # BERT, which RoBERTa becomes, has no others
             if not np.array_equal(values, original):
                 others.add(name)
                 np.testing.assert_allclose(values, original, rtol=0, atol=1e-6, err_msg=name)
@@ -874,11 +987,29 @@ def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Pa
                 np.testing.assert_allclose(tensor.numpy(), first[name].numpy(), rtol=divided, atol=0, err_msg=name)
 
 
+def test_bitnet_files_say_their_activation_which_this_release_of_llama_cpp_does_not_read(
+    golden: Path, tmp_path: Path
+) -> None:
+    """Where the wheel is newer, it is to be a case of MODELS, and the loss to go."""
+    from transformers.activations import ACT2FN
+
+    case = next(case for case in MODELS if case.name == "bitnet")
+    model = make(replace(case, config={"tie_word_embeddings": True}), golden, tmp_path / "hf")
+    report = modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    assert [loss.subject for loss in report.losses] == ["hidden_act"]
+    for layer in model.model.layers:
+        assert layer.mlp.act_fn is not ACT2FN["silu"]
+        layer.mlp.act_fn = ACT2FN["silu"]
+    with modelfmt.open(tmp_path / "model.gguf") as file, llama.Network(tmp_path / "model.gguf") as network:
+        assert file.metadata["bitnet.hidden_activation"] == "relu2"
+        np.testing.assert_allclose(network.logits(tokens()), computed(model), atol=1e-3)
+
+
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: dict[str, Any], message: str) -> None:
     case = next(case for case in CASES if case.name == name)
     config = case.configuration().to_dict()
-    arch = archs.find(case.cls + case.head)
+    arch = archs.find(case.table)
     with pytest.raises(UnsupportedError, match="tensors of this checkpoint"):
         to_gguf(arch, tensors={}, config=config, assets={})
     with pytest.raises(UnsupportedError, match=message) as caught:
@@ -893,7 +1024,7 @@ ELSEWHERE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_fa
 @pytest.mark.parametrize("case", {case.cls: case for case in (*MODELS, *ENCODERS)}.values(), ids=lambda case: case.cls)
 def test_no_value_of_any_configuration_leads_to_a_foreign_error(case: Case) -> None:
     config = case.configuration().to_dict()
-    arch = archs.find(case.cls + case.head)
+    arch = archs.find(case.table)
     paths = {path.partition(".")[0] for param in arch.params for path in param.paths}
     for key in sorted({*paths, *ELSEWHERE}):
         for value in (*HOSTILE, ["full_attention"] * 4, {"0": {"head_dim": "x"}}, {"0": 3}, [1, "x", None, 2]):

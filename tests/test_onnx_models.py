@@ -50,6 +50,36 @@ def test_as_transformers_computes(name: str, checkpoints: Any, tmp_path: Path) -
     assert compare(name, model, tmp_path / "m.onnx") < 1e-5
 
 
+@pytest.mark.parametrize("name", ["llama-yarn", "gemma2", "phi3-longrope", "smollm3", "gpt2", "stablelm", "roberta"])
+def test_with_the_operators_of_onnx_runtime(name: str, checkpoints: Any, tmp_path: Path) -> None:
+    """GroupQueryAttention in decoders, a sum and its norm in one node."""
+    model, folder = checkpoint(name, checkpoints, tmp_path)
+    modelfmt.convert(folder, tmp_path / "m.onnx", profile="ort")
+    assert compare(name, model, tmp_path / "m.onnx") < 1e-5
+    ops = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node if node.domain == "com.microsoft"]
+    layers = model.config.num_hidden_layers
+    assert ops.count("GroupQueryAttention") == (0 if name == "roberta" else layers)
+    assert sum(op.startswith("Skip") for op in ops) >= 2 * layers
+
+
+@pytest.mark.parametrize("padding", [slice(0, 0), slice(0, 3), slice(5, 7)])
+def test_texts_are_padded_on_either_side_and_go_on_by_several_tokens(
+    padding: slice, checkpoints: Any, tmp_path: Path
+) -> None:
+    model, folder = checkpoint("qwen2-sliding", checkpoints, tmp_path)
+    modelfmt.convert(folder, tmp_path / "m.onnx", profile="ort")
+    assert onnx_models.difference(model, tmp_path / "m.onnx", steps=4, padding=padding, chunk=2) < 1e-5
+
+
+def test_heads_that_the_fused_attention_does_not_take_are_named(tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(**onnx_models.DECODER | {"head_dim": 12})
+    model = onnx_models.shaken(transformers.AutoModelForCausalLM.from_config(config).float().eval())
+    model.save_pretrained(tmp_path / "m")
+    report = modelfmt.convert(tmp_path / "m", tmp_path / "m.onnx", profile="ort")
+    assert any("a multiple of 8, not of 12" in note.detail for note in report.notes)
+    assert compare("llama", model, tmp_path / "m.onnx") < 1e-5
+
+
 @pytest.mark.parametrize("name", ["llama-llama3", "gemma3", "phi3-longrope", "qwen3-moe", "gpt2", "roberta"])
 def test_by_way_of_gguf(name: str, checkpoints: Any, tmp_path: Path) -> None:
     """From a GGUF file that does not carry the checkpoint's own files."""

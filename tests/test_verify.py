@@ -50,6 +50,13 @@ def test_sound(name: str, suffix: str, runtime: str, made: Any, golden: Path) ->
     assert found.steps is not None and found.steps.kl_max < 1e-8
 
 
+def test_openvino(made: Any, golden: Path) -> None:
+    """Its files have no weights that are read; the cache is its state."""
+    found = modelfmt.verify(made("qwen3", ".xml"), golden / "checkpoints" / "qwen3", length=12)
+    assert found.passed and found.runtimes == ("numpy", "openvino") and not found.weights
+    assert found.outputs[0].kl_max < 1e-11 and found.steps is not None  # type: ignore[union-attr]
+
+
 def test_encoders(made: Any, golden: Path) -> None:
     for suffix in (".gguf", ".onnx"):
         path = made("bert", suffix, "F32" if suffix == ".gguf" else None)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from modelfmt.errors import *  # noqa: F403  the whole tree is public
     from modelfmt.executor import finalize as finalize
     from modelfmt.executor import run as run
+    from modelfmt.formats.onnx_bridge import from_onnx_ir as from_onnx_ir
+    from modelfmt.formats.onnx_bridge import to_onnx_ir as to_onnx_ir
     from modelfmt.inspection import ArchitectureInfo as ArchitectureInfo
     from modelfmt.inspection import ModelInfo as ModelInfo
     from modelfmt.inspection import architectures as architectures
@@ -64,6 +66,7 @@ _PLACES = {
         "UnsupportedError",
         "UsageError",
     ),
+    "formats.onnx_bridge": ("from_onnx_ir", "to_onnx_ir"),
     "inspection": ("ArchitectureInfo", "ModelInfo", "architectures", "formats", "inspect"),
     "ir.model": ("Model",),
     "ir.tensor": ("Tensor",),

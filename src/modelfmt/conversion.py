@@ -38,6 +38,8 @@ ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "mo
 SPECIAL_ROUTES = {
     ("peft", "gguf"): "modelfmt.routes.gguf_adapter",
     ("huggingface", "huggingface"): "modelfmt.routes.checkpoint",
+    ("pickle", "onnx"): "modelfmt.routes.classical",
+    ("skops", "onnx"): "modelfmt.routes.classical",
 }
 """(source format, destination format) that have a module of their own."""
 
@@ -93,8 +95,9 @@ def plan(
     within a bound), "any" (quantized again, with allow_requantize), "auto" (exact, else near); docs/transcoding.md.
     external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
     or "safetensors": in the checkpoint's own files, in the same folder, which are not copied.
-    profile: operators of an ONNX graph, "onnx-standard" (none of another domain) or "auto" (MatMulNBits for quantized
-    weights). strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`.
+    profile: operators of an ONNX graph, "onnx-standard" (none of another domain), "ort" (ONNX Runtime's fused ones),
+    "ort-genai" (the folder that onnxruntime-genai loads) or "auto" (MatMulNBits for quantized weights).
+    strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`.
     Raises UsageError, UnsupportedError, CorruptFile, LossyError.
     """
     check_rounding(rounding)

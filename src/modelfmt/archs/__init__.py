@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANOTHER_MODEL",
+    "BORROWED",
     "GGUF",
     "GGUF_OTHERS",
     "HUGGING_FACE",
@@ -52,16 +53,20 @@ class Other(NamedTuple):
 
 HUGGING_FACE = {
     "AfmoeForCausalLM": "afmoe.AFMOE",
+    "ApertusForCausalLM": "apertus.APERTUS",
     "ArceeForCausalLM": "arcee.ARCEE",
     "BambaForCausalLM": "granite_hybrid.BAMBA",
     "BertForMaskedLM": "bert.BERT",
     "BertForPreTraining": "bert.BERT",
     "BertModel": "bert.BERT",
+    "BitNetForCausalLM": "bitnet.BITNET",
+    "BitnetForCausalLM": "bitnet.BITNET",
     "BloomForCausalLM": "bloom.BLOOM",
     "BloomModel": "bloom.BLOOM",
     "CamembertForMaskedLM": "roberta.CAMEMBERT",
     "CamembertModel": "roberta.CAMEMBERT",
     "Cohere2ForCausalLM": "cohere.COHERE2",
+    "Cohere2MoeForCausalLM": "cohere.COHERE2_MOE",
     "CohereForCausalLM": "cohere.COHERE",
     "DbrxForCausalLM": "dbrx.DBRX",
     "DeepseekV2ForCausalLM": "deepseek.DEEPSEEK2",
@@ -76,6 +81,7 @@ HUGGING_FACE = {
     "EuroBertForMaskedLM": "eurobert.EUROBERT",
     "EuroBertModel": "eurobert.EUROBERT",
     "Exaone4ForCausalLM": "exaone.EXAONE4",
+    "ExaoneForCausalLM": "exaone.EXAONE",
     "ExaoneMoEForCausalLM": "exaone.EXAONE_MOE",
     "ExaoneMoeForCausalLM": "exaone.EXAONE_MOE",
     "FalconForCausalLM": "falcon.FALCON",
@@ -109,6 +115,9 @@ HUGGING_FACE = {
     "HYV3ForCausalLM": "hunyuan.HY3",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
     "HunYuanMoEV1ForCausalLM": "hunyuan.HUNYUAN_MOE",
+    "IQuestCoderForCausalLM": "llama.IQUEST_CODER",
+    "InternLM3ForCausalLM": "llama.INTERNLM3",
+    "Jais2ForCausalLM": "jais.JAIS2",
     "JambaForCausalLM": "jamba.JAMBA",
     "JinaEmbeddingsV3ForMaskedLM": "nomic_bert.JINA_BERT_V3",
     "JinaEmbeddingsV3Model": "nomic_bert.JINA_BERT_V3",
@@ -128,9 +137,14 @@ HUGGING_FACE = {
     "Mamba2ForCausalLM": "mamba.MAMBA2",
     "MambaForCausalLM": "mamba.MAMBA",
     "MambaLMHeadModel": "mamba.MAMBA",
+    "MellumForCausalLM": "mellum.MELLUM",
+    "MiMoV2FlashForCausalLM": "mimo.MIMO2",
+    "MiniCPM3ForCausalLM": "minicpm.MINICPM3",
+    "MiniMaxForCausalLM": "minimax.MINIMAX_01",
     "MiniMaxM2ForCausalLM": "minimax.MINIMAX_M2",
     "Ministral3ForCausalLM": "llama.MINISTRAL3",
     "Mistral3ForConditionalGeneration": "llama.MISTRAL3",
+    "Mistral4ForCausalLM": "deepseek.MISTRAL4",
     "MistralForCausalLM": "llama.MISTRAL",
     "MistralModel": "llama.MISTRAL",
     "MixtralForCausalLM": "llama.MIXTRAL",
@@ -179,18 +193,22 @@ HUGGING_FACE = {
     "UMT5ForConditionalGeneration": "t5.UMT5",
     "XLMRobertaForMaskedLM": "roberta.XLM_ROBERTA",
     "XLMRobertaModel": "roberta.XLM_ROBERTA",
+    "YoutuForCausalLM": "deepseek.YOUTU",
 }
 """Class names, as `architectures` in config.json has them."""
 
 MODEL_TYPES = {
     "afmoe": "afmoe.AFMOE",
+    "apertus": "apertus.APERTUS",
     "arcee": "arcee.ARCEE",
     "bamba": "granite_hybrid.BAMBA",
     "bert": "bert.BERT",
+    "bitnet": "bitnet.BITNET",
     "bloom": "bloom.BLOOM",
     "camembert": "roberta.CAMEMBERT",
     "cohere": "cohere.COHERE",
     "cohere2": "cohere.COHERE2",
+    "cohere2_moe": "cohere.COHERE2_MOE",
     "dbrx": "dbrx.DBRX",
     "deepseek_v2": "deepseek.DEEPSEEK2",
     "deepseek_v3": "deepseek.DEEPSEEK3",
@@ -200,6 +218,7 @@ MODEL_TYPES = {
     "ernie4_5": "ernie.ERNIE4_5",
     "ernie4_5_moe": "ernie.ERNIE4_5_MOE",
     "eurobert": "eurobert.EUROBERT",
+    "exaone": "exaone.EXAONE",
     "exaone4": "exaone.EXAONE4",
     "exaone_moe": "exaone.EXAONE_MOE",
     "falcon": "falcon.FALCON",
@@ -229,6 +248,9 @@ MODEL_TYPES = {
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan_v1_moe": "hunyuan.HUNYUAN_MOE",
     "hy_v3": "hunyuan.HY3",
+    "internlm3": "llama.INTERNLM3",
+    "iquestcoder": "llama.IQUEST_CODER",
+    "jais2": "jais.JAIS2",
     "jamba": "jamba.JAMBA",
     "jina_embeddings_v3": "nomic_bert.JINA_BERT_V3",
     "lfm2": "lfm2.LFM2",
@@ -239,10 +261,15 @@ MODEL_TYPES = {
     "llama4_text": "llama4.LLAMA4",
     "mamba": "mamba.MAMBA",
     "mamba2": "mamba.MAMBA2",
+    "mellum": "mellum.MELLUM",
+    "mimo_v2_flash": "mimo.MIMO2",
+    "minicpm3": "minicpm.MINICPM3",
+    "minimax": "minimax.MINIMAX_01",
     "minimax_m2": "minimax.MINIMAX_M2",
     "ministral3": "llama.MINISTRAL3",
     "mistral": "llama.MISTRAL",
     "mistral3": "llama.MISTRAL3",
+    "mistral4": "deepseek.MISTRAL4",
     "mixtral": "llama.MIXTRAL",
     "modernbert": "modernbert.MODERNBERT",
     "mpt": "mpt.MPT",
@@ -282,16 +309,20 @@ MODEL_TYPES = {
     "t5": "t5.T5",
     "umt5": "t5.UMT5",
     "xlm-roberta": "roberta.XLM_ROBERTA",
+    "youtu": "deepseek.YOUTU",
 }
 """`model_type` of config.json."""
 
 GGUF = {
     "afmoe": "afmoe.AFMOE",
+    "apertus": "apertus.APERTUS",
     "arcee": "arcee.ARCEE",
     "bert": "bert.BERT",
+    "bitnet": "bitnet.BITNET",
     "bloom": "bloom.BLOOM",
     "chatglm": "glm.GLM",
     "cohere2": "cohere.COHERE2",
+    "cohere2moe": "cohere.COHERE2_MOE",
     "command-r": "cohere.COHERE",
     "dbrx": "dbrx.DBRX",
     "deepseek2": "deepseek.DEEPSEEK2",
@@ -300,6 +331,7 @@ GGUF = {
     "ernie4_5": "ernie.ERNIE4_5",
     "ernie4_5-moe": "ernie.ERNIE4_5_MOE",
     "eurobert": "eurobert.EUROBERT",
+    "exaone": "exaone.EXAONE",
     "exaone-moe": "exaone.EXAONE_MOE",
     "exaone4": "exaone.EXAONE4",
     "falcon": "falcon.FALCON",
@@ -322,6 +354,7 @@ GGUF = {
     "hunyuan-dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan-moe": "hunyuan.HUNYUAN_MOE",
     "hy_v3": "hunyuan.HY3",
+    "jais2": "jais.JAIS2",
     "jamba": "jamba.JAMBA",
     "jina-bert-v3": "nomic_bert.JINA_BERT_V3",
     "lfm2": "lfm2.LFM2",
@@ -330,8 +363,13 @@ GGUF = {
     "llama4": "llama4.LLAMA4",
     "mamba": "mamba.MAMBA",
     "mamba2": "mamba.MAMBA2",
+    "mellum": "mellum.MELLUM",
+    "mimo2": "mimo.MIMO2",
+    "minicpm3": "minicpm.MINICPM3",
+    "minimax-01": "minimax.MINIMAX_01",
     "minimax-m2": "minimax.MINIMAX_M2",
     "mistral3": "llama.MISTRAL3",
+    "mistral4": "deepseek.MISTRAL4",
     "modern-bert": "modernbert.MODERNBERT",
     "mpt": "mpt.MPT",
     "nemotron": "nemotron.NEMOTRON",
@@ -365,7 +403,10 @@ GGUF = {
 
 GGUF_OTHERS = {
     "bert": (Other("roberta.DISTILBERT", lacking="token_types.weight"),),
-    "deepseek2": (Other("deepseek.DEEPSEEK3", there="expert_gating_func", value=2),),
+    "deepseek2": (
+        Other("deepseek.YOUTU", lacking="expert_count"),
+        Other("deepseek.DEEPSEEK3", there="expert_gating_func", value=2),
+    ),
     "granite": (Other("granite_hybrid.GRANITE_4", there="rope.scaling.finetuned", value=False),),
     "granitehybrid": (Other("granite_hybrid.BAMBA", lacking="embedding_scale"),),
     "granitemoe": (
@@ -381,6 +422,13 @@ GGUF_OTHERS = {
 }
 """The same, for files that are known by more than the name: the first that fits."""
 
+BORROWED = {
+    "exaone": "ExaoneForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+    "iquestcoder": "IQuestCoderForCausalLM",
+}
+"""Model types that transformers computes with another's class, which it writes into config.json: the type decides."""
+
 _PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the model has layer norms and SparseMixer"
 ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}
 """Classes, model types and GGUF names that have no table, and why."""
@@ -393,13 +441,16 @@ def places() -> tuple[str, ...]:
 
 
 def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
-    """The table for a class name, else for a model type, else for a GGUF name: the first one given decides.
+    """The table for a class name, else for a model type, else for a GGUF name: the first one given decides, but for the
+    types of BORROWED.
 
     Raises UnsupportedError (unsupported-architecture) with the nearest known names.
 
     >>> find("Qwen3ForCausalLM").gguf
     'qwen3'
     """
+    if hf_class is not None and model_type is not None:
+        hf_class = BORROWED.get(model_type, hf_class)
     for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
         if name is not None:
             if name in ANOTHER_MODEL:

@@ -1,23 +1,25 @@
 """Applies a table to a checkpoint: which tensor of the file is made of what, and what its metadata says.
 
 Fails closed: a source tensor that no row and no ignore pattern speaks for, a required row without a source and a shape
-that the configuration does not imply are errors. Nothing is read and no array is built.
+that the configuration does not imply are errors. No array is built, and nothing is read but the single values that the
+file has among its metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 from modelfmt.archs import hparams, pooling, rope
 from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
-from modelfmt.archs.table import Architecture
+from modelfmt.archs.table import Architecture, Scalar
 from modelfmt.archs.terms import holds
 from modelfmt.archs.values import flat
+from modelfmt.errors import CorruptFile
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
@@ -56,18 +58,19 @@ def to_gguf(
     tensors: Mapping[str, Expression],
     config: Mapping[str, Any],
     assets: Mapping[str, bytes],
+    value: Callable[[Expression], float] | None = None,
 ) -> Bound:
     """The tensors and the architecture's metadata of the GGUF file of a Hugging Face checkpoint.
 
     tensors: source name -> expression. config: config.json. assets: small files by relative name, for the pooling.
-    Raises UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value,
-    tensor-shape).
+    value: reads a tensor of one value; without it the metadata that such tensors become is left out. Raises
+    UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value, tensor-shape).
     """
     config = flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
-            return to_gguf(other, tensors=tensors, config=config, assets=assets)
+            return to_gguf(other, tensors=tensors, config=config, assets=assets, value=value)
     bound = Bound(arch, hparams=scope)
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:
@@ -85,8 +88,24 @@ def to_gguf(
     hparams.refuse(arch, scope)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]
-    _Binder(bound, tensors).bind()
+    scalars = _Binder(bound, tensors).bind()
+    if value is not None:
+        bound.metadata += [(key, "ARRAY:FLOAT32", _read(key, parts, value)) for key, parts in scalars.items()]
     return bound
+
+
+def _read(key: str, parts: list[Expression | float], value: Callable[[Expression], float]) -> list[float]:
+    found = [part if isinstance(part, float) else value(part) for part in parts]
+    for layer, number in enumerate(found):
+        if not isfinite(number):
+            raise CorruptFile(
+                "a value that is no number",
+                code="tensor-value",
+                place=f"{key}[{layer}]",
+                found=number,
+                allowed="finite",
+            )
+    return found
 
 
 class _Binder:
@@ -101,17 +120,36 @@ class _Binder:
         self.missing: list[tuple[str, Shape]] = []
         self.bare = False  # saved without its head: names lack the prefix of the body
 
-    def bind(self) -> None:
+    def bind(self) -> dict[str, list[Expression | float]]:
+        """Fills in the tensors. Returns what becomes metadata: key -> a tensor, or its value, for each layer."""
         made: list[BoundTensor] = []
         for slots in slots_of(self.arch.rows, self.scope):
             tensor = self._first(slots)
             if tensor is not None:
                 made.append(tensor)
+        scalars = {scalar.key: self._layers(scalar) for scalar in self.arch.scalars}
         self._finish()
         place = {name: index for index, name in enumerate(self.tensors)}
         made.sort(key=lambda tensor: min(place[name] for name in tensor.source_names))
         self.bound.tensors += made
         self.scope["tied"] = all(tensor.name != "output.weight" for tensor in made)
+        return scalars
+
+    def _layers(self, scalar: Scalar) -> list[Expression | float]:
+        found: list[Expression | float] = []
+        for layer in range(self.scope["n_layer"]):
+            wanted = scalar.source.replace("{i}", str(layer))
+            name = self._spelled(wanted)
+            if name is None and scalar.default is None:
+                self.missing.append((wanted, scalar.shape))
+            elif name is None:
+                found.append(scalar.default or 0.0)
+            else:
+                self.used.add(name)
+                if self.tensors[name].shape not in ((), (1,)):
+                    raise wrong_shape(name, self.tensors[name].shape, scalar.shape)
+                found.append(self.tensors[name])
+        return found
 
     def _first(self, slots: list[Slot]) -> BoundTensor | None:
         """The tensor from the first of several layouts that is there."""

@@ -1,8 +1,9 @@
-"""DeepSeek 2 and 3 (R1, Kimi K2, GLM 4.7 Flash): attention over a latent vector, shared and routed experts.
+"""DeepSeek 2 and 3 (R1, Kimi K2, GLM 4.7 Flash), Mistral 4: attention over a latent vector, shared and routed experts;
+Youtu has no experts.
 
 Queries and keys come from low-rank matrices. The file has the key and value halves of `kv_b_proj` apart, the key half
 transposed in each head, so that llama.cpp attends in the latent space with one key-value head. Rope turns pairs in the
-checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite}/
+checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,youtu}/
 {configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (October 2026).
 """
 
@@ -13,7 +14,7 @@ from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "SIGMOID"]
+__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "MISTRAL4", "SIGMOID", "YOUTU"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
@@ -149,5 +150,63 @@ GLM4_MOE_LITE = DEEPSEEK3.derive(
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1536),
         *sigmoid_router(n_group=1, n_group_used=1, scale=1.8, normalised=True),
+    ),
+)
+
+YOUTU = _LATENT.derive(
+    hf=("YoutuForCausalLM",),
+    model_type=("youtu",),
+    without=(
+        *("n_expert_used", "routed_scale", "normalised", "gating", "n_group", "n_group_used"),
+        *targets("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
+        *targets("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"),
+    ),
+    params=(
+        Param("tied", "tie_word_embeddings", type="BOOL", default=True),
+        Param("n_dense", (), "leading_dense_block_count", derive="n_layer"),
+        Param("n_expert", (), default=0),
+        Param("moe_step", (), default=1),
+        Param("limited", (), default=0),
+        Param("n_ff_expert", (), "expert_feed_forward_length", derive="n_ff"),
+        Param("n_shared", (), "expert_shared_count", default=0, low=0),
+        Param("interleaved", "rope_interleave", type="BOOL", default=True),
+    ),
+    refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"), *_LITE),
+)
+
+MISTRAL4 = _LATENT.derive(
+    gguf="mistral4",
+    hf=("Mistral4ForCausalLM",),
+    model_type=("mistral4",),
+    rope=Rope(
+        "norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=0.1, whole="nope + head_size"
+    ),
+    params=(
+        Param("nope", "qk_nope_head_dim", default=64, implied=(("", "key_mla - n_rot"),)),
+        Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=1024, nullable=True),
+        Param("kv_lora", "kv_lora_rank", "attention.kv_lora_rank", default=256),
+        Param("n_expert", "n_routed_experts", "expert_count", default=128, high=1024),
+        Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
+        Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=2048),
+        Param("n_shared", "n_shared_experts", "expert_shared_count", default=1, low=0),
+        Param("normalised", "norm_topk_prob", "expert_weights_norm", "BOOL", default=True, omit=False),
+        Param("gating", (), "expert_gating_func", default=1),
+        Param("limited", (), default=0),
+        Param("n_group", "n_group", "expert_group_count", default=1),
+        Param("n_group_used", "topk_group", "expert_group_used_count", default=1),
+        Param("interleaved", "rope_interleave", type="BOOL", default=True),
+        Param("growth", "rope_parameters.llama_4_scaling_beta", "attention.temperature_scale", "FLOAT32", default=None),
+        Param(
+            "growth_length",
+            "rope_parameters.original_max_position_embeddings",
+            "attention.temperature_length",
+            default=None,
+        ),
+    ),
+    rows=expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED)[::-1],  # saved as one tensor
+    refuses=(
+        Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as Mistral 4 has them"),
+        Refuses("not growth", "Mistral 4 needs its rope_parameters, with llama_4_scaling_beta"),
+        *_LITE,
     ),
 )

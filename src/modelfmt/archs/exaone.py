@@ -1,11 +1,13 @@
-"""EXAONE 4: norms behind attention and MLP; the 32B model has sliding windows, and rope in those layers only. K-EXAONE:
-norms before them, and DeepSeek 3's experts behind dense layers.
+"""EXAONE 3 and 3.5: Llama with names of its own. EXAONE 4: norms behind attention and MLP; the 32B model has sliding
+windows, and rope in those layers only. K-EXAONE: norms before them, and DeepSeek 3's experts behind dense layers.
 
-Checked against transformers 5.24 models/{exaone4,exaone_moe}/{configuration,modeling}_*.py and llama.cpp
-src/models/{exaone4,exaone-moe}.cpp (October 2026).
+Checked against transformers 5.24 models/{exaone,exaone4,exaone_moe}/*.py and llama.cpp
+src/models/{exaone,exaone4,exaone-moe}.cpp (October 2026).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from modelfmt.archs.decoder import (
     DECODER,
@@ -19,10 +21,55 @@ from modelfmt.archs.decoder import (
 from modelfmt.archs.experts import dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
-__all__ = ["EXAONE4", "EXAONE_MOE"]
+__all__ = ["EXAONE", "EXAONE4", "EXAONE_MOE"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
+_NAMES = {
+    "model.embed_tokens.": "transformer.wte.",
+    "model.norm.": "transformer.ln_f.",
+    "model.layers.": "transformer.h.",
+    "self_attn.o_proj": "attn.attention.out_proj",
+    "self_attn.": "attn.attention.",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "gate_proj": "c_fc_0",
+    "up_proj": "c_fc_1",
+    "down_proj": "c_proj",
+}
 _SLIDES = "llama.cpp's exaone4 graph has sliding windows in models of 64 layers, and in no other"
+
+
+def _named(name: str) -> str:
+    """What EXAONE 3 calls a tensor of Llama."""
+    for usual, own in _NAMES.items():
+        name = name.replace(usual, own)
+    return name
+
+
+EXAONE = DECODER.derive(
+    gguf="exaone",
+    hf=("ExaoneForCausalLM",),
+    model_type=("exaone",),
+    rope=Rope("neox", theta=500000.0, kinds=("default", "linear", "dynamic", "yarn", "llama3"), dimension=True),
+    params=(
+        kv_heads(8),
+        Param("n_layer", ("num_layers", "num_hidden_layers"), "block_count", high=1024),
+        Param(
+            "rms_eps",
+            ("layer_norm_epsilon", "rms_norm_eps"),
+            "attention.layer_norm_rms_epsilon",
+            "FLOAT32",
+            default=1e-5,
+        ),
+        Param("activation", ("activation_function", "hidden_act"), type="STRING", default="silu", allowed=("silu",)),
+    ),
+    rows=tuple(
+        replace(row, source=(_named(row.sources[0]), *row.sources), tied_to=_named(row.tied_to)) for row in DECODER.rows
+    ),
+    refuses=(
+        Refuses("n_head*head_size != n_embd", "llama.cpp's exaone graph has heads of n_embd / n_head values only"),
+    ),
+)
 
 EXAONE4 = DECODER.derive(
     gguf="exaone4",

@@ -28,7 +28,7 @@ def read(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     for param in arch.params:
         case = _case(param.cases, scope)
         if case is not None:
-            scope[param.name] = case
+            scope[param.name] = bool(case) if param.type == "BOOL" else case
             continue
         found = {path: value for path in param.paths for value in _given(config, path)}
         silent: tuple[Any, ...] = (None, "auto") if param.codes else (None, "auto", [])
@@ -218,7 +218,7 @@ def window(spec: Window, config: Mapping[str, Any], n_layer: int) -> Metadata:
     if not (any(slides) or spec.required):
         return {}
     found: Metadata = {"attention.sliding_window": ("UINT32", integer(size, spec.config))}
-    if slides != _periodic(spec, spec.period, n_layer):
+    if spec.stated or slides != _periodic(spec, spec.period, n_layer):
         found["attention.sliding_window_pattern"] = ("ARRAY:BOOL", slides)
     return found
 

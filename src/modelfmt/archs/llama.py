@@ -1,11 +1,13 @@
-"""Llama, Mistral and Mixtral: all three are `llama` in GGUF. Mistral Small 3 with its vision part is `mistral3`, and so
-is Ministral 3, whose queries grow with the position.
+"""Llama, InternLM 3, IQuest Coder, Mistral and Mixtral: all are `llama` in GGUF. Mistral Small 3 with its vision part
+is `mistral3`, and so is Ministral 3, whose queries grow with the position.
 
-Checked against transformers 5.24 models/{llama,mistral,mixtral,mistral3,ministral3}/{configuration,modeling}_*.py and
+Checked against transformers 5.24 models/{llama,internlm3,iquestcoder,mistral,mixtral,mistral3,ministral3}/*.py and
 llama.cpp src/models/{llama,mistral3}.cpp (October 2026).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from modelfmt.archs.decoder import (
     ATTENTION_BIAS,
@@ -20,7 +22,7 @@ from modelfmt.archs.decoder import (
 from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
-__all__ = ["LLAMA", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
+__all__ = ["INTERNLM3", "IQUEST_CODER", "LLAMA", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
@@ -40,6 +42,37 @@ LLAMA = DECODER.derive(
         Row("model.layers.{i}.mlp.gate_proj.weight", _BLOCK + "ffn_gate.weight", ("n_ff", "n_embd"), (), "maybe"),
         Row("model.layers.{i}.mlp.up_proj.weight", _BLOCK + "ffn_up.weight", ("n_ff", "n_embd"), (), "maybe"),
         Row("model.layers.{i}.mlp.down_proj.weight", _BLOCK + "ffn_down.weight", ("n_embd", "n_ff"), (), "maybe"),
+    ),
+)
+
+_RMS = Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5)
+_HEADS_OF_128 = Param("head_size", "head_dim", "attention.key_length", default=128, derive="n_embd/n_head")
+
+INTERNLM3 = LLAMA.derive(
+    hf=("InternLM3ForCausalLM",),
+    model_type=("internlm3",),
+    params=(
+        kv_heads(2),
+        _RMS,
+        _HEADS_OF_128,
+        replace(ATTENTION_BIAS, config=("attention_bias", "qkv_bias")),
+        replace(MLP_BIAS, config=("mlp_bias", "bias")),
+    ),
+)
+
+IQUEST_CODER = LLAMA.derive(
+    hf=("IQuestCoderForCausalLM",),
+    model_type=("iquestcoder",),
+    params=(
+        kv_heads(8),
+        _RMS,
+        _HEADS_OF_128,
+        Param("clip", "clip_qkv", type="FLOAT32", default=None),
+        Param("slides", "use_sliding_window", type="BOOL", default=False),
+    ),
+    refuses=(
+        Refuses("clip", "llama.cpp's llama graph does not clip queries, keys and values"),
+        Refuses("slides", "llama.cpp's llama graph attends to the whole context"),
     ),
 )
 
@@ -72,7 +105,7 @@ MIXTRAL = MISTRAL.derive(
         *expert_params(),
         *HEAD_SIZE_GIVEN,
         Param("sliding_window", "sliding_window", default=None),
-        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+        _RMS,
     ),
     rows=(
         Row(

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.archs.table import Rope
-from modelfmt.archs.terms import Scope
+from modelfmt.archs.terms import Scope, evaluate
 from modelfmt.archs.values import bad_value, integer, number, numbers, record, refused, text
 from modelfmt.ir.ops import Constant
 from modelfmt.report import Loss
@@ -33,7 +33,7 @@ __all__ = ["YARN_EXTRAS", "Encoded", "encode", "implied_longrope", "llama3_facto
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETAS = ("rope_theta", "global_rope_theta", "rotary_emb_base")
-_LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
+_LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta", "swa_rope_theta")
 _PARTS = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 YARN_EXTRAS = {
     "extrapolation_factor": "yarn_ext_factor",
@@ -156,6 +156,8 @@ def _partial(case: _Case) -> float:
         for name in _PARTS:
             if where.get(name) is not None:
                 factor = number(where[name], name)
+                if case.spec.whole and round(factor * evaluate(case.spec.whole, case.scope)) == case.scope["head_size"]:
+                    return 1.0
                 if factor > 1 or (factor < 1 and case.spec.partial is None):
                     raise refused(name, factor, "whole heads turn in this architecture", allowed=1)
                 return factor

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from modelfmt.archs.specs import Spec
 
-__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Window"]
+__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
 
 REQUIRED: Any = ...
 
@@ -46,6 +46,21 @@ class Row:
     def sources(self) -> tuple[str, ...]:
         """The source templates, as a tuple also where there is one."""
         return (self.source,) if isinstance(self.source, str) else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A tensor of one value in each layer, which the file has among its metadata: a list of numbers, one for each
+    layer.
+
+    source: Hugging Face template. key: the whole GGUF key. shape: of the tensor where it comes back, () or (1,); either
+    is read. default: for a checkpoint without the tensor.
+    """
+
+    source: str
+    key: str
+    shape: tuple[int, ...] = (1,)
+    default: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +126,8 @@ class Rope:
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
     each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
-    settings: where config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
+    whole: the size of a head that partial_rotary_factor is of, a term, where head_size is what turns. settings: where
+    config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
     times it is written.
     """
 
@@ -122,6 +138,7 @@ class Rope:
     kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
     dimension: bool = False
     partial: float | None = None
+    whole: str = ""
     alpha: bool = False
     sections: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +152,8 @@ class Window:
     """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise.
 
     size: where config.json has none. config: its name there. full_first: each period begins with its full layer.
-    required: the graph slides whatever the file says, so that the file must say it.
+    required: the graph slides whatever the file says, so that the file must say it. stated: the file always says which
+    layers slide, as the graph has no pattern of its own.
     """
 
     period: int
@@ -143,6 +161,7 @@ class Window:
     config: str = "sliding_window"
     full_first: bool = False
     required: bool = False
+    stated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +209,7 @@ class Architecture:
     model_type: tuple[str, ...]
     rows: tuple[Row, ...]
     params: tuple[Param, ...]
+    scalars: tuple[Scalar, ...] = ()
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False

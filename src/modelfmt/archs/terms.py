@@ -1,12 +1,12 @@
 """The two small languages of the tables: terms (numbers over hyper-parameters) and conditions.
 
 A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_embd/n_head` (must divide), `n_ff//3`,
-`n_head % n_head_kv`. Names are hyper-parameters; one that is a list has an entry per layer; `layer` is the layer's own
-number. `largest(NAME)`, `first(NAME)` and `step(NAME)` look at all layers: the largest entry, the first layer whose
-entry is not 0, and how many layers behind it the next one comes (where there is none: more than there are layers);
-`at(NAME, OTHER)` is the entry of the first layer for which OTHER has one that is not 0 (where there is none, of the
-first layer). A condition is a chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or
-two terms with `==`, `!=` or `<` between them.
+`n_head % n_head_kv`. Names are hyper-parameters; one that is a list has an entry per layer; 'text' is a text; `layer`
+is the layer's own number. `largest(NAME)`, `first(NAME)` and `step(NAME)` look at all layers: the largest entry, the
+first layer whose entry is not 0, and how many layers behind it the next one comes (where there is none: more than there
+are layers); `at(NAME, OTHER)` is the entry of the first layer for which OTHER has one that is not 0 (where there is
+none, of the first layer). A condition is a chain of `and`: a name or term (true where it is not 0, false or absent),
+`not NAME`, or two terms with `==`, `!=` or `<` between them.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def _atom(word: str, scope: Scope, layer: int) -> Any:
         name, _, inner = word[:-1].partition("(")
         lists = (scope[other] for other in inner.split(", "))
         return _OVERALL[name](*(value if isinstance(value, list) else [value] * scope["n_layer"] for value in lists))
+    if word.startswith("'"):
+        return word.strip("'")
     value = int(word) if word.isdigit() else scope[word]
     return value[layer] if isinstance(value, list) else value
 

@@ -6,8 +6,9 @@ is used for shapes and operations only; `configuration` makes config.json of it,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from struct import pack
 from typing import Any
 
 from modelfmt.archs import hparams
@@ -15,8 +16,8 @@ from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_sha
 from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import Scope, holds
-from modelfmt.archs.values import flat
-from modelfmt.ir.ops import Expression
+from modelfmt.archs.values import bad_value, flat
+from modelfmt.ir.ops import Constant, Expression
 
 __all__ = ["Unbound", "UnboundTensor", "to_huggingface"]
 
@@ -53,9 +54,9 @@ def to_huggingface(
 ) -> Unbound:
     """The tensors of a checkpoint from those of a GGUF file. Quantized rows stay as they are where rows only move.
 
-    tensors: GGUF name -> expression. metadata: the keys of the file. config, names: the original's configuration and
-    the names of its tensors, where they are known. Raises UnsupportedError (unmatched-tensors), CorruptFile
-    (metadata-missing, config-value, tensor-shape).
+    Those that are metadata in the file follow the others. tensors: GGUF name -> expression. metadata: the keys of the
+    file. config, names: the original's configuration and the names of its tensors, where they are known. Raises
+    UnsupportedError (unmatched-tensors), CorruptFile (metadata-missing, config-value, tensor-shape).
     """
     arch, scope = _scope(arch, tensors, metadata, config)
     made: dict[str, UnboundTensor] = {}
@@ -87,9 +88,30 @@ def to_huggingface(
         ordered = sorted(pieces, key=lambda piece: number_of(piece.part) if piece.part else 0)
         made |= {tensor.name: tensor for tensor in _restored(ordered, scope)}
     made |= {name: UnboundTensor(name, made[twin].expr, made[twin].source_names) for name, twin in twins}
+    made |= {tensor.name: tensor for tensor in _scalars(arch, scope, metadata, names)}
     place = {name: index for index, name in enumerate(tensors)}
-    found = sorted(made.values(), key=lambda tensor: min(place[name] for name in tensor.source_names))
+    found = sorted(
+        made.values(), key=lambda tensor: min((place[name] for name in tensor.source_names), default=len(place))
+    )
     return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+
+
+def _scalars(
+    arch: Architecture, scope: Scope, metadata: Mapping[str, Any], names: Collection[str]
+) -> Iterator[UnboundTensor]:
+    """The tensors of one value that lists in the metadata hold."""
+    for scalar in arch.scalars:
+        values = metadata.get(scalar.key)
+        if values is None or isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+            raise bad_value(scalar.key, values, "a list of numbers", path="metadata")
+        values, n_layer = list(values), scope["n_layer"]
+        if len(values) != n_layer or any(isinstance(entry, bool) or not isinstance(entry, float) for entry in values):
+            raise bad_value(scalar.key, len(values), f"{n_layer} numbers, one for each layer", path="metadata")
+        for layer, number in enumerate(values):
+            name = scalar.source.replace("{i}", str(layer))
+            spelled = _spelled(arch, name, names) if names else name
+            if spelled is not None:
+                yield UnboundTensor(spelled, Constant(pack("<f", number), scalar.shape, "F32"), ())
 
 
 def _scope(

@@ -14,7 +14,7 @@ from typing import Any
 
 from modelfmt.archs.rope import YARN_EXTRAS, implied_longrope, llama3_factors, mscale
 from modelfmt.archs.table import Architecture, Rope
-from modelfmt.archs.terms import Scope
+from modelfmt.archs.terms import Scope, evaluate
 from modelfmt.archs.values import bad_value, integer, number, refused, shortest, text
 
 __all__ = ["configuration"]
@@ -82,11 +82,14 @@ def configuration(
         config["partial_rotary_factor"] = settings["partial_rotary_factor"] = _fraction(file.n_rot, head_size)
     elif file.n_rot != head_size:
         raise bad_value(file.key("dimension_count"), file.n_rot, f"the size of a head, {head_size}", path=_PATH)
+    if arch.rope.whole:
+        settings["partial_rotary_factor"] = _fraction(head_size, evaluate(arch.rope.whole, scope))
     settings |= _KINDS[settings["rope_type"]](file)
     if settings["rope_type"] == "longrope":
         config["original_max_position_embeddings"] = settings["original_max_position_embeddings"]
     if arch.rope.local_theta is not None and file.has("freq_base_swa"):
         local = {"rope_type": "default", "rope_theta": file.number("freq_base_swa")}
+        local |= {name: settings[name] for name in ("partial_rotary_factor",) if name in settings}
         config["rope_parameters"] = {"full_attention": settings, "sliding_attention": local}
         return config
     config["rope_parameters"] = settings

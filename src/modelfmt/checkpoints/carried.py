@@ -234,7 +234,7 @@ def _missing_rows(name: str, expr: Expression, again: Expression | None, model: 
     operations = [node for node in nodes(again) if isinstance(node, (*ROUNDED, Constant))]
     if not operations:
         return 0
-    constants = [node for node in operations if isinstance(node, Constant)]
+    constants = [node for node in operations if isinstance(node, Constant) and node is not again]  # stand for rows
     if constants:
         return sum(prod(node.shape[:-1]) for node in constants)
     if n_rows * row_bytes(expr) > _TENSOR_LIMIT:

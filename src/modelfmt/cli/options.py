@@ -55,7 +55,7 @@ _PLAN = (
     click.option("--transcode", default="auto", metavar="POLICY", help="What may become of quantized tensors where no type is asked for: exact, near:BOUND (the smallest type within it), any (with --allow-requantize), auto (exact, else near). See docs/transcoding.md."),
     click.option("--carry/--no-carry", default=True, help="GGUF from a checkpoint: write keys that make the way back exact; without, the keys are those of llama.cpp's converter. Default: --carry."),
     click.option("--external", default="auto", metavar="WHERE", help="Where an ONNX model's weights go: auto (inside it, beside it from 2 GiB on), always or never beside it, or safetensors: in the files of the checkpoint, which lie in the same folder and are not copied."),
-    click.option("--profile", default="auto", metavar="NAME", help="Operators of an ONNX graph: onnx-standard (none of another domain) or auto (com.microsoft's for quantized weights)."),
+    click.option("--profile", default="auto", metavar="NAME", help="Operators of an ONNX graph: onnx-standard (none of another domain), ort (ONNX Runtime's fused ones), ort-genai (the folder of onnxruntime-genai) or auto (standard ones, MatMulNBits for quantized weights). See docs/onnx.md."),
     click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
     click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),
 )  # fmt: skip

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import decoder, encoder, standard
+from modelfmt.graphs import decoder, encoder, genai, microsoft, openvino, standard
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import Weights, bound
 from modelfmt.ir.graph import Graph, Program
 from modelfmt.ir.ops import Expression
 from modelfmt.report import Loss, Note
 
-__all__ = ["Made", "from_checkpoint"]
+__all__ = ["GENAI", "PROFILES", "Made", "from_checkpoint", "structural"]
+
+GENAI = microsoft.GENAI
+_LOWER = {openvino.PROFILE: openvino.lower} | dict.fromkeys(microsoft.PROFILES, microsoft.lower)
+PROFILES = ("auto", "onnx-standard", *microsoft.PROFILES)
+"""Which operators: standard ones and MatMulNBits; standard ones only; com.microsoft's, for any padding; com.microsoft's
+as onnxruntime-genai runs them."""
 
 
 @dataclass
 class Made:
-    """A program, and what is to be said of it."""
+    """A program, what is to be said of it, and what lies beside it."""
 
     program: Program
     notes: list[Note | Loss] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -50,20 +57,29 @@ def from_checkpoint(
     tensors: Mapping[str, Expression],
     assets: Mapping[str, bytes],
     form: Form,
-    lower: Callable[[Graph, Form], Program] = standard.lower,
 ) -> Made:
-    """The program of a checkpoint. form: how its weights and activations are to be. lower: to which operators.
+    """The program of a checkpoint. form: how its weights and activations are to be, and of which operators.
 
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
-    notes: list[Note | Loss] = [*weights.losses, *weights.notes]
+    graph = structural(weights, form, architecture or "", assets)
+    program, said = _LOWER.get(form.profile, standard.lower)(graph, form)
+    made = Made(program, [*weights.losses, *weights.notes, *(Note(weights.arch.gguf, text) for text in said)])
+    if form.profile == GENAI:
+        made.files, more = genai.beside(program.graph, weights, assets)
+        made.notes += more
+    return made
+
+
+def structural(weights: Weights, form: Form, architecture: str, assets: Mapping[str, bytes]) -> Graph:
+    """The graph before it is lowered. architecture: the class, which says what comes out. Raises UnsupportedError."""
     pooled, _ = encoder.read_pooling(assets)
     if weights.arch.model_type[0] in encoder.SUPPORTED:
         graph = encoder.build(weights, form, pooled)
     else:
-        name = architecture or ""
-        states = pooled is not None or (name.endswith("Model") and not name.endswith("HeadModel"))
+        bare = architecture.endswith("Model") and not architecture.endswith("HeadModel")
+        states = pooled is not None or bare
         graph = decoder.build(weights, form, states=states, pooled=pooled)
     _check_used(weights, graph)
-    return Made(lower(graph, form), notes)
+    return graph

@@ -42,8 +42,8 @@ class Form:
     """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that is
     another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
     blocks: a type of `modelfmt.grids.LAYOUTS` that the matrices of linear layers are quantized to. rounding: how.
-    standard: no operator of another domain. carried: weights that are quantized already, on a grid of integers, stay
-    so, where the operators can say it.
+    profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already,
+    on a grid of integers, stay so, where the operators can say it.
     """
 
     float_type: str = "FLOAT"
@@ -51,8 +51,13 @@ class Form:
     weight_type: str | None = None
     blocks: str | None = None
     rounding: str = "ggml"
-    standard: bool = False
+    profile: str = "auto"
     carried: bool = True
+
+    @property
+    def standard(self) -> bool:
+        """Whether there is to be no operator of another domain."""
+        return self.profile == "onnx-standard"
 
     def apart(self, expr: Expression) -> Apart | None:
         """A matrix in tensors of codes, scales and zeros; None where it is dense, or no operator takes it."""

@@ -155,7 +155,8 @@ class _Decoder(Layers):
             key = self.qk_norm("attn_k_norm", key, self.kv_heads, f"{base}/k_norm")
         if self.turns():
             cos, sin = self.rope_tables()
-            shape: dict[str, Any] = {"rotated": int(self.params["n_rot"]), "interleaved": self.weights.interleaved}
+            shape: dict[str, Any] = {"rotated": int(self.params["n_rot"]), "size": self.head_size}
+            shape["interleaved"] = self.weights.interleaved
             query = b.node("RoPE", [query, cos, sin], f"{base}/q_rotary_out", heads=self.heads, **shape)
             key = b.node("RoPE", [key, cos, sin], f"{base}/k_rotary_out", heads=self.kv_heads, **shape)
         past, outputs = [], [f"{base}/attention_out"]
@@ -218,7 +219,8 @@ class _Decoder(Layers):
         if found.long is not None:
             inputs.append(self.b.constant(f"{base}/frequencies_long", found.long))
         original = found.original if found.long is not None else None
-        self.b.nodes("RopeTable", inputs, names, scale=found.scale, original=original)
+        context = int(self.params["n_ctx"])
+        self.b.nodes("RopeTable", inputs, names, scale=found.scale, original=original, context=context)
         return names
 
     def bias(self) -> str:

@@ -17,7 +17,9 @@ from modelfmt.graphs.openvino_ops import OPERATORS, Call, infer
 from modelfmt.ir.graph import Attribute, Dim, Graph, Node, Program, Value
 from modelfmt.ir.ops import Constant
 
-__all__ = ["LOWERINGS", "lower"]
+__all__ = ["LOWERINGS", "PROFILE", "lower"]
+
+PROFILE = "openvino"
 
 _LOWEST = -65504.0
 """What is added to the score of a token that must not be seen: finite in float16, too, since rows may have nothing
@@ -26,14 +28,15 @@ else."""
 ELEMENT_NAMES = {"FLOAT": "f32", "INT64": "i64", "INT32": "i32", "BOOL": "boolean"}
 
 
-def lower(graph: Graph, form: Form) -> Program:
-    """A program of OpenVINO's operators that computes what a structural graph says. Raises UnsupportedError."""
+def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
+    """A program of OpenVINO's operators that computes what a structural graph says, and what is to be said of it.
+    Raises UnsupportedError."""
     lowering = Lowering(graph, form)
     for node in graph.nodes:
         lowering.add(node)
     lowering.drop_unused()
     lowering.graph.values = list(lowering.values.values())
-    return Program(lowering.graph)
+    return Program(lowering.graph), []
 
 
 class Lowering(Builder):

@@ -7,7 +7,7 @@ docs/Operators.md of ONNX 1.23. All of this runs in ONNX Runtime 1.32 on a CPU, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,47 +17,52 @@ from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Packed
 
-__all__ = ["IR_VERSION", "LOWERINGS", "OPSET", "lower"]
+__all__ = ["IR_VERSION", "LOWERINGS", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "lower", "waves"]
 
 OPSET, IR_VERSION = 23, 11
 MICROSOFT = "com.microsoft"
 
-_LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
+LOWEST = {"FLOAT": -3.4028234663852886e38, "FLOAT16": -32752.0}
 """What is added to the score of a token that must not be seen: no infinity, since rows may have nothing else."""
 
 
-def lower(graph: Graph, form: Form, *, producer: str = "modelfmt", version: str | None = None) -> Program:
-    """A program of standard nodes that computes what a structural graph says. Raises UnsupportedError."""
-    lowering = Lowering(graph, form)
-    for node in graph.nodes:
-        if node.domain not in (STRUCTURAL, ""):
-            raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
-        lowering.add(node)
-    lowering.finish()
-    lowering.drop_unused()
-    opsets = {"": OPSET} | {domain: 1 for domain in (MICROSOFT,) if lowering.uses(domain)}
-    return Program(lowering.graph, opsets, ir_version=IR_VERSION, producer=producer, producer_version=version)
+def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
+    """A program of standard nodes that computes what a structural graph says, and what is to be said of it. Raises
+    UnsupportedError."""
+    return Lowering(graph, form, LOWERINGS).run(), []
 
 
 class Lowering(Builder):
     """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
-    as [tokens, width], `sequences` as [batch, sequence, width]."""
+    as [tokens, width], `sequences` as [batch, sequence, width]; `makers` the structural node that makes it."""
 
-    def __init__(self, source: Graph, form: Form) -> None:
+    def __init__(self, source: Graph, form: Form, table: Table) -> None:
         super().__init__(source.name, form)
-        self.source = source
+        self.source, self.table = source, table
+        self.makers = {name: node for node in source.nodes for name in node.outputs}
         self.graph.inputs, self.graph.outputs = source.inputs, source.outputs
         self.graph.tensors = dict(source.tensors)
         self.flat: dict[str, str] = {}
         self.sequences: dict[str, str] = {}
         self.wanted = {value.name for value in source.outputs}
 
+    def run(self) -> Program:
+        """The program of the whole graph. Raises UnsupportedError."""
+        for node in self.source.nodes:
+            if node.domain not in (STRUCTURAL, ""):
+                raise UnsupportedError("a node of a domain that is not lowered", code="lowering", found=node.domain)
+            self.add(node)
+        self.finish()
+        self.drop_unused()
+        opsets = {"": OPSET} | {node.domain: 1 for node in self.graph.nodes if node.domain}
+        return Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
+
     def add(self, node: Node) -> None:
         """Lower one node."""
         if node.domain == "":
             _elementwise(self, node)
-        elif node.op in LOWERINGS:
-            LOWERINGS[node.op](self, node)
+        elif node.op in self.table:
+            self.table[node.op](self, node)
         else:
             raise UnsupportedError("no such structural operation", code="lowering", found=node.op)
 
@@ -66,10 +71,6 @@ class Lowering(Builder):
         for value in self.graph.outputs:
             if value.name in self.flat:
                 self.op("Reshape", [self.flat[value.name], self.sequence_shape()], value.name)
-
-    def uses(self, domain: str) -> bool:
-        """Whether a node of a domain was made."""
-        return any(node.domain == domain for node in self.graph.nodes)
 
     def drop_unused(self) -> None:
         """Leave out constants that no node needs any more."""
@@ -275,14 +276,18 @@ def _split(low: Lowering, node: Node) -> None:
 def _rope_table(low: Lowering, node: Node) -> None:
     """position [batch, sequence] times frequency [rotated / 2], in float32."""
     positions, frequencies, *long = node.inputs
-    cos, sin = node.outputs
-    base = cos.removesuffix("/cos_out")
+    base = node.outputs[0].removesuffix("/cos_out")
     if long:
         frequencies = _longer(low, positions, frequencies, long[0], node.get("original"), base)
     real = low.op("Cast", [positions], f"{base}/positions_out", to=1)
     column = low.op("Unsqueeze", [real, low.integers("/axes", [2])], f"{base}/column_out")
-    angles = low.op("Mul", [column, frequencies], f"{base}/angles_out")
-    for op, name in (("Cos", cos), ("Sin", sin)):
+    waves(low, node, low.op("Mul", [column, frequencies], f"{base}/angles_out"))
+
+
+def waves(low: Lowering, node: Node, angles: str) -> None:
+    """Cosine and sine of angles as a table's outputs, scaled."""
+    base = node.outputs[0].removesuffix("/cos_out")
+    for op, name in zip(("Cos", "Sin"), node.outputs, strict=True):
         made = low.op(op, [angles], f"{name}/plain")
         scale = node.get("scale")
         if scale != 1.0:
@@ -334,7 +339,7 @@ def _attention_bias(low: Lowering, node: Node) -> None:
         distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
         near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
         seen = low.op("And", [seen, near], f"{name}/window")
-    low.op("Where", [seen, low.scalar(0.0), low.scalar(_LOWEST[low.float_type])], name)
+    low.op("Where", [seen, low.scalar(0.0), low.scalar(LOWEST[low.float_type])], name)
 
 
 def _padding(low: Lowering, mask: str) -> None:
@@ -459,7 +464,7 @@ def _experts(low: Lowering, node: Node) -> None:
 def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
     tokens, shares, distinct, *weights = outer
-    inner, float_type = Lowering(Graph(f"{name}/expert"), form), form.float_type
+    inner, float_type = Lowering(Graph(f"{name}/expert"), form, LOWERINGS), form.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -489,7 +494,9 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     return inner.graph
 
 
-LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+Table = Mapping[str, Callable[[Lowering, Node], None]]
+
+LOWERINGS: Table = {
     "Activation": _activation,
     "Attention": _attention,
     "AttentionBias": _attention_bias,

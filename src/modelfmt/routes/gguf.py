@@ -300,7 +300,14 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
-    bound = bind.to_gguf(arch, tensors=exprs, config=model.config, assets=model.assets)
+    reader = Evaluator(model.files)
+    bound = bind.to_gguf(
+        arch,
+        tensors=exprs,
+        config=model.config,
+        assets=model.assets,
+        value=lambda expr: float(reader.values(expr, 0, 1)[0, 0]),
+    )
     return bound.architecture, bound
 
 

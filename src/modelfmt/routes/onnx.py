@@ -27,8 +27,7 @@ from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
 __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
-IN_PLACE, STANDARD = "safetensors", "onnx-standard"
-PROFILES = ("auto", STANDARD)
+IN_PLACE = "safetensors"
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
 
@@ -41,10 +40,19 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     unused = [name for name in _NOT_HERE if getattr(options, name)]
     if unused:
         raise UsageError("options that mean nothing for ONNX", code="option-unused", found=", ".join(unused))
+    from modelfmt.graphs.build import GENAI, PROFILES
+
     if options.profile not in PROFILES:
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    if options.profile == GENAI and not options.folder:
+        raise UsageError(
+            "onnxruntime-genai loads a folder",
+            code="profile-folder",
+            found=options.profile,
+            hint="name a folder, and say --to onnx; --profile ort makes a file",
+        )
     source = checkpoint_of(model)
     return [_built(source, recipe, options) for recipe in wanted]
 
@@ -84,7 +92,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         as_stored=options.external == IN_PLACE,
         blocks=blocks,
         rounding=options.rounding,
-        standard=options.profile == STANDARD,
+        profile=options.profile,
         carried=label not in _TYPES,
     )
     made = build.from_checkpoint(
@@ -104,7 +112,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
             target = "U8"  # codes, whose bytes stay
         chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
         losses += _losses(key, tensor.data, stored.name, target)
-    files = source.files if options.folder else {}
+    files = {**source.files, **made.files} if options.folder else {}
     notes = [one for one in said if isinstance(one, Note)]
     widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
     notes += [

@@ -60,14 +60,13 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
             found=label,
             allowed="auto, " + ", ".join(DENSE_TYPES),
         )
-    form = Form(as_stored=label == AUTO, weight_type=_TYPES.get(label), carried=False)
+    form = Form(as_stored=label == AUTO, weight_type=_TYPES.get(label), profile=lowering.PROFILE, carried=False)
     made = build.from_checkpoint(
         architecture=source.architecture,
         config=source.config,
         tensors=source.tensors,
         assets=source.files,
         form=form,
-        lower=lowering.lower,
     )
     said = [*source.notes, *made.notes]
     losses = [one for one in said if isinstance(one, Loss)]

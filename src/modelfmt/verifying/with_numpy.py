@@ -76,6 +76,6 @@ def open_runner(subject: Subject) -> Runner:
         config=checkpoint.config,
         tensors=checkpoint.tensors,
         assets=checkpoint.files,
-        form=Form("FLOAT", standard=True, carried=False),
+        form=Form("FLOAT", profile="onnx-standard", carried=False),
     )
     return NumpyRunner(made.program, Evaluator(model.files))

@@ -1,0 +1,112 @@
+"""Class names of scikit-learn -> the functions that make their nodes, and the way from a record to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from modelfmt.errors import UnsupportedError
+from modelfmt.graphs.classical import (
+    calibration,
+    compose,
+    encoders,
+    ensembles,
+    histograms,
+    linear,
+    neighbors,
+    networks,
+    probabilistic,
+    projections,
+    scaling,
+    support,
+    trees,
+)
+from modelfmt.graphs.classical.fields import MAX_WIDTH, Fields
+from modelfmt.ir.record import Record
+from modelfmt.ir.tensor import Tensor
+
+if TYPE_CHECKING:
+    from modelfmt.graphs.classical.columns import Columns
+    from modelfmt.graphs.classical.nodes import Build
+    from modelfmt.graphs.classical.results import Result
+
+__all__ = ["PACKAGES", "PREDICTORS", "TRANSFORMERS", "covered", "predict", "transform", "width"]
+
+_FAMILIES: tuple[Any, ...] = (
+    calibration,
+    compose,
+    encoders,
+    ensembles,
+    histograms,
+    linear,
+    neighbors,
+    networks,
+    probabilistic,
+    projections,
+    scaling,
+    support,
+    trees,
+)
+
+PREDICTORS: dict[str, Callable[[Build, Fields, Columns], Result]] = {}
+TRANSFORMERS: dict[str, Callable[[Build, Fields, Columns], Columns]] = {}
+for _family in _FAMILIES:
+    PREDICTORS |= getattr(_family, "PREDICTORS", {})
+    TRANSFORMERS |= getattr(_family, "TRANSFORMERS", {})
+
+PACKAGES = ("sklearn", "imblearn", "xgboost", "lightgbm")
+"""Where classes of these names may come from; one of the same name elsewhere may compute anything."""
+
+
+def covered(record: Record) -> str | None:
+    """What an estimator becomes at the end of a graph: "predict", "transform", or None."""
+    if record.package not in PACKAGES:
+        return None
+    return "predict" if record.name in PREDICTORS else "transform" if record.name in TRANSFORMERS else None
+
+
+def predict(build: Build, record: Record, place: str, x: Columns) -> Result:
+    """The nodes of what an estimator predicts."""
+    return _found(PREDICTORS, build, record, place)(build, _fields(build, record, place), x)
+
+
+def transform(build: Build, record: Record, place: str, x: Columns) -> Columns:
+    """The nodes of what a transformer makes."""
+    return _found(TRANSFORMERS, build, record, place)(build, _fields(build, record, place), x)
+
+
+def width(e: Fields) -> int | None:
+    """How many columns an estimator says that it was fitted on."""
+    for key in ("n_features_in_", "n_features_", "n_features", "shape_fit_"):
+        value = e.get(key)
+        value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
+        if type(value) is int:
+            return e.of(Record("", {key: value}), key).integer(key, 1, MAX_WIDTH)
+    for key in _LENGTHS:
+        value = e.get(key)
+        if isinstance(value, Tensor) and value.shape:
+            return value.shape[-1]
+    return None
+
+
+_LENGTHS = ("coef_", "mean_", "scale_", "center_", "components_", "feature_log_prob_", "support_vectors_", "theta_",
+            "_fit_X", "cluster_centers_", "means_", "statistics_", "variances_", "scores_", "centroids_")  # fmt: skip
+"""Attributes of older releases whose last axis is that of the columns."""
+
+
+def _fields(build: Build, record: Record, place: str) -> Fields:
+    return Fields(record, place, build.path, build.read)
+
+
+def _found(table: dict[str, Any], build: Build, record: Record, place: str) -> Any:
+    if record.package in PACKAGES and record.name in table:
+        return table[record.name]
+    raise UnsupportedError(
+        "no graph is built for this estimator",
+        code="no-graph",
+        path=build.path,
+        place=place or None,
+        found=record.type,
+        allowed=", ".join(sorted(table)),
+        missing=[record.type],
+    )
