@@ -23,6 +23,9 @@ __all__ = ["STRUCTURAL", "Builder", "Form", "attribute"]
 
 STRUCTURAL = "modelfmt"
 
+_RANKS = {"openvino": (2, 3)}
+"""Profiles that take matrices apart by ordinary operations: those of experts, too."""
+
 LEAST_BLOCK = 16
 """Columns of the smallest block that MatMulNBits has."""
 
@@ -61,7 +64,7 @@ class Form:
 
     def apart(self, expr: Expression) -> Apart | None:
         """A matrix in tensors of codes, scales and zeros; None where it is dense, or no operator takes it."""
-        if len(expr.shape) != 2:
+        if len(expr.shape) not in _RANKS.get(self.profile, (2,)):
             return None
         if not expr.stored.dense:
             found = apart(expr) if self.carried else None
@@ -72,8 +75,11 @@ class Form:
         return found if found is not None and self._takes(found) else None
 
     def _takes(self, given: Apart) -> bool:
-        """Whether MatMulNBits has such blocks and zero points; DequantizeLinear is written without the latter."""
+        """Whether MatMulNBits has such blocks and zero points; DequantizeLinear is written without the latter, OpenVINO
+        computes with any."""
         bits, block, zeros = given.layout
+        if self.profile in _RANKS:
+            return True
         if self.standard:
             return not zeros
         return block >= LEAST_BLOCK and block.bit_count() == 1 and (bits == 4 or given.whole)
@@ -111,6 +117,16 @@ class Builder:
         if cast not in self.made:
             self.node("CastWeight", [weight.name], cast)
         return cast
+
+    def matrix(self, weight: Weight) -> str:
+        """A matrix, or one for each expert, for a node that knows nothing of blocks."""
+        given = self.form.apart(weight.expr)
+        if given is None:
+            return self.weight(weight)
+        name, (bits, block, _) = f"{weight.name}/values", given.layout
+        if name not in self.made:
+            self.node("BlockWeight", self.parts(weight, given), name, bits=bits, block=block)
+        return name
 
     def parts(self, weight: Weight, given: Apart, *, packed: bool = True) -> list[str]:
         """A matrix as constants: codes [n, blocks, bytes], scales and, where it has them, zero points; their names.

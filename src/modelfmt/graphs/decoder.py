@@ -259,8 +259,9 @@ class _Decoder(Layers):
         return self.linear(down, made, f"{base}/down_proj_out", self.bias_of("ffn_down"))
 
     def experts(self, x: str, base: str) -> str:
-        roles = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
-        inputs = [self.b.weight(self.weights[f"{self.role(role)}.weight"]) for role in roles]
+        inputs = [self.b.weight(self.weights[f"{self.role('ffn_gate_inp')}.weight"])]
+        roles = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+        inputs += [self.b.matrix(self.weights[f"{self.role(role)}.weight"]) for role in roles]
         shared = self.shared(x, f"{base}/shared")
         made = self.b.node(
             "MoE",

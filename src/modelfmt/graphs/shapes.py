@@ -1,7 +1,7 @@
 """Types and shapes of a structural graph: what each node makes, from what it is given.
 
 Sizes are numbers, symbols and sums of these (`modelfmt.ir.graph.Dim`); None is a size that is not known. The functions
-over shapes serve the operators of a runtime as well (`modelfmt.graphs.openvino_ops`).
+over shapes serve the operators of a runtime as well (`modelfmt.graphs.openvino.operators`).
 """
 
 from __future__ import annotations
@@ -129,6 +129,12 @@ def _block_embedding(node: Node, given: Sequence[Value]) -> Made:
     return [(scales.type, (*_shape(ids), n_blocks * node.get("block")))]
 
 
+def _block_weight(node: Node, given: Sequence[Value]) -> Made:
+    *outer, n_blocks = _shape(given[1])
+    assert isinstance(n_blocks, int)
+    return [("", (*outer, n_blocks * node.get("block")))]
+
+
 def _linear(node: Node, given: Sequence[Value]) -> Made:
     return _wide(given, _shape(given[1])[-1 if node.get("transposed") else -2])
 
@@ -172,6 +178,7 @@ RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
+    "BlockWeight": _block_weight,
     "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "Linear": _linear,

@@ -6,7 +6,6 @@ generation_config.json and the tokenizer's files.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Encoded, Expression, Leaf, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.ir.ops import Expression, Leaf
 from modelfmt.quant.recipes import AUTO, Recipe
-from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
-from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
+from modelfmt.report import Note
+from modelfmt.routes.draft import Draft, DraftTensor, Options
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
@@ -102,58 +101,10 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
-    said = [*source.notes, *made.notes]
-    losses = [one for one in said if isinstance(one, Loss)]
-    chosen: dict[str, DraftTensor] = {}
-    for key, tensor in walk_tensors(made.program):
-        assert tensor.data is not None
-        stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
-        if stored.name == "U8" and tensor.type in ("INT4", "INT8"):
-            target = "U8"  # codes, whose bytes stay
-        chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
-        losses += _losses(key, tensor.data, stored.name, target)
+    found = constants(walk_tensors(made.program), usual, [*source.notes, *made.notes])
     files = {**source.files, **made.files} if options.folder else {}
-    notes = [one for one in said if isinstance(one, Note)]
-    widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
-    notes += [
-        Note(kind, f"{n} weights in blocks that ONNX has no operator for become {usual}") for kind, n in widened.items()
-    ]
-    return Draft(label, chosen, _Build(made.program, options, files), losses, notes, folder=options.folder)
-
-
-def _reason(expr: Expression, target: str) -> str:
-    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
-    part = _part(expr)
-    if part:
-        made = next((node for node in nodes(expr) if isinstance(node, Encoded)), None)
-        return f"{part}, quantized to {made.encoding}" if made else f"{part}, {_of(expr)}"
-    return "kept" if expr.stored.name == target else "the graph's type"
-
-
-def _part(expr: Expression) -> str:
-    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
-
-
-def _of(expr: Expression) -> str:
-    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
-    return f"blocks of {blocks}" if blocks else source_label(expr)
-
-
-def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
-    part = _part(expr)
-    made = next((node for node in nodes(expr) if part and isinstance(node, Encoded)), None)
-    if part == "codes" and made is not None:
-        detail = f"{made.input.stored.name} to {made.encoding}"
-        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
-    return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
-
-
-def _exact_in_half(expr: Expression) -> bool:
-    """Whether a type has float16 scales, and nothing else that scales are made of."""
-    for node in nodes(expr):
-        if isinstance(node, Regrid):
-            return [level.dtype for level in node.input.stored.levels] == ["F16"]
-    return False
+    build_files = _Build(made.program, options, files)
+    return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)
 
 
 @dataclass(frozen=True)

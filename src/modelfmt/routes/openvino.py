@@ -13,13 +13,12 @@ import msgspec
 
 from modelfmt.errors import UsageError
 from modelfmt.formats import openvino
-from modelfmt.ir.graph import ELEMENT_TYPES, Graph
+from modelfmt.ir.graph import Graph
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.quant.recipes import AUTO, Recipe
-from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import DENSE_TYPES, Draft, DraftTensor, Options, narrowing
-from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
+from modelfmt.routes.draft import Draft, Options
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
@@ -33,10 +32,11 @@ _NOT_HERE = {
 }
 """Options that mean nothing here -> what they are when nobody gives them."""
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K")
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
-    """One draft for each recipe: "auto" (each weight as it is), F32, F16 or BF16.
+    """One draft for each recipe: "auto" (each weight as it is), F32, F16, BF16 or a type of blocks.
 
     Raises UnsupportedError (a source or an architecture without a graph), UsageError (options that mean nothing here).
     """
@@ -53,14 +53,21 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     from modelfmt.graphs.builder import Form
 
     label = recipe.label
-    if label not in (AUTO, *DENSE_TYPES) or recipe.own:
+    if label not in (AUTO, *_TYPES, *_BLOCKS) or recipe.own:
         raise UsageError(
             "an OpenVINO graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join(DENSE_TYPES),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
         )
-    form = Form(as_stored=label == AUTO, weight_type=_TYPES.get(label), profile=lowering.PROFILE, carried=False)
+    form = Form(
+        as_stored=label not in _TYPES,
+        weight_type=_TYPES.get(label),
+        blocks=label if label in _BLOCKS else None,
+        rounding=options.rounding,
+        profile=lowering.PROFILE,
+        carried=label not in _TYPES,
+    )
     made = build.from_checkpoint(
         architecture=source.architecture,
         config=source.config,
@@ -68,17 +75,10 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
-    said = [*source.notes, *made.notes]
-    losses = [one for one in said if isinstance(one, Loss)]
-    graph, chosen = made.program.graph, {}
-    for name, tensor in graph.tensors.items():
-        assert tensor.data is not None
-        stored, target = tensor.data.stored.name, ELEMENT_TYPES[tensor.type].encoding
-        chosen[name] = DraftTensor(tensor.data, target, reason="kept" if stored == target else "the graph's type")
-        losses += narrowing(name, stored, target)
-    notes = [one for one in said if isinstance(one, Note)]
+    graph = made.program.graph
+    found = constants(graph.tensors.items(), "F32", [*source.notes, *made.notes])
     build_files = _Build(graph, options, source.files if options.folder else {})
-    return Draft(label, chosen, build_files, losses, notes, folder=options.folder)
+    return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)
 
 
 @dataclass(frozen=True)
