@@ -16,6 +16,7 @@ import numpy as np
 import openvino
 import torch
 import transformers
+from openvino import opset13 as opset
 
 import modelfmt
 import onnx_models
@@ -54,6 +55,20 @@ def misjudged(path: Path) -> list[str]:
             if ours != theirs or kinds[0] != kinds[1]:
                 wrong.append(f"{node.get_friendly_name()}: {kinds[0]} {ours}, {kinds[1]} {theirs}")
     return wrong
+
+
+def matrices(path: Path) -> dict[str, np.ndarray]:
+    """Every quantized matrix [n, k] in a model, as the plugin computes it from an identity; the names of weights."""
+    found = {}
+    for node in openvino.Core().read_model(path).get_ops():
+        name = node.get_friendly_name().removesuffix("/values")
+        if name == node.get_friendly_name() or len(node.get_output_shape(0)) != 2:
+            continue
+        x = opset.parameter([-1, node.get_output_shape(0)[1]], np.float32)
+        model = openvino.Model([opset.result(opset.matmul(x, node, False, True))], [x])
+        run = openvino.Core().compile_model(model, "CPU", EXACT)
+        found[name] = run(np.eye(node.get_output_shape(0)[1], dtype=np.float32))[0].T
+    return found
 
 
 def difference(model: Any, run: openvino.CompiledModel, *, steps: int = 10, prompt: int = 7) -> float:
