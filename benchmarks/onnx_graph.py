@@ -1,7 +1,7 @@
-"""A checkpoint to a runnable ONNX graph, beside `cp` of its weights and beside onnxruntime-genai's model builder.
+"""A checkpoint to a runnable graph of ONNX or OpenVINO, beside `cp` of its weights and onnxruntime-genai's model builder.
 
     python benchmarks/onnx_graph.py [--folder build/bench] [--layers 16] [--runs 3] [--types F16,F32,Q4_0,Q8_0]
-    [--builder]
+    [--to onnx] [--builder]
 
 The checkpoint is the made-up 0.85 B-parameter bfloat16 Llama of benchmarks/made_up_llama.py. Every time is a whole
 process, to the final fsync; peak resident memory is that of the process. Each round runs everything once, in turn;
@@ -25,6 +25,7 @@ import sys, modelfmt
 modelfmt.convert(sys.argv[1], sys.argv[2], quant=sys.argv[3], threads=int(sys.argv[4]), overwrite=True)
 """
 BUILDER = {"F16": ("fp16", "cuda"), "F32": ("fp32", "cpu"), "Q4_0": ("int4", "cpu")}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 TOKENIZER = Path(__file__).parent.parent / "tests" / "data" / "golden" / "checkpoints" / "llama-spm"
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--types", default="F16,F32,Q4_0,Q8_0")
+    parser.add_argument("--to", choices=("onnx", "openvino"), default="onnx")
     parser.add_argument("--builder", action="store_true")
     given = parser.parse_args()
     source = given.folder / f"llama-{given.layers}-layers"
@@ -50,10 +52,10 @@ def main() -> None:
         found.setdefault("cp and sync", []).append(copied)
         shutil.rmtree(copy)
         for name in types:
-            out = given.folder / "made.onnx"
+            out = given.folder / f"made{SUFFIXES[given.to]}"
             run = [sys.executable, "-c", CONVERT, str(source), str(out), name, str(given.threads)]
             found.setdefault(f"modelfmt {name}", []).append(timed(run))
-            for path in given.folder.glob("made.onnx*"):
+            for path in given.folder.glob("made.*"):
                 path.unlink()
             if given.builder and name in BUILDER:
                 precision, provider = BUILDER[name]
