@@ -1,4 +1,4 @@
-"""A checkpoint to a runnable graph of ONNX or OpenVINO, beside `cp` of its weights and ONNX Runtime GenAI's model builder.
+"""A checkpoint to a runnable graph of ONNX or OpenVINO, beside `cp` of its weights and onnxruntime-genai's builder.
 
     python benchmarks/onnx_graph.py [--folder build/bench] [--layers 16] [--runs 3] [--types F16,F32,Q4_0,Q8_0]
     [--to onnx] [--builder]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from sklearn.base import is_regressor
 
 import modelfmt
 
@@ -33,13 +34,13 @@ _NUMPY = {"tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(str
 
 
 def feeds(found: onnxruntime.InferenceSession, rows: Any) -> dict[str, Any]:
-    """Rows as the graph's inputs: one matrix, or columns in the order of the inputs."""
+    """Rows as the graph's inputs: one matrix, or columns x0, x1 .."""
     rows = np.asarray(rows)
     rows = rows.reshape(len(rows), -1)
     inputs = found.get_inputs()
-    if len(inputs) == 1:
+    if inputs[0].name == "X":
         return {inputs[0].name: rows.astype(_NUMPY[inputs[0].type])}
-    return {one.name: rows[:, [n]].astype(_NUMPY[one.type]) for n, one in enumerate(inputs)}
+    return {one.name: rows[:, [int(one.name[1:])]].astype(_NUMPY[one.type]) for one in inputs}
 
 
 def run(path: Path, rows: Any) -> dict[str, Any]:
@@ -53,10 +54,10 @@ def expected(real: Any, rows: Any, outputs: dict[str, Any]) -> dict[str, Any]:
     """What scikit-learn says for each output."""
     if "label" in outputs:
         wanted = {"label": real.predict(rows)}
-    elif hasattr(real, "predict"):
-        wanted = {"variable": real.predict(rows)}
-    else:
+    elif hasattr(real, "transform") and not is_regressor(real):
         wanted = {"variable": real.transform(rows)}
+    else:
+        wanted = {"variable": real.predict(rows)}
     if "probabilities" in outputs:
         wanted["probabilities"] = real.predict_proba(rows)
     if "scores" in outputs:

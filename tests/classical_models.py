@@ -33,6 +33,7 @@ from sklearn import (
     svm,
     tree,
 )
+from sklearn.feature_extraction import text
 
 __all__ = ["ROWS", "classifiers", "fitted", "others", "regressors", "tables", "transformers"]
 
@@ -49,6 +50,31 @@ ROWS = RNG.normal(size=(200, 4)) * [1, 3, 0.2, 10] + [0, 5, 1, -20]
 ROWS_HOLES = np.where(RNG.random(ROWS.shape) < 0.1, np.nan, ROWS)
 
 
+TALK = (
+    ("Win a free prize now, win NOW", "spam"),
+    ("are we still on for lunch today", "fine"),
+    ("free free money, call now", "spam"),
+    ("see you at the end of the day", "fine"),
+    ("naïve words über alles, 日本", "fine"),
+)
+_LINEAR = (
+    "ARDRegression",
+    "BayesianRidge",
+    "ElasticNet",
+    "HuberRegressor",
+    "Lars",
+    "Lasso",
+    "LassoLars",
+    "LassoLarsIC",
+    "LinearRegression",
+    "OrthogonalMatchingPursuit",
+    "QuantileRegressor",
+    "Ridge",
+    "RidgeCV",
+    "TheilSenRegressor",
+)
+
+
 def _scaled(model: Any) -> Any:
     return pipeline.make_pipeline(preprocessing.StandardScaler(), model)
 
@@ -59,7 +85,11 @@ def classifiers() -> dict[str, Callable[[], Any]]:
     base = [("a", _scaled(logistic())), ("b", naive_bayes.GaussianNB()), ("c", trees(max_depth=3, random_state=0))]
     return {
         "LogisticRegression": lambda: _scaled(logistic()),
-        "LogisticRegressionCV": lambda: _scaled(linear_model.LogisticRegressionCV(Cs=2, cv=2, use_legacy_attributes=False, scoring="neg_log_loss", l1_ratios=(0,))),
+        "LogisticRegressionCV": lambda: _scaled(
+            linear_model.LogisticRegressionCV(
+                Cs=2, cv=2, use_legacy_attributes=False, scoring="neg_log_loss", l1_ratios=(0,)
+            )
+        ),
         "SGDClassifier": lambda: _scaled(linear_model.SGDClassifier(random_state=0)),
         "SGDClassifier-log": lambda: _scaled(linear_model.SGDClassifier(loss="log_loss", random_state=0)),
         "SGDClassifier-huber": lambda: _scaled(linear_model.SGDClassifier(loss="modified_huber", random_state=0)),
@@ -86,9 +116,7 @@ def classifiers() -> dict[str, Callable[[], Any]]:
         ),
         "AdaBoostClassifier": lambda: ensemble.AdaBoostClassifier(n_estimators=5, random_state=0),
         "BaggingClassifier": lambda: ensemble.BaggingClassifier(n_estimators=4, max_features=0.5, random_state=0),
-        "BaggingClassifier-votes": lambda: ensemble.BaggingClassifier(
-            svm.LinearSVC(), n_estimators=4, random_state=0
-        ),
+        "BaggingClassifier-votes": lambda: ensemble.BaggingClassifier(svm.LinearSVC(), n_estimators=4, random_state=0),
         "VotingClassifier-hard": lambda: ensemble.VotingClassifier(base, weights=[1, 2, 1.5]),
         "VotingClassifier-soft": lambda: ensemble.VotingClassifier(base, voting="soft", weights=[1, 2, 1]),
         "StackingClassifier": lambda: ensemble.StackingClassifier(base, cv=2, passthrough=True),
@@ -119,8 +147,12 @@ def classifiers() -> dict[str, Callable[[], Any]]:
         "OneVsRestClassifier-trees": lambda: multiclass.OneVsRestClassifier(trees(max_depth=3, random_state=0)),
         "OneVsOneClassifier": lambda: multiclass.OneVsOneClassifier(_scaled(svm.LinearSVC())),
         "DummyClassifier": lambda: dummy.DummyClassifier(),
-        "GridSearchCV": lambda: model_selection.GridSearchCV(_scaled(logistic()), {"logisticregression__C": [1, 9]}, cv=2),
-        "PassiveAggressive": lambda: _scaled(linear_model.SGDClassifier(penalty=None, loss="hinge", learning_rate="pa1", eta0=1.0, random_state=0)),
+        "GridSearchCV": lambda: model_selection.GridSearchCV(
+            _scaled(logistic()), {"logisticregression__C": [1, 9]}, cv=2
+        ),
+        "PassiveAggressive": lambda: _scaled(
+            linear_model.SGDClassifier(penalty=None, loss="hinge", learning_rate="pa1", eta0=1.0, random_state=0)
+        ),
     }
 
 
@@ -131,10 +163,7 @@ def regressors() -> dict[str, Callable[[], Any]]:
             name: (lambda one: lambda: one(**({"random_state": 0} if "random_state" in one().get_params() else {})))(
                 getattr(linear_model, name)
             )
-            for name in (
-                "ARDRegression BayesianRidge ElasticNet HuberRegressor Lars Lasso LassoLars LinearRegression "
-                "OrthogonalMatchingPursuit QuantileRegressor Ridge RidgeCV TheilSenRegressor LassoLarsIC"
-            ).split()
+            for name in _LINEAR
         },
         "SGDRegressor": lambda: _scaled(linear_model.SGDRegressor(random_state=0)),
         "LinearSVR": lambda: _scaled(svm.LinearSVR(random_state=0)),
@@ -163,7 +192,9 @@ def regressors() -> dict[str, Callable[[], Any]]:
         ),
         "KNeighborsRegressor": lambda: neighbors.KNeighborsRegressor(3, weights="distance"),
         "KNeighborsRegressor-chebyshev": lambda: neighbors.KNeighborsRegressor(3, metric="chebyshev"),
-        "MLPRegressor": lambda: _scaled(neural_network.MLPRegressor((5,), "logistic", max_iter=9, random_state=0)),
+        "MLPRegressor": lambda: _scaled(
+            neural_network.MLPRegressor(hidden_layer_sizes=(5,), activation="logistic", max_iter=9, random_state=0)
+        ),
         "DummyRegressor": lambda: dummy.DummyRegressor(),
         "TransformedTargetRegressor": lambda: compose.TransformedTargetRegressor(
             linear_model.Ridge(), transformer=preprocessing.StandardScaler()
@@ -181,7 +212,7 @@ def positive() -> dict[str, Callable[[], Any]]:
         "HistGradientBoostingRegressor-poisson": lambda: ensemble.HistGradientBoostingRegressor("poisson", max_iter=5),
         "HistGradientBoostingRegressor-gamma": lambda: ensemble.HistGradientBoostingRegressor("gamma", max_iter=5),
         "MLPRegressor-poisson": lambda: _scaled(
-            neural_network.MLPRegressor((5,), loss="poisson", max_iter=9, random_state=0)
+            neural_network.MLPRegressor(hidden_layer_sizes=(5,), loss="poisson", max_iter=9, random_state=0)
         ),
         "TransformedTargetRegressor-log": lambda: compose.TransformedTargetRegressor(
             linear_model.Ridge(), func=np.log1p, inverse_func=np.expm1
@@ -198,7 +229,10 @@ def several() -> dict[str, tuple[Callable[[], Any], Any]]:
         "DecisionTreeRegressor-several": (lambda: tree.DecisionTreeRegressor(random_state=0), BOTH),
         "RandomForestRegressor-several": (lambda: ensemble.RandomForestRegressor(5, random_state=0), BOTH),
         "KNeighborsRegressor-several": (lambda: neighbors.KNeighborsRegressor(3), BOTH),
-        "MLPRegressor-several": (lambda: _scaled(neural_network.MLPRegressor((5,), max_iter=9, random_state=0)), BOTH),
+        "MLPRegressor-several": (
+            lambda: _scaled(neural_network.MLPRegressor(hidden_layer_sizes=(5,), max_iter=9, random_state=0)),
+            BOTH,
+        ),
         "MultiOutputRegressor": (lambda: multioutput.MultiOutputRegressor(linear_model.Ridge()), BOTH),
         "RegressorChain": (lambda: multioutput.RegressorChain(linear_model.Ridge(), order=[1, 0]), BOTH),
         "RandomForestClassifier-several": (lambda: ensemble.RandomForestClassifier(5, random_state=0), both),
@@ -238,7 +272,9 @@ def transformers() -> dict[str, Callable[[], Any]]:
         "VarianceThreshold": lambda: feature_selection.VarianceThreshold(0.5),
         "RFE": lambda: feature_selection.RFE(linear_model.LogisticRegression(max_iter=2000), n_features_to_select=2),
         "SelectFromModel": lambda: feature_selection.SelectFromModel(linear_model.LogisticRegression(max_iter=2000)),
-        "SelectFromModel-median": lambda: feature_selection.SelectFromModel(linear_model.Ridge(), threshold="1.1*median"),
+        "SelectFromModel-median": lambda: feature_selection.SelectFromModel(
+            linear_model.Ridge(), threshold="1.1*median"
+        ),
         "SelectFromModel-forest": lambda: feature_selection.SelectFromModel(
             ensemble.RandomForestClassifier(5, random_state=0)
         ),
@@ -298,9 +334,13 @@ def tables() -> dict[str, tuple[Callable[[], Any], Any]]:
         "OneHotEncoder": (lambda: encoder(handle_unknown="ignore").fit(texts), text_rows),
         "OneHotEncoder-drop": (lambda: encoder(drop="first").fit(texts), texts),
         "OneHotEncoder-infrequent": (
-            lambda: encoder(handle_unknown="infrequent_if_exist", max_categories=2).fit(texts), text_rows
+            lambda: encoder(handle_unknown="infrequent_if_exist", max_categories=2).fit(texts),
+            text_rows,
         ),
-        "OneHotEncoder-numbers": (lambda: encoder(handle_unknown="ignore").fit(coded[:, [0, 2]]), coded_rows[:, [0, 2]]),
+        "OneHotEncoder-numbers": (
+            lambda: encoder(handle_unknown="ignore").fit(coded[:, [0, 2]]),
+            coded_rows[:, [0, 2]],
+        ),
         "OrdinalEncoder": (
             lambda: preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(texts),
             text_rows,
@@ -315,31 +355,49 @@ def tables() -> dict[str, tuple[Callable[[], Any], Any]]:
         "LabelEncoder": (lambda: preprocessing.LabelEncoder().fit(texts[:, 0]), texts[:, 0]),
         "LabelBinarizer": (lambda: preprocessing.LabelBinarizer(neg_label=-1).fit(THREE), THREE[:9]),
         "SimpleImputer-texts": (
-            lambda: impute.SimpleImputer(missing_values="", strategy="most_frequent").fit(texts), text_rows
+            lambda: impute.SimpleImputer(missing_values="", strategy="most_frequent").fit(texts),
+            text_rows,
         ),
         "SimpleImputer-indicator": (lambda: impute.SimpleImputer(add_indicator=True).fit(HOLES), ROWS_HOLES),
         "SimpleImputer-number": (
-            lambda: impute.SimpleImputer(missing_values=2, strategy="constant", fill_value=-1.0).fit(coded), ROWS
+            lambda: impute.SimpleImputer(missing_values=2, strategy="constant", fill_value=-1.0).fit(coded),
+            ROWS,
         ),
         "ColumnTransformer": (
             lambda: pipeline.make_pipeline(
-                columns([("num", preprocessing.StandardScaler(), [1]), ("cat", encoder(handle_unknown="ignore"), [0, 2])],
-                        remainder="passthrough"),
+                columns(
+                    [("num", preprocessing.StandardScaler(), [1]), ("cat", encoder(handle_unknown="ignore"), [0, 2])],
+                    remainder="passthrough",
+                ),
                 linear_model.LogisticRegression(),
             ).fit(train, y),
             rows,
         ),
         "ColumnTransformer-numbers": (
-            lambda: columns([("a", preprocessing.StandardScaler(), slice(0, 2)), ("b", "drop", [2]),
-                             ("c", preprocessing.MinMaxScaler(), [False, False, False, True])]).fit(X),
+            lambda: columns(
+                [
+                    ("a", preprocessing.StandardScaler(), slice(0, 2)),
+                    ("b", "drop", [2]),
+                    ("c", preprocessing.MinMaxScaler(), [False, False, False, True]),
+                ]
+            ).fit(X),
             ROWS,
         ),
         "ColumnTransformer-imputed": (
             lambda: pipeline.make_pipeline(
-                columns([("num", pipeline.make_pipeline(holes[0][1], holes[1]), [1, 3]),
-                         ("cat", pipeline.make_pipeline(
-                             impute.SimpleImputer(missing_values="", strategy="constant", fill_value="none"),
-                             encoder(handle_unknown="ignore")), [2])]),
+                columns(
+                    [
+                        ("num", pipeline.make_pipeline(holes[0][1], holes[1]), [1, 3]),
+                        (
+                            "cat",
+                            pipeline.make_pipeline(
+                                impute.SimpleImputer(missing_values="", strategy="constant", fill_value="none"),
+                                encoder(handle_unknown="ignore"),
+                            ),
+                            [2],
+                        ),
+                    ]
+                ),
                 ensemble.HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=3),
             ).fit(train, y),
             rows,
@@ -347,7 +405,8 @@ def tables() -> dict[str, tuple[Callable[[], Any], Any]]:
         "missing-tree": (lambda: tree.DecisionTreeClassifier(random_state=0).fit(HOLES, THREE), ROWS_HOLES),
         "missing-forest": (lambda: ensemble.RandomForestRegressor(5, random_state=0).fit(HOLES, REAL), ROWS_HOLES),
         "missing-histograms": (
-            lambda: ensemble.HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=3).fit(HOLES, LABELS), ROWS_HOLES
+            lambda: ensemble.HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=3).fit(HOLES, LABELS),
+            ROWS_HOLES,
         ),
         "categories-histograms": (
             lambda: ensemble.HistGradientBoostingRegressor(
@@ -355,9 +414,13 @@ def tables() -> dict[str, tuple[Callable[[], Any], Any]]:
             ).fit(coded, coded[:, 0] % 5 + coded[:, 2]),
             coded_rows,
         ),
-        "PowerTransformer-box-cox": (lambda: preprocessing.PowerTransformer("box-cox").fit(np.exp(Z)), np.exp(ROWS / 20)),
+        "PowerTransformer-box-cox": (
+            lambda: preprocessing.PowerTransformer("box-cox").fit(np.exp(Z)),
+            np.exp(ROWS / 20),
+        ),
         "IsotonicRegression": (
-            lambda: isotonic.IsotonicRegression(out_of_bounds="clip").fit(X[:, 0], REAL), ROWS[:, 0]
+            lambda: isotonic.IsotonicRegression(out_of_bounds="clip").fit(X[:, 0], REAL),
+            ROWS[:, 0],
         ),
         "LinearDiscriminantAnalysis-transform": (
             lambda: pipeline.make_pipeline(
@@ -366,11 +429,88 @@ def tables() -> dict[str, tuple[Callable[[], Any], Any]]:
             ROWS,
         ),
         "KMeans-transform": (
-            lambda: pipeline.make_pipeline(cluster.KMeans(3, n_init=1, random_state=0), linear_model.Ridge()).fit(X, REAL),
+            lambda: pipeline.make_pipeline(cluster.KMeans(3, n_init=1, random_state=0), linear_model.Ridge()).fit(
+                X, REAL
+            ),
             ROWS,
         ),
         "SVR-sparse": (lambda: _sparse(svm.SVR(), X, REAL), ROWS),
+    }
+
+
+def texts() -> dict[str, tuple[Callable[[], Any], Any]]:
+    """Vectorizers of texts."""
+    make, count, idf = pipeline.make_pipeline, text.CountVectorizer, text.TfidfVectorizer
+    spam = [line for line, _ in TALK for _ in (0, 1)]
+    y = [label for _, label in TALK for _ in (0, 1)]
+    asked = np.array([*spam[::2], "", "a", "The end, is near", "xyz_1 can't stop-it", "WIN win naïve 日本 words 日本"])
+    return {
+        "CountVectorizer": (lambda: count().fit(spam), asked),
+        "CountVectorizer-ngrams": (lambda: count(ngram_range=(1, 3), binary=True).fit(spam), asked),
+        "CountVectorizer-single": (lambda: count(token_pattern=r"(?u)\b\w+\b", lowercase=False).fit(spam), asked),
+        "CountVectorizer-stop": (lambda: count(stop_words="english").fit(spam), asked),
+        "TfidfVectorizer": (lambda: idf(ngram_range=(2, 2)).fit(spam), asked),
+        "TfidfVectorizer-sublinear": (lambda: idf(sublinear_tf=True, norm="l1").fit(spam), asked),
+        "TfidfVectorizer-logistic": (lambda: make(idf(), linear_model.LogisticRegression()).fit(spam, y), asked),
+        "TfidfTransformer": (lambda: make(count(), text.TfidfTransformer(norm=None)).fit(spam), asked),
+    }
+
+
+def boosters() -> dict[str, tuple[Callable[[], Any], Any]]:
+    """XGBoost's and LightGBM's, where they are installed."""
+    try:
+        import lightgbm
+        import xgboost
+    except ImportError:
+        return {}
+    x, g = xgboost, lightgbm
+    few = {"n_estimators": 6, "max_depth": 3}
+    some = {"n_estimators": 6, "min_child_samples": 3, "verbose": -1}
+    grown = np.exp(REAL / 3)
+    coded, rows = X.copy(), ROWS.copy()
+    coded[:, 0], rows[:, 0] = RNG.integers(0, 9, 90), RNG.integers(0, 12, 200)
+    rows[::9, 0] = np.nan
+    zeros, zero_rows = np.nan_to_num(HOLES), np.nan_to_num(ROWS_HOLES)
+    kinds = {"feature_types": ["c", "q", "q", "q"], "enable_categorical": True}
+    early = {"n_estimators": 40, "early_stopping_rounds": 2}
+    held = {"eval_set": [(X[:30], TWO[::-1][:30])], "verbose": False}
+    groups = {"min_data_per_group": 1, "cat_smooth": 0.1}
+    found: dict[str, tuple[Callable[[], Any], Any]] = {
+        "XGBClassifier-early": (lambda: x.XGBClassifier(**early).fit(X, TWO, **held), ROWS),
+        "XGBClassifier-dart": (lambda: x.XGBClassifier(booster="dart", rate_drop=0.5, **few).fit(X, THREE), ROWS),
+        "XGBRFClassifier": (lambda: x.XGBRFClassifier(**few).fit(X, THREE), ROWS),
+        "XGBRegressor-several": (lambda: x.XGBRegressor(**few).fit(X, BOTH), ROWS),
+        "XGBRegressor-categories": (
+            lambda: x.XGBRegressor(max_cat_to_onehot=1, **kinds, **few).fit(coded, coded[:, 0] % 4), rows
+        ),
+        "XGBRegressor-onehot": (
+            lambda: x.XGBRegressor(max_cat_to_onehot=99, **kinds, **few).fit(coded, coded[:, 0] % 4), rows
+        ),
+        "LGBMClassifier-rf": (
+            lambda: g.LGBMClassifier(boosting_type="rf", subsample=0.5, subsample_freq=1, **some).fit(X, THREE), ROWS
+        ),
+        "LGBMClassifier-later": (lambda: g.LGBMClassifier(**some).fit(X, LABELS), ROWS_HOLES),
+        "LGBMClassifier-zero": (lambda: g.LGBMClassifier(zero_as_missing=True, **some).fit(zeros, TWO), zero_rows),
+        "LGBMClassifier-ova": (lambda: g.LGBMClassifier("gbdt", objective="multiclassova", **some).fit(X, LABELS), ROWS),
+        "LGBMRegressor-sqrt": (lambda: g.LGBMRegressor(reg_sqrt=True, **some).fit(X, REAL), ROWS),
+        "LGBMRegressor-categories": (
+            lambda: g.LGBMRegressor(max_cat_to_onehot=1, **groups, **some).fit(
+                coded, coded[:, 0] % 4, categorical_feature=[0]
+            ),
+            rows,
+        ),
+        "LGBMRegressor-constant": (lambda: g.LGBMRegressor(**some).fit(X, np.zeros(90)), ROWS),
     }  # fmt: skip
+    for number, y in (("2", TWO), ("3", THREE)):
+        found[f"XGBClassifier-{number}"] = (lambda y=y: x.XGBClassifier(**few).fit(X, y), ROWS)  # type: ignore[misc]
+        found[f"XGBClassifier-holes-{number}"] = (lambda y=y: x.XGBClassifier(**few).fit(HOLES, y), ROWS_HOLES)  # type: ignore[misc]
+        found[f"LGBMClassifier-holes-{number}"] = (lambda y=y: g.LGBMClassifier(**some).fit(HOLES, y), ROWS_HOLES)  # type: ignore[misc]
+    for name in ("reg:squarederror", "count:poisson", "reg:gamma", "reg:absoluteerror"):
+        found[f"XGBRegressor-{name}"] = (lambda name=name: x.XGBRegressor(objective=name, **few).fit(X, grown), ROWS)  # type: ignore[misc]
+    found["XGBRegressor-reg:logistic"] = (lambda: x.XGBRegressor(objective="reg:logistic", **few).fit(X, TWO), ROWS)
+    for name in ("regression", "huber", "poisson", "tweedie", "quantile"):
+        found[f"LGBMRegressor-{name}"] = (lambda name=name: g.LGBMRegressor(objective=name, **some).fit(X, grown), ROWS)  # type: ignore[misc]
+    return found
 
 
 def _sparse(model: Any, x: Any, y: Any) -> Any:
@@ -393,7 +533,7 @@ def fitted() -> dict[str, tuple[Callable[[], Any], Any]]:
         found[name] = (lambda make=make, y=y: make().fit(X, y), ROWS)  # type: ignore[misc]
     for name, make in (transformers() | others()).items():
         found[name] = (lambda make=make: make().fit(X, TWO), ROWS)  # type: ignore[misc]
-    return found | tables()
+    return found | tables() | texts() | boosters()
 
 
 def fit(make: Callable[[], Any]) -> Any:

@@ -22,7 +22,7 @@ from llama_vocab import Refused
 
 _U32, _I32, _F32, _POINTER = ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 _F32_TYPE = 0  # enum ggml_type
-_POOLING_NONE, _FLASH_OFF = 0, 0
+_POOLING_OF_THE_FILE, _POOLING_NONE, _FLASH_OFF = -1, 0, 0
 
 _DEFAULTS = {"n_batch": 2048, "n_ubatch": 512, "flash_attn_type": -1, "yarn_beta_slow": -1, "type_k": 1, "type_v": 1}
 _DEFAULTS |= {"embeddings": False, "offload_kqv": True, "swa_full": True, "samplers": None, "ctx_other": None}
@@ -101,6 +101,11 @@ class Network:
         with Session(self, embeddings=True) as session:
             return session.encode(tokens)
 
+    def pooled(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [width]: what the file's pooling, and what lies behind it, make of a text."""
+        with Session(self, embeddings=True, pooling=_POOLING_OF_THE_FILE) as session:
+            return session.pooled(tokens)
+
     def close(self) -> None:
         _library().llama_model_free(self._model)
 
@@ -114,8 +119,8 @@ class Network:
 class Session:
     """A context of a network: texts of up to n_ctx tokens, one after another, each from the start.
 
-    embeddings: hidden states instead of logits. adapter: a GGUF adapter that works, times one. products: what
-    llama_products.Observer sees of every matrix product.
+    embeddings: hidden states instead of logits. pooling: whose pooling, llama.cpp's number. adapter: a GGUF adapter
+    that works, times one. products: what llama_products.Observer sees of every matrix product.
     """
 
     def __init__(
@@ -127,6 +132,7 @@ class Session:
         embeddings: bool = False,
         products: Observer | None = None,
         adapter: Path | None = None,
+        pooling: int = _POOLING_NONE,
     ) -> None:
         self._library = _library()
         params = self._library.llama_context_default_params()
@@ -134,7 +140,7 @@ class Session:
         assert found == _DEFAULTS, "llama_context_params has another layout in this wheel"
         params.n_ctx, params.n_threads, params.n_threads_batch = n_ctx, threads, threads
         params.type_k = params.type_v = _F32_TYPE
-        params.pooling_type, params.flash_attn_type = _POOLING_NONE, _FLASH_OFF
+        params.pooling_type, params.flash_attn_type = pooling, _FLASH_OFF
         params.embeddings = embeddings
         self._embeddings = embeddings
         self._products = products  # ctypes keeps no reference to a callback
@@ -166,15 +172,26 @@ class Session:
         """
         return self._outputs(self._library.llama_encode, tokens, 0 if self._embeddings else len(tokens))
 
-    def _outputs(self, compute: Any, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
+    def pooled(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [width]: of a session with the pooling of the file, what becomes of a text."""
+        batch = self._batch(tokens, 0)
+        failed = self._library.llama_decode(self._context, batch)
+        assert failed == 0, "".join(llama_vocab._LOG)
+        found = self._library.llama_get_embeddings_seq(self._context, 0)
+        return np.array(np.ctypeslib.as_array(found, (self._width,)), np.float32)
+
+    def _batch(self, tokens: Sequence[int], first: int) -> _Batch:
         count = len(tokens)
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
-        batch = _Batch(
+        return _Batch(
             n_tokens=count,
             token=(_I32 * count)(*tokens),
             logits=(ctypes.c_int8 * count)(*[i >= first for i in range(count)]),
         )
-        failed = compute(self._context, batch)
+
+    def _outputs(self, compute: Any, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
+        count = len(tokens)
+        failed = compute(self._context, self._batch(tokens, first))
         if self._products is not None and self._products.error is not None:
             raise self._products.error
         assert failed == 0, "".join(llama_vocab._LOG)
@@ -202,6 +219,7 @@ def _library() -> Any:
         ("llama_memory_clear", None, [_POINTER, ctypes.c_bool]),
         ("llama_get_logits_ith", floats, [_POINTER, _I32]),
         ("llama_get_embeddings_ith", floats, [_POINTER, _I32]),
+        ("llama_get_embeddings_seq", floats, [_POINTER, _I32]),
         ("llama_adapter_lora_init", _POINTER, [_POINTER, ctypes.c_char_p]),
         ("llama_set_adapters_lora", _I32, [_POINTER, ctypes.POINTER(_POINTER), ctypes.c_size_t, floats]),
         ("llama_free", None, [_POINTER]),

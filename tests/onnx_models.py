@@ -119,12 +119,15 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "falcon": ("FalconConfig", SMALL | FALCON),
+    "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""
 DECODERS |= FURTHER
 
 
 ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
+BOTH_WAYS = {"use_bidirectional_attention": True, "num_hidden_layers": 7}
+HALVES = {"local_attention": 6, "num_hidden_layers": 5, "pad_token_id": 0}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", ENCODER),
     "roberta": ("RobertaConfig", ENCODER | {"pad_token_id": 1, "type_vocab_size": 1}),
@@ -132,6 +135,12 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert": (
         "DistilBertConfig",
         {"vocab_size": 96, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64},
+    ),
+    "modernbert": ("ModernBertConfig", ENCODER | HALVES),
+    "eurobert": ("EuroBertConfig", ENCODER | {"num_key_value_heads": 2, "pad_token_id": 0}),
+    "gemma3-encoder": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16} | BOTH_WAYS,
     ),
 }
 
@@ -272,24 +281,31 @@ def difference(
 
 
 def main() -> None:
+    import onnx_towers
+
+    models = dict.fromkeys(DECODERS, (decoder, difference)) | dict.fromkeys(ENCODERS, (encoder, encoder_difference))
+    models |= onnx_towers.models()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*DECODERS, *ENCODERS])
+    parser.add_argument("names", nargs="*", default=[*models])
     parser.add_argument("--f16", action="store_true")
     parser.add_argument("--profile", default="auto")
-    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32")
+    parser.add_argument("--gguf", action="store_true", help="by way of a GGUF file in F32, where there is one")
     given = parser.parse_args()
     for name in given.names:
+        make, compare = models[name]
+        if given.gguf and name in onnx_towers.WITHOUT_GGUF:
+            continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            model = decoder(name) if name in DECODERS else encoder(name)
+            model = make(name)
             model.save_pretrained(folder / "model")
             source = folder / "model"
             if given.gguf:
                 modelfmt.convert(source, folder / "model.gguf", quant="F32")
                 source = folder / "model.gguf"
-            modelfmt.convert(source, folder / "made.onnx", quant="F16" if given.f16 else None, profile=given.profile)
-            compare = difference if name in DECODERS else encoder_difference
-            print(f"{name:20} {compare(model, folder / 'made.onnx'):.2e}", flush=True)
+            made = folder / ("made" if name in onnx_towers.models() else "made.onnx")
+            modelfmt.convert(source, made, to="onnx", quant="F16" if given.f16 else None, profile=given.profile)
+            print(f"{name:20} {compare(model, made):.2e}", flush=True)
 
 
 if __name__ == "__main__":

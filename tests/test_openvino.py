@@ -69,7 +69,9 @@ def test_structural_shapes_are_those_of_the_lowered_graph(name: str, checkpoints
     with modelfmt.open(checkpoints[name][1]) as model:
         tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
         given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
-        graph = build.structural(bound(tensors=tensors, **given), Form(), model.architecture or "", model.assets)
+        (graph,) = build.structural(
+            bound(tensors=tensors, **given), Form(), model.architecture or "", model.assets
+        ).values()
     lowered = {value.name: value for value in lowering.lower(graph, Form())[0].graph.values}
     seen: list[tuple[str, Any, Any]] = []
     for key, ours in shapes.infer(graph).items():

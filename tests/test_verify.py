@@ -57,6 +57,19 @@ def test_openvino(made: Any, golden: Path) -> None:
     assert found.outputs[0].kl_max < 1e-11 and found.steps is not None  # type: ignore[union-attr]
 
 
+def test_several_graphs(golden: Path, tmp_path: Path) -> None:
+    """An encoder and its decoder: one file at a time."""
+    source, folder = golden / "checkpoints" / "t5", tmp_path / "t5"
+    modelfmt.convert(source, folder, to="onnx")
+    found = modelfmt.verify(folder / "encoder_model.onnx", source, length=8)
+    assert found.passed and found.outputs[0].cosine_min > 0.999999  # type: ignore[union-attr]
+    found = modelfmt.verify(folder / "decoder_model_merged.onnx", source, length=8)
+    assert found.passed and found.steps is not None and found.outputs[0].kl_max < 1e-9  # type: ignore[union-attr]
+    (folder / "encoder_model.onnx").rename(folder / "model.onnx")
+    with pytest.raises(UnsupportedError, match="more than one graph"):
+        modelfmt.verify(folder, source, length=8, weights=False)
+
+
 def test_encoders(made: Any, golden: Path) -> None:
     for suffix in (".gguf", ".onnx"):
         path = made("bert", suffix, "F32" if suffix == ".gguf" else None)

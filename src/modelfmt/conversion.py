@@ -38,8 +38,7 @@ ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "mo
 SPECIAL_ROUTES = {
     ("peft", "gguf"): "modelfmt.routes.gguf_adapter",
     ("huggingface", "huggingface"): "modelfmt.routes.checkpoint",
-    ("pickle", "onnx"): "modelfmt.routes.classical",
-    ("skops", "onnx"): "modelfmt.routes.classical",
+    **dict.fromkeys((("pickle", "onnx"), ("joblib", "onnx"), ("skops", "onnx")), "modelfmt.routes.classical"),
 }
 """(source format, destination format) that have a module of their own."""
 

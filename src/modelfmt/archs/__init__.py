@@ -19,12 +19,15 @@ __all__ = [
     "BORROWED",
     "GGUF",
     "GGUF_OTHERS",
+    "GRAPHS",
+    "GRAPH_TYPES",
     "HUGGING_FACE",
     "MODEL_TYPES",
     "Other",
     "find",
     "load",
     "of_gguf",
+    "of_graph",
     "places",
 ]
 
@@ -429,6 +432,27 @@ BORROWED = {
 }
 """Model types that transformers computes with another's class, which it writes into config.json: the type decides."""
 
+GRAPHS = {
+    "CLIPModel": "clip.CLIP",
+    "CLIPTextModel": "clip.CLIP_TEXT",
+    "CLIPTextModelWithProjection": "clip.CLIP_TEXT",
+    "CLIPVisionModel": "clip.CLIP_VISION",
+    "CLIPVisionModelWithProjection": "clip.CLIP_VISION",
+    "ViTForImageClassification": "vit.VIT",
+    "ViTModel": "vit.VIT",
+    "WhisperForConditionalGeneration": "whisper.WHISPER",
+}
+"""Class names of tables that are for compute graphs alone: GGUF has no architecture for these."""
+
+GRAPH_TYPES = {
+    "clip": "clip.CLIP",
+    "clip_text_model": "clip.CLIP_TEXT",
+    "clip_vision_model": "clip.CLIP_VISION",
+    "vit": "vit.VIT",
+    "whisper": "whisper.WHISPER",
+}
+"""Model types of the same."""
+
 _PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the model has layer norms and SparseMixer"
 ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}
 """Classes, model types and GGUF names that have no table, and why."""
@@ -466,6 +490,16 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
+def of_graph(hf_class: str | None, model_type: str | None) -> Architecture:
+    """The table that a compute graph is made from: that of `find`, or one that is for graphs alone.
+
+    >>> of_graph("ViTModel", "vit").model_type
+    ('vit',)
+    """
+    place = GRAPHS.get(hf_class or "") or (GRAPH_TYPES.get(model_type or "") if hf_class is None else None)
+    return load(place) if place else find(hf_class=hf_class, model_type=model_type)
+
+
 def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None) -> Architecture:
     """The table for a GGUF file, by its metadata and the names of its tensors.
 
@@ -489,6 +523,13 @@ def load(place: str) -> Architecture:
 def _unknown(name: str, tables: dict[str, str]) -> UnsupportedError:
     from difflib import get_close_matches
 
+    if name in GRAPHS or name in GRAPH_TYPES:
+        return UnsupportedError(
+            "GGUF has no architecture for this model",
+            code="unsupported-architecture",
+            found=name,
+            hint="it becomes ONNX: convert it to a folder with --to onnx",
+        )
     near = get_close_matches(name, tables, n=4, cutoff=0.5)
     return UnsupportedError(
         "there is no table for this architecture",

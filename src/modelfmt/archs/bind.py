@@ -66,12 +66,15 @@ def to_gguf(
     value: reads a tensor of one value; without it the metadata that such tensors become is left out. Raises
     UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value, tensor-shape).
     """
-    config = flat(config)
+    config = config if arch.towers else flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
             return to_gguf(other, tensors=tensors, config=config, assets=assets, value=value)
     bound = Bound(arch, hparams=scope)
+    pooled = pooling.encode(assets, dense=scope["n_embd"] if arch.dense else None) if arch.pooled else pooling.Pooled()
+    scope |= {"dense": pooled.dense} if arch.dense else {}
+    bound.notes += pooled.losses
     keys = hparams.metadata(arch, scope)
     if arch.window is not None:
         keys |= hparams.window(arch.window, config, scope["n_layer"])
@@ -81,10 +84,7 @@ def to_gguf(
         scope |= turned.hparams
         bound.notes += turned.losses
         bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
-    if arch.pooled:
-        kind, losses = pooling.encode(assets)
-        keys |= {} if kind is None else {"pooling_type": ("UINT32", kind)}
-        bound.notes += losses
+    keys |= pooled.metadata(scope.get("n_embd", 0))
     hparams.refuse(arch, scope)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]

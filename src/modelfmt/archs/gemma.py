@@ -140,17 +140,24 @@ GEMMA_EMBEDDING = replace(
         writes=("Gemma3TextModel", "gemma3_text"),
         window=Window(period=6, size=4096, required=True),
         pooled=True,
+        dense=True,
         params=(
+            Param("dense", (), "dense_2_feat_out", default=0, low=0, omit=0),
             Param("bidirectional", "use_bidirectional_attention", type="BOOL", default=False, implied=(("", "1"),)),
             Param("window", "sliding_window", default=4096),
         ),
         graph={"block": "encoder"},
     ),
-    rows=tuple(
-        replace(row, source=row.sources[0].removeprefix("model."))
-        for row in GEMMA3.rows
-        if row.target != "output.weight"
+    rows=(
+        *(
+            replace(row, source=row.sources[0].removeprefix("model."))
+            for row in GEMMA3.rows
+            if row.target != "output.weight"
+        ),
+        Row("2_Dense/linear.weight", "dense_2.weight", ("dense", "n_embd"), when="dense"),
+        Row("3_Dense/linear.weight", "dense_3.weight", ("n_embd", "dense"), when="dense"),
     ),
+    ignores=(*GEMMA3.ignores, Ignore("*_Dense/*", "a Dense module that has no place in this file", when="not dense")),
     prefixes=(("", "model."),),
     refuses=(
         *(rule for rule in GEMMA3.refuses if rule is not _BIDIRECTIONAL),

@@ -321,7 +321,7 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
         value = value[0]
     if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
         return _layers(param, value, place, scope["n_layer"], path)
-    if param.counted and isinstance(value, list | str):
+    if param.counted and isinstance(value, list | str | Mapping):
         return integer(len(value), place, param.low, param.high, path=path)
     return _one(param, value, place, path)
 

@@ -73,12 +73,12 @@ class Param:
     without a term is None where nullable, else as good as absent, as an empty list is, unless layers are listed by
     number (codes): then it is none. cases: (condition, term) pairs; the first that holds gives the value, whatever
     config.json says. each: the same in each layer, where neither side says it: the value is a list. codes: (word in
-    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive). allowed: the values
-    that the graphs of llama.cpp can express. counted: of a list or a string, which is not written alone, the number of
-    its entries. per_layer: may be a list with one integer per layer; with codes a list of words, a string of letters,
-    or the numbers of the layers whose code is 1 (numbers: so it is written). uniform: may be a list with one integer
-    per layer, which must all be the same. leading: may be a list of these two values, all of the first before those of
-    the second; then it is their number.
+    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive). allowed: the
+    values that the graphs of llama.cpp can express. counted: of a list, a string or an object, which is not written
+    alone, the number of its entries. per_layer: may be a list with one integer per layer; with codes a list of words,
+    a string of letters, or the numbers of the layers whose code is 1 (numbers: so it is written). uniform: may be a
+    list with one integer per layer, which must all be the same. leading: may be a list of these two values, all of
+    the first before those of the second; then it is their number.
 
     To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
     file without the key has; None never is; text names a param before this one whose value it is, which an absent key
@@ -197,11 +197,12 @@ class Loses:
 class Architecture:
     """One architecture on both sides.
 
-    gguf: its name there. hf: class names. model_type: of config.json. prefixes, suffixes: pairs (as in the rows, as
-    some checkpoints have it). graph: what a compute graph needs and GGUF leaves unsaid. pooled: may carry the pooling
-    of sentence-transformers. variants: (condition, table) pairs: where the condition holds in a layer, that is the
-    table of the checkpoint. writes: the class and the model type of a config.json that is made from a file, where they
-    are not the first ones.
+    gguf: its name there, empty for a table that is for compute graphs alone. hf: class names. model_type: of
+    config.json. prefixes, suffixes: pairs (as in the rows, as some checkpoints have it). graph: what a compute graph
+    needs and GGUF leaves unsaid. pooled: may carry the pooling of sentence-transformers; dense: and two Dense modules,
+    with rows for them and a param that is the width between. towers: sections of config.json are of equal rank.
+    variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
+    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
     """
 
     gguf: str
@@ -213,6 +214,8 @@ class Architecture:
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False
+    dense: bool = False
+    towers: bool = False
     ignores: tuple[Ignore, ...] = ()
     refuses: tuple[Refuses, ...] = ()
     loses: tuple[Loses, ...] = ()

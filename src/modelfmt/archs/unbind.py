@@ -130,6 +130,8 @@ def _scope(
         for condition, other in arch.variants:
             if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
                 return _scope(other, tensors, metadata, config)
+        if arch.dense:
+            scope |= {"dense": metadata.get(f"{arch.gguf}.dense_2_feat_out", 0)}
     scope["tied"] = "output.weight" not in tensors
     return arch, scope
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from modelfmt.archs.bind import Bound
 from modelfmt.archs.unbind import to_huggingface
+from modelfmt.checkpoints import modules
 from modelfmt.checkpoints.huggingface import ASSETS, Assets
 from modelfmt.errors import CorruptFile, ModelfmtError, UnsafePath, UnsupportedError
 from modelfmt.formats import safetensors
@@ -82,7 +83,8 @@ class Carried:
     @property
     def home(self) -> str:
         """The beginning of the names of what lies beside the weights: sentence-transformers may have them deeper."""
-        folder, slash, _ = self.layouts[0].name.rpartition("/") if self.layouts else ("", "", "")
+        names = [layout.name for layout in self.layouts if not modules.is_module(layout.name)]
+        folder, slash, _ = names[0].rpartition("/") if names else ("", "", "")
         return folder + slash
 
 
@@ -112,6 +114,8 @@ def entries(model: Model, bound: Bound, written: Iterable[Entry]) -> tuple[list[
         else:
             found.append(_file(name, model.files.read(str(path), 0, size)))
     found += _headers(model, root, shards)
+    sources = [name for tensor in bound.tensors for name in tensor.source_names]
+    found += [(_HEADER + name, "STRING", text.decode()) for name, text in modules.headers(model, root, sources)]
     if any(shard.suffix != _SUFFIX for shard in shards):
         notes.append(Note("weights", "the way back gives them as safetensors"))
     found += _inexact(model, bound)
@@ -132,7 +136,8 @@ def read(metadata: Mapping[str, Any], types: Mapping[str, str]) -> Carried:
             files[_safe(key.removeprefix(_FILE), (*ASSETS, _INDEX))] = _content(key, value)
         elif key.startswith(_HEADER):
             name = _safe(key.removeprefix(_HEADER), (f"*{_SUFFIX}",))
-            layouts.append(safetensors.laid_out(name, _content(key, value)))
+            lay_out = modules.laid_out if modules.is_module(name) else safetensors.laid_out
+            layouts.append(lay_out(name, _content(key, value)))
         elif key.startswith(_TENSOR):
             tensors[key.removeprefix(_TENSOR)] = _content(key, value)
     own = [(key, types[key], value) for key, value in metadata.items()]

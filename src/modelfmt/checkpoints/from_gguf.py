@@ -222,7 +222,8 @@ class GgufCheckpoint:
         kind = self.model.metadata.get(f"{self.unbound.architecture.gguf}.pooling_type")
         if not self.unbound.architecture.pooled or not isinstance(kind, int):
             return {}
-        return pooling.decode(kind, self.unbound.hparams["n_embd"]) or {}
+        hparams = self.unbound.hparams
+        return pooling.decode(kind, hparams["n_embd"], hparams.get("dense", 0)) or {}
 
     def _special(self) -> Mapping[str, int]:
         from modelfmt.tokenizers.rebuild import named_ids

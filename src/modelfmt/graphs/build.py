@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs import decoder, encoder, genai, microsoft, openvino, standard
+from modelfmt.graphs import decoder, encoder, genai, microsoft, openvino, pictures, seq2seq, standard
 from modelfmt.graphs.builder import Form
 from modelfmt.graphs.weights import Weights, bound
 from modelfmt.ir.graph import Graph, Program
@@ -25,9 +25,9 @@ as onnxruntime-genai runs them."""
 
 @dataclass
 class Made:
-    """A program, what is to be said of it, and what lies beside it."""
+    """Programs by the stems of their files, what is to be said of them, and what lies beside them."""
 
-    program: Program
+    programs: dict[str, Program]
     notes: list[Note | Loss] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -35,9 +35,10 @@ class Made:
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
-def _check_used(weights: Weights, graph: Graph) -> None:
-    """Raise where a weight has no part in the graph: then it is not the graph of this model."""
-    used = {name for tensor in graph.tensors for name in (tensor, tensor.removesuffix("_codes"))}
+def _check_used(weights: Weights, graphs: Collection[Graph]) -> None:
+    """Raise where a weight has no part in the graphs: then they are not those of this model."""
+    tensors = {tensor for graph in graphs for tensor in graph.tensors}
+    used = {name for tensor in tensors for name in (tensor, tensor.removesuffix("_codes"))}
     left = [role for role, weight in weights.tensors.items() if weight.name not in used and role not in _ROPE]
     if left or weights.params.get("clip"):
         raise UnsupportedError(
@@ -58,28 +59,37 @@ def from_checkpoint(
     assets: Mapping[str, bytes],
     form: Form,
 ) -> Made:
-    """The program of a checkpoint. form: how its weights and activations are to be, and of which operators.
+    """The programs of a checkpoint. form: how their weights and activations are to be, and of which operators.
 
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
-    graph = structural(weights, form, architecture or "", assets)
-    program, said = _LOWER.get(form.profile, standard.lower)(graph, form)
-    made = Made(program, [*weights.losses, *weights.notes, *(Note(weights.arch.gguf, text) for text in said)])
+    made = Made({}, [*weights.losses, *weights.notes])
+    for stem, graph in structural(weights, form, architecture or "", assets).items():
+        made.programs[stem], said = _LOWER.get(form.profile, standard.lower)(graph, form)
+        made.notes += [Note(weights.arch.gguf or weights.kind, text) for text in said]
     if form.profile == GENAI:
-        made.files, more = genai.beside(program.graph, weights, assets)
+        made.files, more = genai.beside(next(iter(made.programs.values())).graph, weights, assets)
         made.notes += more
     return made
 
 
-def structural(weights: Weights, form: Form, architecture: str, assets: Mapping[str, bytes]) -> Graph:
-    """The graph before it is lowered. architecture: the class, which says what comes out. Raises UnsupportedError."""
+def structural(weights: Weights, form: Form, name: str, assets: Mapping[str, bytes]) -> dict[str, Graph]:
+    """The graphs before they are lowered, by the stems of their files. name: the class of the checkpoint, which says
+    what comes out. Raises UnsupportedError."""
     pooled, _ = encoder.read_pooling(assets)
-    if weights.arch.model_type[0] in encoder.SUPPORTED:
-        graph = encoder.build(weights, form, pooled)
-    else:
-        bare = architecture.endswith("Model") and not architecture.endswith("HeadModel")
-        states = pooled is not None or bare
-        graph = decoder.build(weights, form, states=states, pooled=pooled)
-    _check_used(weights, graph)
-    return graph
+    graphs = _graphs(weights, form, name, pooled)
+    _check_used(weights, graphs.values())
+    return graphs
+
+
+def _graphs(weights: Weights, form: Form, name: str, pooled: encoder.Pooling | None) -> dict[str, Graph]:
+    if weights.kind in seq2seq.SUPPORTED:
+        return seq2seq.build(weights, form)
+    if weights.kind in pictures.SUPPORTED:
+        return {"model": pictures.build(weights, form)}
+    if weights.kind in encoder.SUPPORTED:
+        return {"model": encoder.build(weights, form, pooled)}
+    headless = name.endswith("Model") and not name.endswith("HeadModel")
+    states = pooled is not None or headless or weights.arch.graph.get("block") == "encoder"
+    return {"model": decoder.build(weights, form, states=states, pooled=pooled)}

@@ -6,7 +6,8 @@ table of `modelfmt.graphs.standard`, which lowers them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,25 @@ class Builder:
         self.graph.nodes.append(Node(op, list(inputs), list(names), given, domain, name=first.removesuffix("_out")))
         return tuple(names)
 
+    @contextmanager
+    def branch(self, name: str) -> Iterator[Graph]:
+        """What is made meanwhile goes into a graph of its own, whose constants are those of the graph around it."""
+        outer, made, inner = self.graph.nodes, set(self.made), Graph(name)
+        self.graph.nodes = inner.nodes
+        try:
+            yield inner
+        finally:
+            self.graph.nodes, self.made = outer, made
+
+    def gives(self, branch: Graph, name: str, width: int | None = None) -> None:
+        """Declare an output of a branch; width: it is a hidden state."""
+        shape, role = (None, "") if width is None else ((None, None, width), "hidden")
+        branch.outputs.append(Value(name, self.float_type, shape, role))
+
+    def either(self, which: str, then: Graph, otherwise: Graph, names: Sequence[str]) -> tuple[str, ...]:
+        """Append a choice between two branches, whose outputs are `names`; returns these."""
+        return self.nodes("If", [which], names, domain="", then_branch=then, else_branch=otherwise)
+
     def fresh(self, name: str) -> str:
         """A name that is not in use: with a number behind it, from the second time on."""
         count = self._taken.get(name, 0)
@@ -187,4 +207,6 @@ def attribute(name: str, value: Any) -> Attribute:
     if isinstance(value, GraphTensor):
         return Attribute(name, "TENSOR", value)
     values = list(value)
+    if values and isinstance(values[0], str):
+        return Attribute(name, "STRINGS", [one.encode() for one in values])
     return Attribute(name, "FLOATS" if any(isinstance(one, float) for one in values) else "INTS", values)

@@ -25,7 +25,7 @@ SUPPORTED = frozenset(
         *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "gemma3"),
         *("phi3", "gpt2", "smollm3", "granite", "olmo2", "arcee", "starcoder2", "phi", "gpt_neox", "cohere", "cohere2"),
         *("olmo", "olmo3", "olmoe", "seed_oss", "ernie4_5", "nemotron", "granitemoe", "granitemoeshared", "qwen2_moe"),
-        *("stablelm", "glm", "glm4", "falcon"),
+        *("stablelm", "glm", "glm4", "falcon", "exaone4", "modernbert", "eurobert"),
     }
 )
 """Model types whose graphs were checked against transformers."""
@@ -36,7 +36,7 @@ _BATCH, _SEQUENCE, _PAST = "batch_size", "sequence_length", "past_sequence_lengt
 def build(weights: Weights, form: Form, *, states: bool = False, pooled: Pooling | None = None) -> Graph:
     """The graph of a decoder. states: without cache and head: last_hidden_state, or pooled as an encoder's is. Raises
     UnsupportedError."""
-    kind = weights.arch.model_type[0]
+    kind = weights.kind
     if kind not in SUPPORTED:
         raise UnsupportedError(
             "no graph is built for this architecture",
@@ -58,6 +58,7 @@ class _Decoder(Layers):
             raise UnsupportedError("layers with different numbers of heads", code="no-graph", found=kv[:4])
         self.heads, self.kv_heads, self.head_size = int(n_head), int(kv), int(self.params["head_size"])
         self.cached = True
+        self.causal = self.shape.get("block") != "encoder"
 
     def build(self) -> Graph:
         b, total = self.b, Affine(((_PAST, 1), (_SEQUENCE, 1)))
@@ -81,12 +82,15 @@ class _Decoder(Layers):
         return b.graph
 
     def embeddings(self, pooled: Pooling | None) -> Graph:
-        """The graph without a cache, up to the last norm. Positions are counted over what attention_mask shows."""
+        """The graph without a cache, up to the last norm. Positions are counted over what attention_mask shows. An
+        encoder's tokens see those behind them, too."""
         b, self.cached = self.b, False
         for name, role in (("input_ids", "token_ids"), ("attention_mask", "attention_mask")):
             b.input(name, "INT64", (_BATCH, _SEQUENCE), role)
         b.node("MaskPositions", ["attention_mask"], "position_ids")
         hidden = self.embedded()
+        if "token_embd_norm.weight" in self.weights:
+            hidden = self.norm("token_embd_norm", hidden, "/model/embed_norm")
         for layer in range(self.params["n_layer"]):
             self.layer = layer
             hidden = self.block(hidden)
@@ -128,7 +132,10 @@ class _Decoder(Layers):
         """One layer: attention and MLP, each with its norms, and what goes past them."""
         place = self.shape.get("norm_place", "pre")
         base = f"/model/layers.{self.layer}"
-        first = self.norm(self.role("attn_norm"), hidden, f"{base}/input_norm") if "pre" in place else hidden
+        bare = self.shape.get("norm") == "layer without weights"
+        first = hidden
+        if "pre" in place and (bare or self.has_norm("attn_norm")):  # the first layer of ModernBERT has none
+            first = self.norm(self.role("attn_norm"), hidden, f"{base}/input_norm")
         attended = self.attention(first, f"{base}/attn")
         if "post" in place:
             attended = self.norm(self.role("post_attention_norm"), attended, f"{base}/post_attention_norm")
@@ -139,7 +146,6 @@ class _Decoder(Layers):
             return self.added(hidden, both, f"{base}/residual")
         hidden = self.added(hidden, attended, f"{base}/attn_residual")
         before = "post_attention_norm" if place == "pre" and not self.has_norm("ffn_norm") else "ffn_norm"
-        bare = self.shape.get("norm") == "layer without weights"
         role = self.role("ffn_norm" if bare else before)  # seed-oss has it under the other name
         second = self.norm(role, hidden, f"{base}/mlp_norm") if "pre" in place else hidden
         made = self.mlp(second, f"{base}/mlp")
@@ -229,7 +235,7 @@ class _Decoder(Layers):
         name = f"/model/attention_bias{'' if window is None else f'_{window}'}_out"
         if name not in self.b.made:
             inputs = ["input_ids", "attention_mask", *["past_key_values.0.key"][: self.cached]]
-            self.b.node("AttentionBias", inputs, name, causal=1, window=window)
+            self.b.node("AttentionBias", inputs, name, causal=1 if self.causal else None, window=window)
         return name
 
     def score_scale(self) -> float:
@@ -238,25 +244,7 @@ class _Decoder(Layers):
         return 1.0 / math.sqrt(float(self.params.get("query_scale") or self.head_size))
 
     def mlp(self, x: str, base: str) -> str:
-        if self.shape.get("mlp") == "moe":
-            return self.experts(x, base)
-        up = self.linear(
-            self.weights[self.role("ffn_up") + ".weight"], x, f"{base}/up_proj_out", self.bias_of("ffn_up")
-        )
-        if self.shape.get("mlp") == "plain":
-            made = self.b.node("Activation", [up], f"{base}/act_out", kind=self.activation())
-        else:
-            if "gate_up" in self.shape.get("fused", ()):
-                n_ff = int(self.params["n_ff"])
-                names = (f"{base}/gate_proj_out", f"{base}/up_out")
-                gate, up = self.b.nodes("SplitColumns", [up], names, sizes=[n_ff, n_ff])
-            else:
-                weight = self.weights[self.role("ffn_gate") + ".weight"]
-                gate = self.linear(weight, x, f"{base}/gate_proj_out", self.bias_of("ffn_gate"))
-            gate = self.b.node("Activation", [gate], f"{base}/act_out", kind=self.activation())
-            made = self.b.node("Mul", [gate, up], f"{base}/gated_out", domain="")
-        down = self.weights[self.role("ffn_down") + ".weight"]
-        return self.linear(down, made, f"{base}/down_proj_out", self.bias_of("ffn_down"))
+        return self.experts(x, base) if self.shape.get("mlp") == "moe" else self.feed_forward(x, base)
 
     def experts(self, x: str, base: str) -> str:
         inputs = [self.b.weight(self.weights[f"{self.role('ffn_gate_inp')}.weight"])]

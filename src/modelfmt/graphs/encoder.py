@@ -29,7 +29,8 @@ _KINDS = {1: "mean", 2: "cls", 3: "last"}
 
 def read_pooling(assets: Mapping[str, bytes]) -> tuple[Pooling | None, list[Loss]]:
     """The pooling of a sentence-transformers folder, None for any other, and the modules that have no place here."""
-    kind, losses = pooling.encode(assets)
+    found = pooling.encode(assets)
+    kind, losses = found.kind, list(found.losses)
     if kind is None:
         return None, losses
     modules = strict_json.parse(assets["modules.json"], path="modules.json")

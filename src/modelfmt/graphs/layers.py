@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import Builder, Form
 from modelfmt.graphs.weights import Weight, Weights
 from modelfmt.ir.ops import Transpose
 
-__all__ = ["Layers", "Pooling"]
+__all__ = ["Layers", "Pooling", "activation_kind"]
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -18,9 +19,21 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "tanh": "tanh",
     "relu": "relu",
     "relu2": "relu2",
 }
+
+
+def activation_kind(name: object) -> str:
+    """The kind of an activation node by transformers' name. Raises UnsupportedError."""
+    if name not in _ACTIVATIONS:
+        raise UnsupportedError(
+            "no graph is built with this activation", code="no-graph", found=name, allowed=", ".join(_ACTIVATIONS)
+        )
+    return _ACTIVATIONS[str(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +45,8 @@ class Pooling:
 
 
 class Layers:
-    """A graph under construction, one layer after another. layer: the one that is being made."""
+    """A graph under construction, one layer after another. layer: the one that is being made. prefix: of its weights'
+    names."""
 
     def __init__(self, weights: Weights, form: Form) -> None:
         self.weights = weights
@@ -40,9 +54,10 @@ class Layers:
         self.shape = weights.arch.graph
         self.b = Builder("main_graph", form)
         self.layer = 0
+        self.prefix = ""
 
     def role(self, name: str) -> str:
-        return f"blk.{self.layer}.{name}"
+        return f"{self.prefix}blk.{self.layer}.{name}"
 
     def linear(self, weight: Weight, x: str, name: str, bias: Weight | None = None) -> str:
         apart = self.b.form.apart(weight.expr)
@@ -77,6 +92,24 @@ class Layers:
             b.node("Pool", [name, "attention_mask"], text, kind=pooled.kind, normalised=unit)
             b.output(text, b.float_type, ("batch_size", width), "pooled")
 
+    def feed_forward(self, x: str, base: str) -> str:
+        """An MLP: plain, gated, or gated with both matrices in one."""
+        weight = self.weights[self.role("ffn_up") + ".weight"]
+        up = self.linear(weight, x, f"{base}/up_proj_out", self.bias_of("ffn_up"))
+        gate = ""
+        if "gate_up" in self.shape.get("fused", ()):
+            n_ff = int(self.params["n_ff"])
+            names = (f"{base}/gate_proj_out", f"{base}/up_out")
+            gate, up = self.b.nodes("SplitColumns", [up], names, sizes=[n_ff, n_ff])
+        elif self.role("ffn_gate") + ".weight" in self.weights:
+            weight = self.weights[self.role("ffn_gate") + ".weight"]
+            gate = self.linear(weight, x, f"{base}/gate_proj_out", self.bias_of("ffn_gate"))
+        made = self.b.node("Activation", [gate or up], f"{base}/act_out", kind=self.activation())
+        if gate:
+            made = self.b.node("Mul", [made, up], f"{base}/gated_out", domain="")
+        down = self.weights[self.role("ffn_down") + ".weight"]
+        return self.linear(down, made, f"{base}/down_proj_out", self.bias_of("ffn_down"))
+
     def bias_of(self, role: str) -> Weight | None:
         return self.weights.tensors.get(f"{self.role(role)}.bias")
 
@@ -103,7 +136,7 @@ class Layers:
         given = self.params.get("activation") or self.shape["activation"]
         if self.shape["activation"] == "gelu_tanh" and given == "gelu" and self.weights.arch.gguf.startswith("gemma"):
             return "gelu_tanh"  # transformers reads the gelu of old checkpoints so
-        return _ACTIVATIONS[str(given)]
+        return activation_kind(given)
 
     def scaled(self, x: str, factor: float, name: str) -> str:
         return x if factor == 1.0 else self.b.node("Scale", [x], f"{name}_out", factor=factor)

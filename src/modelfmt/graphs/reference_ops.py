@@ -15,6 +15,7 @@ import numpy as np
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.reference_attention import attention, rotary_embedding
+from modelfmt.graphs.reference_conv import convolution
 from modelfmt.ir.graph import ELEMENT_TYPES, Node
 
 __all__ = ["OPERATORS", "Array", "Operator", "numpy_type"]
@@ -311,6 +312,7 @@ def _matmul_n_bits(node: Node, a: Array, codes: Array, scales: Array, zeros: Arr
 
 
 OPERATORS: dict[tuple[str, str], Operator] = {
+    ("", "Abs"): _unary(np.abs),
     ("", "Add"): _binary(np.add),
     ("", "And"): _binary(np.logical_and),
     ("", "ArgMax"): _arg_max,
@@ -319,11 +321,13 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     ("", "BitwiseAnd"): _binary(np.bitwise_and),
     ("", "Cast"): _cast,
     ("", "Concat"): _concat,
+    ("", "Conv"): convolution,
     ("", "Cos"): _unary(np.cos),
     ("", "CumSum"): _cum_sum,
     ("", "DequantizeLinear"): _dequantize,
     ("", "Div"): _div,
     ("", "Equal"): _binary(np.equal),
+    ("", "Exp"): _unary(np.exp),
     ("", "Expand"): _expand,
     ("", "Gather"): _gather,
     ("", "GatherND"): _gather_nd,
@@ -335,6 +339,7 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     ("", "Less"): _binary(np.less),
     ("", "LessOrEqual"): _binary(np.less_equal),
     ("", "Max"): _folded(np.maximum),
+    ("", "Min"): _folded(np.minimum),
     ("", "Mul"): _binary(np.multiply),
     ("", "NonZero"): lambda node, x: np.array(np.nonzero(np.atleast_1d(x)), np.int64),
     ("", "Not"): lambda node, x: np.logical_not(x),

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from modelfmt.errors import UnsupportedError
+from modelfmt.graphs import lower_pictures, lower_stacks
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Packed
@@ -34,7 +35,8 @@ def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
 
 class Lowering(Builder):
     """Standard nodes under construction. Values of the structural graph keep their names; `flat` has the name of each
-    as [tokens, width], `sequences` as [batch, sequence, width]; `makers` the structural node that makes it."""
+    as [tokens, width], `sequences` as [batch, sequence, width], `origins` a value whose first two axes are its batch
+    and sequence, `widths` the width of those that are sequences first; `makers` the structural node that makes it."""
 
     def __init__(self, source: Graph, form: Form, table: Table) -> None:
         super().__init__(source.name, form)
@@ -44,7 +46,20 @@ class Lowering(Builder):
         self.graph.tensors = dict(source.tensors)
         self.flat: dict[str, str] = {}
         self.sequences: dict[str, str] = {}
+        self.origins: dict[str, str] = {}
+        self.widths: dict[str, int] = {}
         self.wanted = {value.name for value in source.outputs}
+        for value in source.inputs:
+            if value.role == "hidden":
+                self.made_sequence(value.name, lower_stacks.width_of(value))
+
+    def inner(self, graph: Graph) -> Lowering:
+        """A lowering of a graph inside of a node: it sees what is here, and its constants are constants here."""
+        made = Lowering(graph, self.form, self.table)
+        made.graph.tensors, made.made = self.graph.tensors, set(self.made)
+        made.flat, made.sequences = dict(self.flat), dict(self.sequences)
+        made.origins, made.widths = dict(self.origins), dict(self.widths)
+        return made
 
     def run(self) -> Program:
         """The program of the whole graph. Raises UnsupportedError."""
@@ -58,8 +73,16 @@ class Lowering(Builder):
         return Program(self.graph, opsets, ir_version=IR_VERSION, producer="modelfmt")
 
     def add(self, node: Node) -> None:
-        """Lower one node."""
-        if node.domain == "":
+        """Lower one node. What it makes has the batch and the sequence of its first input."""
+        self.lower(node)
+        for name in node.outputs:
+            self.origins.setdefault(name, self.origin(node.inputs[0]))
+
+    def lower(self, node: Node) -> None:
+        """The nodes for one node."""
+        if node.domain == "" and node.op == "If":
+            lower_stacks.choice(self, node)
+        elif node.domain == "":
             _elementwise(self, node)
         elif node.op in self.table:
             self.table[node.op](self, node)
@@ -67,10 +90,15 @@ class Lowering(Builder):
             raise UnsupportedError("no such structural operation", code="lowering", found=node.op)
 
     def finish(self) -> None:
-        """Give outputs that are hidden states their sequence."""
+        """Give outputs that are hidden states their sequence; those of two axes are one vector for each text."""
         for value in self.graph.outputs:
-            if value.name in self.flat:
-                self.op("Reshape", [self.flat[value.name], self.sequence_shape()], value.name)
+            flat = self.flat.get(value.name, value.name)
+            if flat == value.name:
+                continue
+            if len(value.shape or ()) == 2:
+                self.op("Identity", [flat], value.name)
+            else:
+                self.op("Reshape", [flat, self.sequence_shape(self.origin(value.name))], value.name)
 
     def drop_unused(self) -> None:
         """Leave out constants that no node needs any more."""
@@ -84,13 +112,25 @@ class Lowering(Builder):
 
     def hidden(self, name: str) -> str:
         """A hidden state as [tokens, width]."""
+        if name not in self.flat:
+            shape = self.integers("/shape/width", [-1, self.widths[name]])
+            self.flat[name] = self.op("Reshape", [self.sequences[name], shape], self.fresh(f"{name}/flat"))
         return self.flat[name]
+
+    def origin(self, name: str) -> str:
+        """The value whose first two axes are the batch and the sequence of another one."""
+        return self.origins.get(name, name)
+
+    def made_sequence(self, name: str, width: int) -> str:
+        """Take a value for a hidden state that is [batch, sequence, width]; returns its name."""
+        self.sequences[name], self.origins[name], self.widths[name] = name, name, width
+        return name
 
     def sequence(self, name: str) -> str:
         """A hidden state as [batch, sequence, width]."""
         if name not in self.sequences:
-            made = self.op("Reshape", [self.hidden(name), self.sequence_shape()], self.fresh(f"{name}/sequence"))
-            self.sequences[name] = made
+            shape = self.sequence_shape(self.origin(name))
+            self.sequences[name] = self.op("Reshape", [self.hidden(name), shape], self.fresh(f"{name}/sequence"))
         return self.sequences[name]
 
     def result(self, node: Node) -> str:
@@ -135,14 +175,15 @@ class Lowering(Builder):
             make()
         return name
 
-    def sequence_shape(self) -> str:
-        """[batch, sequence, -1]."""
+    def sequence_shape(self, origin: str) -> str:
+        """[batch, sequence, -1], as another value has them."""
+        name = f"/shape/{origin.strip('/')}/sequence_out"
 
         def make() -> None:
-            shape = self.op("Shape", ["input_ids"], "/shape/ids_out")
-            self.op("Concat", [shape, self.integers("/shape/rest", [-1])], "/shape/sequence_out", axis=0)
+            shape = self.op("Shape", [origin], f"{name}/known", start=0, end=2)
+            self.op("Concat", [shape, self.integers("/shape/rest", [-1])], name, axis=0)
 
-        return self.once("/shape/sequence_out", make)
+        return self.once(name, make)
 
 
 def _graphs(graph: Graph) -> list[Graph]:
@@ -152,6 +193,9 @@ def _graphs(graph: Graph) -> list[Graph]:
 
 def _elementwise(low: Lowering, node: Node) -> None:
     """A standard node over hidden states."""
+    if node.op == "Identity" and node.inputs[0] not in low.flat and node.inputs[0] not in low.sequences:
+        low.op(node.op, node.inputs, node.outputs[0])
+        return
     inputs = [low.hidden(name) for name in node.inputs]
     if node.op == "Identity":
         low.flat[node.outputs[0]] = inputs[0]
@@ -261,6 +305,9 @@ def activate(low: Lowering, kind: str, x: str, name: str) -> str:
     if kind == "relu2":
         part = low.op("Relu", [x], f"{name}/relu")
         return low.op("Mul", [part, part], name)
+    if kind == "quick_gelu":
+        wide = low.op("Mul", [x, low.scalar(1.702)], f"{name}/wide")
+        return low.op("Mul", [x, low.op("Sigmoid", [wide], f"{name}/sigmoid")], name)
     return low.op({"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}[kind], [x], name)
 
 
@@ -323,34 +370,60 @@ def _rope(low: Lowering, node: Node) -> None:
 
 
 def _attention_bias(low: Lowering, node: Node) -> None:
-    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers."""
+    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers. window: how near a token must be."""
     ids, mask, *past = node.inputs
     name, window = node.outputs[0], node.get("window")
-    seen = low.once("/mask/padding_out", lambda: _padding(low, mask))
+    seen = low.once(f"/mask/{mask}/padding_out", lambda: _padding(low, mask)) if mask else ""
     if node.get("causal"):
         order = low.once("/mask/order_out", lambda: _order(low, ids, past))
-        seen = low.op("And", [seen, order], f"{name}/causal")
+        seen = low.op("And", [seen, order], f"{name}/causal") if seen else order
     else:  # ONNX Runtime wants a row for each query
         length = low.op("Shape", [ids], f"{name}/length", start=1, end=2)
         ones = low.integers("/ones", [1])
         square = low.op("Concat", [ones, ones, length, ones], f"{name}/square", axis=0)
         seen = low.op("Expand", [seen, square], f"{name}/expanded")
     if window is not None:
-        distance = low.op("Sub", ["/mask/rows_out", "/mask/columns_out"], f"{name}/distance")
+        rows, columns = rows_and_columns(low, ids, past)
+        distance = low.op("Sub", [rows, columns], f"{name}/distance")
+        distance = distance if node.get("causal") else low.op("Abs", [distance], f"{name}/apart")
         near = low.op("Less", [distance, low.integers("/mask/window", [window])], f"{name}/near")
         seen = low.op("And", [seen, near], f"{name}/window")
     low.op("Where", [seen, low.scalar(0.0), low.scalar(LOWEST[low.float_type])], name)
 
 
 def _padding(low: Lowering, mask: str) -> None:
-    real = low.op("Cast", [mask], "/mask/seen_out", to=9)
-    low.op("Unsqueeze", [real, low.integers("/axes", [1, 2])], "/mask/padding_out")
+    real = low.op("Cast", [mask], f"/mask/{mask}/seen_out", to=9)
+    low.op("Unsqueeze", [real, low.integers("/axes", [1, 2])], f"/mask/{mask}/padding_out")
 
 
 def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
-    """Whether key `column` lies at or before query `row`; rows are counted from the beginning of the cache."""
+    """Whether key `column` lies at or before query `row`."""
+    rows, columns = rows_and_columns(low, ids, past)
+    low.op("LessOrEqual", [columns, rows], "/mask/order_out")
+
+
+def rows_and_columns(low: Lowering, ids: str, past: Sequence[str]) -> tuple[str, str]:
+    """Numbers of the queries as a column, counted from the beginning of the cache, and of the keys as a row."""
     import numpy as np
 
+    names = "/mask/rows_out", "/mask/columns_out"
+    if names[0] in low.made:
+        return names
+    zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
+    rows, total = row_numbers(low, ids, past)
+    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], names[0])
+    columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
+    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], names[1])
+    return names
+
+
+def row_numbers(low: Lowering, ids: str, past: Sequence[str]) -> tuple[str, str]:
+    """Numbers of the queries, counted from the beginning of the cache, and the number of keys."""
+    import numpy as np
+
+    names = "/mask/row_numbers_out", "/mask/total_out"
+    if names[0] in low.made:
+        return names
     zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
     length = low.op("Squeeze", [low.op("Shape", [ids], "/mask/ids_shape_out", start=1, end=2)], "/mask/length_out")
     start = zero
@@ -358,24 +431,22 @@ def _order(low: Lowering, ids: str, past: Sequence[str]) -> None:
         start = low.op(
             "Squeeze", [low.op("Shape", [past[0]], "/mask/past_shape_out", start=2, end=3)], "/mask/past_length_out"
         )
-    total = low.op("Add", [start, length], "/mask/total_out")
-    rows = low.op("Range", [start, total, one], "/mask/row_numbers_out")
-    low.op("Unsqueeze", [rows, low.integers("/axes", [1])], "/mask/rows_out")
-    columns = low.op("Range", [zero, total, one], "/mask/column_numbers_out")
-    low.op("Unsqueeze", [columns, low.integers("/axes", [0])], "/mask/columns_out")
-    low.op("LessOrEqual", ["/mask/columns_out", "/mask/rows_out"], "/mask/order_out")
+    low.op("Add", [start, length], names[1])
+    low.op("Range", [start, names[1], one], names[0])
+    return names
 
 
 def _positions(low: Lowering, node: Node) -> None:
-    """0, 1, .. for each text; with padding: counted over the tokens that are not this one."""
+    """0, 1, .. for each text, behind the cache where there is one; with padding: counted over the tokens that are not
+    this one."""
     import numpy as np
 
-    ids, name, padding = node.inputs[0], node.outputs[0], node.get("padding")
+    ids, *past = node.inputs
+    name, padding = node.outputs[0], node.get("padding")
     zero, one = low.constant("/zero", np.array(0, np.int64)), low.constant("/one", np.array(1, np.int64))
     shape = low.op("Shape", [ids], f"{name}/shape")
     if padding is None:
-        size = low.op("Squeeze", [low.op("Shape", [ids], f"{name}/size", start=1, end=2)], f"{name}/length")
-        low.op("Expand", [low.op("Range", [zero, size, one], f"{name}/numbers"), shape], name)
+        low.op("Expand", [row_numbers(low, ids, past)[0], shape], name)
         return
     alike = low.op("Equal", [ids, low.constant(f"{name}/padding", np.array(padding, np.int64))], f"{name}/alike")
     real = low.op("Cast", [low.op("Not", [alike], f"{name}/unlike")], f"{name}/real", to=7)
@@ -429,7 +500,9 @@ def _attention(low: Lowering, node: Node) -> None:
     query, key, value, bias, *past = node.inputs
     name = node.outputs[0]
     low.sequences[name] = f"{name}/sequence"
-    inputs = [low.sequence(query), low.sequence(key), low.sequence(value), bias, *past]
+    low.origins[name] = low.origin(query)
+    inputs = [low.sequence(query), low.sequence(key), low.sequence(value)]
+    inputs += [bias, *past] if bias or past else []
     heads, head_kv, softcap = node.get("heads"), node.get("kv_heads"), node.get("softcap")
     shape = {"q_num_heads": heads, "kv_num_heads": head_kv, "scale": node.get("scale"), "softcap": softcap}
     low.nodes("Attention", inputs, [low.sequences[name], *node.outputs[1:]], domain="", **shape)
@@ -517,5 +590,7 @@ LOWERINGS: Table = {
     "Scale": _scale,
     "Softcap": _softcap,
     "SplitColumns": _split,
+    **lower_stacks.LOWERINGS,
+    **lower_pictures.LOWERINGS,
 }
 """Structural operation -> what lowers it."""

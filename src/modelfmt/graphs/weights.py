@@ -33,7 +33,8 @@ class Weight:
 @dataclass
 class Weights:
     """What a graph is built from. params: the table's, by name. config: of the language model. keys: the metadata of
-    the GGUF file that it would be, without the architecture's name. window: tokens that each layer sees, None for all.
+    the GGUF file that it would be, without the architecture's name. windows: for each layer, how near a token must be
+    to be seen, itself counted, None for all.
     """
 
     arch: Architecture
@@ -45,6 +46,11 @@ class Weights:
     interleaved: bool = False
     losses: list[Loss] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The model type of the architecture."""
+        return (self.arch.model_type or (self.arch.writes or ("", self.arch.gguf))[1:])[0]
 
     def __getitem__(self, role: str) -> Weight:
         if role not in self.tensors:
@@ -74,10 +80,11 @@ def bound(
             code="no-config",
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
-    arch = archs.find(hf_class=architecture, model_type=config.get("model_type"))
+    arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"))
     found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets)
     arch = found.architecture
     prefix = f"{arch.gguf}."
+    flattened = config if arch.towers else flat(config)
     weights, named = {}, set()
     for tensor in found.tensors:
         name = tensor.source_names[0] if tensor.source_names else tensor.name
@@ -90,10 +97,10 @@ def bound(
     return Weights(
         arch,
         found.hparams,
-        flat(config),
+        flattened,
         {key.removeprefix(prefix): value for key, _, value in found.metadata},
         weights,
-        _windows(arch, flat(config), found.hparams),
+        _windows(arch, flattened, found.hparams),
         _interleaved(arch),
         [note for note in notes if isinstance(note, Loss)],
         [note for note in notes if isinstance(note, Note)],
@@ -143,17 +150,21 @@ _SLIDES = {"qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "smollm3"}
 
 
 def _windows(arch: Architecture, config: Mapping[str, Any], params: Mapping[str, Any]) -> list[int | None]:
-    """How many tokens each layer sees, itself among them."""
+    """How near a token must be to be seen, in each layer."""
     n_layer = params["n_layer"]
-    size = config.get("sliding_window", arch.window.size if arch.window else params.get("sliding_window"))
-    used = config.get("use_sliding_window", False) if arch.model_type[0] in _SLIDES else True
+    usual, name = (arch.window.size, arch.window.config) if arch.window else (params.get("sliding_window"), "")
+    size = config.get(name or "sliding_window", usual)
+    flagged = not _SLIDES.isdisjoint(arch.model_type)
+    used = config.get("use_sliding_window", False) if flagged else True
     if not used or not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         return [None] * n_layer
+    if arch.graph.get("block") == "encoder":
+        size = size // 2 + 1  # half of it lies on each side
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == n_layer:
         return [size if kind == "sliding_attention" else None for kind in kinds]
     if arch.window is not None:
         period, shift = arch.window.period, not arch.window.full_first
         return [size if (layer + shift) % period else None for layer in range(n_layer)]
-    first = params.get("max_window_layers") if arch.model_type[0] in _SLIDES else 0
+    first = params.get("max_window_layers") if flagged else 0
     return [size if layer >= (first or 0) else None for layer in range(n_layer)]

@@ -18,6 +18,7 @@ MODELS = {
     "gpt2": "byte-level BPE: merges by rank, a pre-tokenizer named by `pre`",
     "bert": "WordPiece: longest match, U+2581 marks word starts",
     "t5": "SentencePiece Unigram: best path by score",
+    "rwkv": "RWKV World: the longest token of bytes, as Python writes them",
     "gemma4": "BPE by rank on SentencePiece's texts, byte fallback",
 }
 """The vocabulary kinds, by the name that GGUF gives them."""

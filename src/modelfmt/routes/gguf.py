@@ -290,6 +290,7 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
     """The architecture's table, and the checkpoint's tensors and metadata by it."""
     from modelfmt import archs
     from modelfmt.archs import bind
+    from modelfmt.checkpoints import modules
 
     if not model.config:
         raise UnsupportedError(
@@ -300,6 +301,8 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
+    if arch.dense:
+        exprs |= modules.tensors(model)
     reader = Evaluator(model.files)
     bound = bind.to_gguf(
         arch,

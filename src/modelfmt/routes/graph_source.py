@@ -76,11 +76,12 @@ def constants(tensors: Iterable[tuple[str, GraphTensor]], usual: str, said: Sequ
         if stored.name == "U8" and tensor.type in _CODES:
             target = "U8"  # codes, whose bytes stay
         found.chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
-        found.losses += _losses(key, tensor.data, stored.name, target)
+        found.losses += _losses(tensor.name, tensor.data, stored.name, target)
     widened = Counter(row.expr.stored.name for row in found.chosen.values() if not row.expr.stored.dense)
     found.notes += [
         Note(kind, f"{n} weights in blocks that have no operator become {usual}") for kind, n in widened.items()
     ]
+    found.losses = list(dict.fromkeys(found.losses))  # a weight that two graphs have loses once
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modelfmt.checkpoints import modules
 from modelfmt.checkpoints.from_gguf import DTYPES, Checkpoint, GgufCheckpoint, usual_type
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import safetensors
@@ -118,9 +119,11 @@ class _Build:
         from modelfmt.checkpoints.carried import SHARD_SIZE
 
         size, home = self.options.split_size or SHARD_SIZE, self.checkpoint.home
-        layouts, index = safetensors.layout(self.entries, metadata={"format": "pt"}, shard_size=size, stem="model")
+        own = [entry for entry in self.entries if "/" not in entry.name]
+        others = modules.layouts([entry for entry in self.entries if "/" in entry.name])
+        layouts, index = safetensors.layout(own, metadata={"format": "pt"}, shard_size=size, stem="model")
         if index is None:
             (whole,) = layouts
-            return [FileLayout(f"{home}model.safetensors", whole.size, whole.header, whole.tensors)]
+            return [FileLayout(f"{home}model.safetensors", whole.size, whole.header, whole.tensors), *others]
         layouts = [FileLayout(home + part.name, part.size, part.header, part.tensors) for part in layouts]
-        return [*layouts, FileLayout(f"{home}model.safetensors.index.json", len(index), index, ())]
+        return [*layouts, *others, FileLayout(f"{home}model.safetensors.index.json", len(index), index, ())]

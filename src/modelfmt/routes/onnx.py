@@ -1,12 +1,12 @@
 """To ONNX: an ONNX model as it is; from a checkpoint or a GGUF file the graph that its architecture's table describes.
 
-A destination that ends in .onnx is that file; any other is a folder as optimum lays it out: model.onnx, config.json,
-generation_config.json and the tokenizer's files.
+A destination that ends in .onnx is that file; any other is a folder as optimum lays it out: model.onnx, or the graphs
+of an encoder and a decoder, config.json, generation_config.json and the tokenizer's files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import msgspec
 
 from modelfmt.errors import UsageError
 from modelfmt.formats import onnx
-from modelfmt.ir.graph import ELEMENT_TYPES, Program, walk_tensors
+from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
@@ -68,7 +68,7 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
         if tensor.data is not None
     }
     notes = [Note(model.path, str(note)) for note in model.extras.get("notes", ())]
-    return Draft(recipe.label, chosen, _Build(program, options, {}), [], notes, folder=options.folder)
+    return Draft(recipe.label, chosen, _Build({"": program}, options, {}), [], notes, folder=options.folder)
 
 
 def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
@@ -101,35 +101,72 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
-    found = constants(walk_tensors(made.program), usual, [*source.notes, *made.notes])
+    if len(made.programs) > 1 and not options.folder:
+        raise UsageError(
+            "this model is more than one graph",
+            code="several-graphs",
+            found=", ".join(made.programs),
+            allowed="a folder",
+            hint="name a folder, and say --to onnx",
+        )
+    found = constants(_tensors(made.programs), usual, [*source.notes, *made.notes])
     files = {**source.files, **made.files} if options.folder else {}
-    build_files = _Build(made.program, options, files)
+    build_files = _Build(made.programs, options, files)
     return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)
+
+
+def _tensors(programs: Mapping[str, Program]) -> Iterator[tuple[str, GraphTensor]]:
+    """The constants of several programs, each with a key of its own."""
+    for stem, program in programs.items():
+        for key, tensor in walk_tensors(program):
+            yield _key(programs, stem, key), tensor
+
+
+def _key(programs: Mapping[str, Program], stem: str, key: str) -> str:
+    return key if len(programs) == 1 else f"{stem}/{key}"
 
 
 @dataclass(frozen=True)
 class _Build:
-    """Lays out the model, what lies beside it and, in a folder, the small files."""
+    """Lays out the models by their stems, what lies beside them and, in a folder, the small files. Of a weight that
+    several of them have, those files hold one copy."""
 
-    program: Program
+    programs: Mapping[str, Program]
     options: Options
     files: Mapping[str, bytes]
 
     def __call__(self, stem: str) -> list[FileLayout]:
-        stem = "model" if self.options.folder else stem
+        found: list[FileLayout] = []
+        places: dict[tuple[int, str], onnx.Elsewhere] = {}
+        for own, program in self.programs.items():
+            found += self.model(own, program, (own or "model") if self.options.folder else stem, places)
+        return found + [FileLayout(name, len(data), data, ()) for name, data in self.files.items()]
+
+    def model(
+        self, own: str, program: Program, stem: str, places: dict[tuple[int, str], onnx.Elsewhere]
+    ) -> list[FileLayout]:
+        """One model and what lies beside it. places: of constants that lie beside those before it; added to."""
         in_place = self.options.external == IN_PLACE
+        tensors = {key: (id(tensor.data), tensor.type) for key, tensor in walk_tensors(program)}
+        shared = {key: places[identity] for key, identity in tensors.items() if identity in places}
         whole, *beside = onnx.layout(
-            self.program,
+            program,
             stem=stem,
             external="auto" if in_place else self.options.external,
             shard_size=self.options.split_size,
             alignment=self.options.alignment,
-            elsewhere=_elsewhere(self.program, Path(self.options.home)) if in_place else {},
+            elsewhere=_elsewhere(program, Path(self.options.home)) if in_place else shared,
         )
-        if self.options.folder:
-            whole = msgspec.structs.replace(whole, name="model.onnx")
-        small = [FileLayout(name, len(data), data, ()) for name, data in self.files.items()]
-        return [whole, *beside, *small]
+        for layout in beside:
+            for row in layout.tensors:
+                places[tensors[row.name]] = onnx.Elsewhere(layout.name, row.offset)
+        name = f"{stem}.onnx" if self.options.folder else ""
+        return [self.named(own, layout, layout.name or name) for layout in (whole, *beside)]
+
+    def named(self, own: str, layout: FileLayout, name: str) -> FileLayout:
+        """A layout whose tensors have the keys of the draft."""
+        rows = tuple(msgspec.structs.replace(row, name=_key(self.programs, own, row.name)) for row in layout.tensors)
+        return msgspec.structs.replace(layout, name=name, tensors=rows)
 
 
 def _elsewhere(program: Program, home: Path) -> dict[str, onnx.Elsewhere]:

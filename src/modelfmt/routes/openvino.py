@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelfmt.errors import UsageError
+from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import openvino
 from modelfmt.ir.graph import Graph
 from modelfmt.ir.layout import FileLayout
@@ -75,7 +75,16 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
-    graph = made.program.graph
+    if len(made.programs) > 1:
+        raise UnsupportedError(
+            "OpenVINO's files are not built for a model of several graphs",
+            code="several-graphs",
+            found=", ".join(made.programs),
+            allowed="one graph",
+            hint="--to onnx gives a folder of all of them",
+        )
+    (program,) = made.programs.values()
+    graph = program.graph
     found = constants(graph.tensors.items(), "F32", [*source.notes, *made.notes])
     build_files = _Build(graph, options, source.files if options.folder else {})
     return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)

@@ -5,7 +5,7 @@
     pre.identify(json)        -> the runtime's name of a pre-tokenizer
 
 No model code, no `transformers`, no rendering of templates. One file per kind: `spm`, `bpe`,
-`ranks`, `wordpiece`, `unigram`.
+`ranks`, `wordpiece`, `unigram`, `rwkv`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UnsupportedError, UsageError
 from ..ir.tokenizer import MODELS, Tokenizer
-from . import bpe, hfjson, ranks, sentencepiece, spm, unigram, wordpiece
+from . import bpe, hfjson, ranks, rwkv, sentencepiece, spm, unigram, wordpiece
 from .files import Files, check_vocab_size
 from .gguf import gguf_metadata
 
@@ -52,6 +52,9 @@ def read(
     name, ranked = held.first(*sentencepiece.NAMES), ranks.find(held)
     if name is not None and name != ranked and not (name == "sentencepiece.bpe.model" and _JSON in held):
         tok = _from_sentencepiece(held, config, size, name, model, f"{architecture_hint} {config.get('model_type')}")
+    elif (world := rwkv.find(held)) is not None:
+        name = world
+        tok = rwkv.from_text(held, config, size, world)
     elif _JSON in held:
         tok = _from_json(held, config, size, pre, model)
     elif "vocab.json" in held and "merges.txt" in held:

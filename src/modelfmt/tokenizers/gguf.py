@@ -61,6 +61,7 @@ _ORDER = {
     ),
     "gpt2": ("model", "pre", "tokens", "token_types", "merges", *_TAIL, "token_type_count"),
     "gemma4": ("model", "tokens", "token_types", "merges", *_TAIL, "add_space_prefix"),
+    "rwkv": ("model", "tokens", "token_types", *_TAIL),
     "bert": ("token_type_count", "model", "pre", "tokens", "token_types", *_TAIL),
     "t5": (
         *("model", "pre", "tokens", "scores", "token_types", "add_space_prefix", "token_type_count"),

@@ -16,6 +16,7 @@ import msgspec
 
 from ..errors import UnsupportedError
 from ..ir.tokenizer import Note, Tokenizer, TokenType
+from . import rwkv
 from .pretable import GPT2, NAMES, SPLITS
 from .sentencepiece import BPE, UNIGRAM, Piece, SentencePieceModel, write_model
 from .vocabulary import WORD_START
@@ -46,6 +47,7 @@ _RUNTIME = {
     "gpt2": _Runtime(),
     "bert": _Runtime({"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103}, add_bos=True),
     "t5": _Runtime({"eos": 1, "unk": 2, "pad": 0}, add_eos=True),
+    "rwkv": _Runtime({"bos": 0, "eos": 0}),
     "gemma4": _Runtime({"bos": 2, "eos": 1, "unk": 3, "pad": 0}, add_bos=True),
 }
 
@@ -64,6 +66,8 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
     context_length: the longest input of the model, in tokens. Raises UnsupportedError for a pre-tokenizer that no
     regular expression says, or that is not known.
     """
+    if tok.model == "rwkv":
+        return Rebuilt({rwkv.NAME: rwkv.text(tok)} | _templates(tok, notes := list(tok.notes)), tuple(notes))
     kind = _KINDS[tok.model](tok)
     notes = list(tok.notes)
     parts: Json = {"version": "1.0", "truncation": None, "padding": None}
@@ -87,14 +91,18 @@ def rebuild(tok: Tokenizer, *, context_length: int | None = None) -> Rebuilt:
     }
     if tok.model in _SENTENCEPIECE and tok.scores is not None:
         files[_SENTENCEPIECE[tok.model]] = write_model(_model(tok))
-    if tok.chat_template is not None:
-        files["chat_template.jinja"] = tok.chat_template.encode()
+    return Rebuilt(files | _templates(tok, notes), tuple(notes))
+
+
+def _templates(tok: Tokenizer, notes: list[Note]) -> dict[str, bytes]:
+    """The files of the chat templates; those that can have none are noted."""
+    files = {} if tok.chat_template is None else {"chat_template.jinja": tok.chat_template.encode()}
     for name, template in tok.chat_templates.items():
         if not name.isascii() or not name.replace("_", "").isalnum():
             notes.append(Note("chat-template", f"the chat template {name!r} has no name for a file", lossy=True))
         else:
             files[f"additional_chat_templates/{name}.jinja"] = template.encode()
-    return Rebuilt(files, tuple(notes))
+    return files
 
 
 def named_ids(tok: Tokenizer) -> dict[str, int]:

@@ -22,7 +22,8 @@ __all__ = ["RUNTIMES", "Verification", "verify"]
 _LENGTH, _SHORTEST = 32, 2
 _CANNOT = ("no-graph", "no-config", "source-kind", "runtime", "not-installed", "tokens", "unsupported-architecture")
 """Codes of errors that say that a model has no way to be run here."""
-_OWN_RUNTIME_ONLY = (".xml",)
+_GRAPHS = ("openvino_model.xml", "model.onnx")
+"""What folders call the file of their graph."""
 
 
 def verify(
@@ -67,6 +68,7 @@ def verify(
         )
     with ExitStack() as stack:
         result, source = (_subject(Path(one), stack) for one in (path, against))
+        source.part = result.path.stem
         check = Checks(max_kl, min_cosine, max_error)
         if weights:
             check.weights(source, result)
@@ -87,8 +89,10 @@ def verify(
 
 
 def _subject(path: Path, stack: ExitStack) -> Subject:
-    folder = path / "openvino_model.xml"
-    if path.suffix in _OWN_RUNTIME_ONLY or (path.is_dir() and folder.exists()):
+    """A file, or the graph of a folder that has one."""
+    inside = [path / name for name in _GRAPHS if (path / name).exists()]
+    path = inside[0] if inside else path
+    if path.suffix == ".xml":
         return Subject(path, None)
     return Subject(path, stack.enter_context(sources.open(path)))
 

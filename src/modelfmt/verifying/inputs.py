@@ -67,9 +67,7 @@ class Window:
 
 
 def _ones(window: Window) -> Any:
-    import numpy as np
-
-    return np.ones((1, window.stop), np.int64)
+    return _row(window.stop)
 
 
 def _positions(window: Window) -> Any:
@@ -90,12 +88,30 @@ def _first_beam(_: Window) -> Any:
     return np.zeros(1, np.int32)
 
 
+def _row(length: int) -> Any:
+    import numpy as np
+
+    return np.ones((1, length), np.int64)
+
+
+def _branch(window: Window) -> Any:
+    import numpy as np
+
+    return np.array([bool(window.past)])
+
+
+_ENCODED = 8
+"""How many states of an encoder a decoder is given."""
+
 _MADE = {
     "input_ids": lambda window: window.ids,
     "attention_mask": _ones,
     "position_ids": _positions,
     "token_type_ids": _zeros,
     "beam_idx": _first_beam,
+    "decoder_input_ids": lambda window: window.ids,
+    "encoder_attention_mask": lambda _: _row(_ENCODED),
+    "use_cache_branch": _branch,
 }
 """Input of a text model -> its value; names are optimum's."""
 
@@ -113,9 +129,9 @@ def feeds(inputs: Mapping[str, tuple[Any, Sequence[Any]]], window: Window, seed:
             made[name] = np.zeros([1, *(size if isinstance(size, int) else 0 for size in shape[1:])], kind)
         elif name in _MADE:
             made[name] = np.ascontiguousarray(_MADE[name](window))
-        elif np.issubdtype(kind, np.floating) and all(isinstance(size, int) for size in shape[1:]):
-            noise = np.random.default_rng(seed).standard_normal((1, *shape[1:]), np.float32)
-            made[name] = noise.astype(kind)
+        elif np.issubdtype(kind, np.floating):
+            sizes = [size if isinstance(size, int) else _ENCODED for size in shape[1:]]
+            made[name] = np.random.default_rng(seed).standard_normal((1, *sizes), np.float32).astype(kind)
         else:
             raise UnsupportedError(
                 "no value is made up for this input of the graph",

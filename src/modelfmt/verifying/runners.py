@@ -26,10 +26,12 @@ _SEED = 0
 
 @dataclass
 class Subject:
-    """A model that is to run. path: what was given. model: as read; None where only its own runtime reads it."""
+    """A model that is to run. path: what was given. model: as read; None where only its own runtime reads it. part: of
+    a model of several graphs, the stem of the file that is meant."""
 
     path: Path
     model: Model | None
+    part: str = ""
 
 
 class Runner:
@@ -72,7 +74,8 @@ class Runner:
         for start, stop in [(0, first), *((at, at + 1) for at in range(first, len(ids)))]:
             found = self.run(feeds(self.inputs, Window(ids, start, stop, past), _SEED))
             rows.append(found["logits"][0].astype(np.float32))
-            past = {name.replace("present", "past_key_values"): found[name] for name in found if "present" in name}
+            new = {name.replace("present", "past_key_values"): value for name, value in found.items()}
+            past |= {name: value for name, value in new.items() if name in self.inputs and value.size}
         return np.concatenate(rows)
 
 

@@ -78,4 +78,15 @@ def open_runner(subject: Subject) -> Runner:
         assets=checkpoint.files,
         form=Form("FLOAT", profile="onnx-standard", carried=False),
     )
-    return NumpyRunner(made.program, Evaluator(model.files))
+    programs = made.programs
+    if len(programs) > 1 and subject.part not in programs:
+        raise UnsupportedError(
+            "this model is more than one graph",
+            code="several-graphs",
+            path=subject.path,
+            found=subject.part,
+            allowed=", ".join(f"{stem}.onnx" for stem in programs),
+            hint="verify one file of the folder",
+        )
+    program = programs[subject.part] if len(programs) > 1 else next(iter(programs.values()))
+    return NumpyRunner(program, Evaluator(model.files))

@@ -32,9 +32,8 @@ class _Session(Runner):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # float32
-        path = subject.path / "model.onnx" if subject.path.is_dir() else subject.path
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(str(subject.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise relayed("ONNX Runtime", error) from error
         found = {}

@@ -30,10 +30,9 @@ class _Request(Runner):
         import numpy as np
         import openvino
 
-        path = subject.path / "openvino_model.xml" if subject.path.is_dir() else subject.path
         try:
             core = openvino.Core()
-            model = core.read_model(str(path))
+            model = core.read_model(str(subject.path))
             self.request = core.compile_model(model, "CPU", _EXACT).create_infer_request()
         except Exception as error:
             raise relayed("OpenVINO", error) from error

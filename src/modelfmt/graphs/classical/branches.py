@@ -49,7 +49,7 @@ class Tree:
         if not n or sizes != {n}:
             raise e.corrupt("columns of a tree differ in length", name, sizes | {n})
         seen = np.zeros(n, bool)
-        levels = []
+        levels: list[Array] = []
         level = np.zeros(1, np.int64)
         while len(level):
             if level.min() < 0 or level.max() >= n:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.classical import table
+from modelfmt.graphs.classical import boosters, table
 from modelfmt.graphs.classical.columns import BATCH, Inputs
 from modelfmt.graphs.classical.fields import Fields
 from modelfmt.graphs.classical.nodes import ML, Build
@@ -75,6 +75,8 @@ def _features(record: Record, build: Build) -> tuple[int, tuple[str, ...]]:
             continue
         seen.add(id(one))
         e = Fields(one, "", build.path, build.read)
+        if one.name in boosters.PREDICTORS:
+            return boosters.features(e)
         names = one.get("feature_names_in_")
         if names is not None:
             labels = [str(name) for name in e.labels(names, "feature_names_in_")]
@@ -84,8 +86,7 @@ def _features(record: Record, build: Build) -> tuple[int, tuple[str, ...]]:
         width = table.width(e)
         if width is not None:
             return width, ()
-        waiting += [step for _, step in one.steps if isinstance(step, Record)]
-        waiting += [value for value in one.attributes.values() if isinstance(value, Record) and value.is_estimator]
+        waiting += table.inside(one)
     raise UnsupportedError(
         "the file does not say how many columns the estimator was fitted on",
         code="estimator-columns",

@@ -86,11 +86,13 @@ class Made:
 
 @dataclass(eq=False)
 class Inputs:
-    """The graph's own columns. names: of the columns the estimator was fitted on, where they had any."""
+    """The graph's own columns. names: of the columns the estimator was fitted on, where they had any.
+    apart: each is an input of its own."""
 
     width: int
     names: tuple[str, ...] = ()
     kinds: dict[int, str] = field(default_factory=dict)
+    apart: bool = False
     asked: dict[tuple[tuple[int, ...], str], str] = field(default_factory=dict)
 
     def columns(self, build: Build) -> Columns:
@@ -111,12 +113,13 @@ class Inputs:
     def declare(self, build: Build, type: str) -> None:
         """Make the graph's inputs, and before all other nodes those that take columns from them.
 
-        Columns of one type are one input, X [batch, width]; else each is an input [batch, 1] of its own. type: of
+        Columns of one type are one input, X [batch, width]; else each that is used is an input [batch, 1] of its own:
+        also where some are dropped (`apart`), whatever they hold. type: of
         numbers, DOUBLE or FLOAT.
         """
         later, build.graph.nodes = build.graph.nodes, []
         kinds = set(self.kinds.values()) or {"DOUBLE"}
-        single = len(kinds) == 1
+        single = len(kinds) == 1 and not self.apart
         made: dict[tuple[int, ...], str] = {}
         if single:
             whole = tuple(range(self.width))

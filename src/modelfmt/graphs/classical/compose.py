@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from modelfmt.graphs.classical.columns import Columns, Made
+from modelfmt.graphs.classical.columns import Columns, Inputs, Made
 from modelfmt.graphs.classical.results import Regressed, Result
 from modelfmt.graphs.classical.scaling import named_function
 from modelfmt.ir.record import Objects, Record, Texts
@@ -87,14 +87,18 @@ def feature_union(build: Build, e: Fields, x: Columns) -> Columns:
 
 def column_transformer(build: Build, e: Fields, x: Columns) -> Columns:
     """Transformers side by side, each given columns of its own."""
-    parts = []
+    parts: list[Columns] = []
+    used: set[int] = set()
     for number, (name, step, columns) in enumerate(_steps(e, "transformers_")):
         if step in _DROPPED:
             continue
         chosen = _chosen(e, name, columns, x)
+        used.update(chosen)
         if chosen:
             place = e.at(f"transformers_.{number}.{name}")
             parts += _one(build, e, name, step, place, x.take(chosen))
+    if isinstance(x.source, Inputs) and len(used) < x.width:
+        x.source.apart = True
     return _joined(build, e, parts, "transformers_")
 
 
@@ -139,8 +143,7 @@ def _chosen(e: Fields, name: str, columns: Any, x: Columns) -> list[int]:
         raise e.refused("columns of this kind are not converted", "transformers_", columns, ("names", "indices"))
     if columns and all(isinstance(one, bool) for one in columns) and len(columns) == x.width:
         columns = [index for index, one in enumerate(columns) if one]
-    found = [_position(e, one, x) for one in columns]
-    return found
+    return [_position(e, one, x) for one in columns]
 
 
 def _positions(e: Fields, columns: slice, x: Columns) -> slice:
@@ -203,7 +206,7 @@ def _unscaled_quartiles(build: Build, e: Fields, value: str, width: int) -> str:
     return value
 
 
-def _undone(build: Build, e: Fields, value: str, width: int) -> str:
+def _undone(build: Build, e: Fields, value: str, _: int) -> str:
     function = named_function(e, "inverse_func")
     return function(build, value) if function else value
 

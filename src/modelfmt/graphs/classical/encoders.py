@@ -1,9 +1,9 @@
 """Categories as numbers: one-hot, ordinal and target encoders, labels, values for what is missing.
 
-A text that is missing (None or NaN in a table) is the empty text at the graph's inputs, since STRING has no other. What
-was not seen in training raises an error in scikit-learn unless it is handled; a graph cannot raise: one-hot gives zeros,
-an ordinal NaN, and a note says so. Source: scikit-learn 1.9, preprocessing/_encoders.py, _label.py, _target_encoder.py,
-impute/_base.py.
+A text that is missing (None or NaN in a table) is the empty text at the graph's inputs, since STRING has no other.
+What was not seen in training raises an error in scikit-learn unless it is handled; a graph cannot raise: one-hot gives
+zeros, an ordinal NaN, and a note says so. Source: scikit-learn 1.9, preprocessing/_encoders.py, _label.py,
+_target_encoder.py, impute/_base.py.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def _categories(e: Fields, x: Columns, key: str = "categories_") -> list[_Catego
 def _one(e: Fields, held: Any, key: str) -> _Categories:
     if isinstance(held, Tensor):
         values = e.shaped(held, key, None)
+        items = values.tolist()
     else:
         items = held.tolist() if isinstance(held, Texts) else held.items if isinstance(held, Objects) else held
         if not isinstance(items, list):
@@ -67,8 +68,8 @@ def _one(e: Fields, held: Any, key: str) -> _Categories:
         values = _values(e, items, key)
     if not len(values) or len(values) > MAX_WIDTH:
         raise e.corrupt("categories are wanted", key, held)
-    lost = [n for n, one in enumerate(values.tolist()) if one == "" or one != one]
-    if len(lost) > 1:
+    lost = [n for n, one in enumerate(items) if _is_missing(one)]
+    if len(lost) > 1 or (lost and sum(one == "" for one in values.tolist()) > 1):
         raise e.refused("an empty text and a missing value are both categories", key, held, ("one of them",))
     return _Categories(values, lost[0] if lost else None)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from modelfmt.graphs.classical.columns import Columns, Made
 from modelfmt.graphs.classical.compose import beside
-from modelfmt.graphs.classical.linear import choose, normalized, two_columns
+from modelfmt.graphs.classical.linear import choose, two_columns
 from modelfmt.graphs.classical.results import Classified, Regressed, Result, Several
 from modelfmt.graphs.classical.support import pair_scores
 
@@ -280,10 +280,10 @@ def one_vs_rest(build: Build, e: Fields, x: Columns) -> Classified:
     else:
         index = build.argmax(scores)
     shares = None
-    if all(isinstance(one, Classified) and one.probabilities for one in found):
-        columns = [build.column(one.probabilities, 1) for one in found if isinstance(one, Classified)]
-        each = build.join([str(one) for one in columns])
-        shares = two_columns(build, each) if len(classes) == 2 else normalized(build, each, len(classes))
+    known = [one.probabilities for one in found if isinstance(one, Classified) and one.probabilities]
+    if len(known) == len(found):
+        each = build.join([build.column(one, 1) for one in known])
+        shares = two_columns(build, each) if len(classes) == 2 else build.shares(each)
     return Classified(classes, index, shares, scores)
 
 

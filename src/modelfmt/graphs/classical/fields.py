@@ -178,7 +178,7 @@ class Fields:
     def inners(self, name: str) -> list[Record]:
         """Estimators that this one holds: a list, or an array of objects in row-major order."""
         value = self.record.get(name)
-        found = value.items if isinstance(value, Objects) else value
+        found = value.items if isinstance(value, Objects) else list(value) if isinstance(value, tuple) else value
         if not isinstance(found, list) or not found or not all(isinstance(one, Record) for one in found):
             raise self.corrupt("a list of estimators is wanted", name, _brief(value))
         return found

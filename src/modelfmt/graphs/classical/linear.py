@@ -33,10 +33,8 @@ def two_columns(build: Build, positive: str) -> str:
 
 def normalized(build: Build, values: str, n_classes: int) -> str:
     """Rows divided by their sums; a row of zeros becomes equal parts."""
-    total = build.sum(values, keep=True)
-    empty = build.op("Equal", total, 0.0)
-    parts = build.op("Div", values, build.op("Where", empty, 1.0, total))
-    return build.op("Where", empty, 1.0 / n_classes, parts)
+    empty = build.op("Equal", build.sum(values, keep=True), 0.0)
+    return build.op("Where", empty, 1.0 / n_classes, build.shares(values))
 
 
 def softmax_classes(build: Build, classes: Array, scores: str) -> Classified:
@@ -46,7 +44,9 @@ def softmax_classes(build: Build, classes: Array, scores: str) -> Classified:
 
 def _scores(build: Build, e: Fields, x: Columns, rows: int) -> str:
     """Scores [N, rows]."""
-    coef = e.array("coef_", rows, x.width)
+    held = e.read(e.get("coef_"), "coef_")
+    one = held.ndim == 1 and rows == 1
+    coef = e.array("coef_", x.width).reshape(1, -1) if one else e.array("coef_", rows, x.width)
     return build.op("Add", build.op("MatMul", x.numbers(), np.ascontiguousarray(coef.T)), _intercept(e, rows))
 
 

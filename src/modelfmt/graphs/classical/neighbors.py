@@ -64,7 +64,7 @@ def _reduced(build: Build, metric: str, away: str) -> str:
     return build.op("ReduceSum" if metric == "manhattan" else "ReduceMax", size, [2], keepdims=0)
 
 
-def _weights(build: Build, e: Fields, distances: str, count: int) -> str | None:
+def _weights(build: Build, e: Fields, distances: str) -> str | None:
     """[N, k, 1]: weights of neighbors; None where all are equal. A neighbor at no distance counts alone."""
     if e.choice("weights", ("uniform", "distance"), "uniform") == "uniform":
         return None
@@ -82,8 +82,8 @@ def _targets(e: Fields, n: int) -> Array:
 
 def neighbors_classifier(build: Build, e: Fields, x: Columns) -> Classified | Several:
     """The class that most of the neighbors have."""
-    distances, index, count, rows = _near(build, e, x)
-    weights = _weights(build, e, distances, count)
+    distances, index, _, rows = _near(build, e, x)
+    weights = _weights(build, e, distances)
     held = e.get("classes_")
     several = isinstance(held, list) and not all(isinstance(one, str | int | float) for one in held)
     classes = [e.labels(one, "classes_") for one in held] if several else [e.classes()]
@@ -105,7 +105,7 @@ def neighbors_classifier(build: Build, e: Fields, x: Columns) -> Classified | Se
 def neighbors_regressor(build: Build, e: Fields, x: Columns) -> Regressed:
     """The mean of what the neighbors were taught."""
     distances, index, count, rows = _near(build, e, x)
-    weights = _weights(build, e, distances, count)
+    weights = _weights(build, e, distances)
     taught = _targets(e, len(rows))
     flat = taught.ndim == 1
     taught = taught.reshape(len(rows), -1)

@@ -34,8 +34,11 @@ _TYPES = {"float64": "DOUBLE", "float32": "FLOAT", "int64": "INT64", "uint8": "U
 
 
 class Build:
-    """Nodes in the order in which they are made, constants by content. path: of the file, for errors. read:
-    bytes of arrays that were read. predict, transform: make the nodes of an inner estimator (record, its place in the file, its columns)."""
+    """Nodes in the order in which they are made, constants by content.
+
+    path: of the file, for errors. read: bytes of arrays that were read. predict, transform: make the nodes of an inner
+    estimator (record, its place in the file, its columns).
+    """
 
     def __init__(self, path: str, predict: Apply, transform: Apply) -> None:
         self.path = path
@@ -190,6 +193,11 @@ class Build:
     def signs(self, scores: str) -> str:
         """1 where a score [N, 1] is not below zero, else -1, [N]."""
         return self.flat(self.op("Where", self.op("GreaterOrEqual", scores, 0.0), 1, -1))
+
+    def shares(self, values: Operand) -> str:
+        """Rows divided by their sums; a row of zeros stays one."""
+        total = self.sum(values, keep=True)
+        return self.op("Div", values, self.op("Where", self.op("Equal", total, 0.0), 1.0, total))
 
     def squared_distances(self, x: Operand, points: np.ndarray[Any, Any]) -> str:
         """Squared Euclidean distances [N, M] to points [M, n]. Both are moved to the points' middle, so that little is

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelfmt.graphs.classical.columns import Columns, Made
+from modelfmt.graphs.classical.trees import WITH_IMPORTANCES, importances
 
 if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Array, Fields
@@ -53,18 +54,21 @@ def _by_percentile(e: Fields, x: Columns, key: str) -> Array:
 
 
 def _by_rate(e: Fields, x: Columns, key: str) -> Array:
-    return e.array("pvalues_", x.width) < e.number(key)
+    mask: Array = e.array("pvalues_", x.width) < e.number(key)
+    return mask
 
 
 def _by_family(e: Fields, x: Columns, key: str) -> Array:
-    return e.array("pvalues_", x.width) < e.number(key) / x.width
+    mask: Array = e.array("pvalues_", x.width) < e.number(key) / x.width
+    return mask
 
 
 def _by_discovery(e: Fields, x: Columns, key: str) -> Array:
     values = e.array("pvalues_", x.width)
     ranked = np.sort(values)
     passed = ranked[ranked <= e.number(key) / x.width * np.arange(1, x.width + 1)]
-    return values <= passed.max() if len(passed) else np.zeros(x.width, bool)
+    mask: Array = values <= passed.max() if len(passed) else np.zeros(x.width, bool)
+    return mask
 
 
 _MODES = {
@@ -83,36 +87,39 @@ _UNIVARIATE = {
 }
 
 
-def select_by_scores(build: Build, e: Fields, x: Columns) -> Columns:
+def select_by_scores(_: Build, e: Fields, x: Columns) -> Columns:
     """The columns that a statistical test prefers."""
     key, how = _MODES[e.record.name]
     return _kept(e, x, how(e, x, key))
 
 
-def select_univariate(build: Build, e: Fields, x: Columns) -> Columns:
+def select_univariate(_: Build, e: Fields, x: Columns) -> Columns:
     """The same, the way chosen by a parameter."""
-    _, how = _MODES[_UNIVARIATE[e.choice("mode", tuple(_UNIVARIATE))]]
+    how = _MODES[_UNIVARIATE[e.choice("mode", tuple(_UNIVARIATE))]][1]
     return _kept(e, x, how(e, x, "param"))
 
 
-def select_by_variance(build: Build, e: Fields, x: Columns) -> Columns:
+def select_by_variance(_: Build, e: Fields, x: Columns) -> Columns:
     """The columns whose variance is above a threshold."""
     return _kept(e, x, e.array("variances_", x.width) > e.number("threshold", 0.0))
 
 
-def select_by_support(build: Build, e: Fields, x: Columns) -> Columns:
+def select_by_support(_: Build, e: Fields, x: Columns) -> Columns:
     """The columns that a search has kept."""
     return _kept(e, x, e.integers("support_", x.width, low=0, high=1) != 0)
 
 
-def select_from_model(build: Build, e: Fields, x: Columns) -> Columns:
+def select_from_model(_: Build, e: Fields, x: Columns) -> Columns:
     """The columns whose coefficients are large enough."""
     inner = e.of(e.inner("estimator" if e.get("prefit") else "estimator_"), "estimator_")
-    coef = inner.read(inner.get("coef_"), "coef_").astype(np.float64)
-    order = e.get("norm_order", 1)
-    if order not in (1, 2) or coef.shape[-1:] != (x.width,) or coef.ndim > 2:
-        raise e.refused("importances like these are not read", "norm_order", order, (1, 2))
-    scores = np.abs(coef) if coef.ndim == 1 else np.linalg.norm(coef, axis=0, ord=order)
+    if inner.record.name in WITH_IMPORTANCES:
+        scores = importances(inner, x.width)
+    else:
+        coef = inner.read(inner.get("coef_"), "coef_").astype(np.float64)
+        order = e.get("norm_order", 1)
+        if order not in (1, 2) or coef.shape[-1:] != (x.width,) or coef.ndim > 2:
+            raise e.refused("importances like these are not read", "norm_order", order, (1, 2))
+        scores = np.abs(coef) if coef.ndim == 1 else np.linalg.norm(coef, axis=0, ord=order)
     mask = scores >= _threshold(e, inner, scores)
     if type(e.get(e.first("max_features_", "max_features"))) is int:
         most = e.integer(e.first("max_features_", "max_features"), 0, x.width)

@@ -5,6 +5,7 @@ Source: scikit-learn 1.9, preprocessing/_data.py, _polynomial.py, _discretizatio
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations, combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from modelfmt.graphs.classical.columns import Columns, Made
 from modelfmt.graphs.classical.fields import MAX_WIDTH
+from modelfmt.ir.record import Record
 
 if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Array, Fields
@@ -181,28 +183,36 @@ def _power(build: Build, value: str, log: str, powers: Array) -> str:
     return build.op("Where", zero, log, raised) if zero.any() else raised
 
 
+def _applied(op: str, build: Build, x: str) -> str:
+    return build.op(op, x)
+
+
+_PLAIN = {"log": "Log", "exp": "Exp", "sqrt": "Sqrt", "abs": "Abs", "absolute": "Abs"}
 _UFUNC_MODULES = ("numpy.core._multiarray_umath", "numpy._core._multiarray_umath")
 _FUNCTIONS: dict[str, Any] = {
     "log1p": lambda build, x: build.op("Log", build.op("Add", x, 1.0)),
     "expm1": lambda build, x: build.op("Sub", build.op("Exp", x), 1.0),
     "square": lambda build, x: build.op("Mul", x, x),
-    **{
-        name: (lambda op: lambda build, x: build.op(op, x))(op)
-        for name, op in (("log", "Log"), ("exp", "Exp"), ("sqrt", "Sqrt"), ("abs", "Abs"), ("absolute", "Abs"))
-    },
+    **{name: partial(_applied, op) for name, op in _PLAIN.items()},
 }
 
 
 def named_function(e: Fields, key: str) -> Any:
     """What a parameter that names a function of NumPy does to a value; None where it names none."""
     function = e.get(key)
-    if function is None:
+    if function is None or _is_check(function):
         return None
     package, _, name = str(function).rpartition(".")
     if package not in ("numpy", *_UFUNC_MODULES) or name not in _FUNCTIONS or e.get("kw_args"):
         allowed = ("None", *(f"numpy.{name}" for name in _FUNCTIONS))
         raise e.refused("a function is code, and is not converted", key, function, allowed)
     return _FUNCTIONS[name]
+
+
+def _is_check(function: Any) -> bool:
+    """True for what histogram-based trees put in the place of a function: a check of their input."""
+    known = isinstance(function, Record) and function.type == "functools.partial"
+    return known and function.args[:1] == ("sklearn.utils.validation.check_array",)
 
 
 def function_transformer(build: Build, e: Fields, x: Columns) -> Columns:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.classical import (
+    boosters,
     calibration,
     compose,
     encoders,
@@ -19,10 +20,12 @@ from modelfmt.graphs.classical import (
     projections,
     scaling,
     support,
+    texts,
     trees,
 )
 from modelfmt.graphs.classical.fields import MAX_WIDTH, Fields
-from modelfmt.ir.record import Record
+from modelfmt.graphs.classical.nodes import MAX_DEPTH
+from modelfmt.ir.record import Objects, Record
 from modelfmt.ir.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
     from modelfmt.graphs.classical.nodes import Build
     from modelfmt.graphs.classical.results import Result
 
-__all__ = ["PACKAGES", "PREDICTORS", "TRANSFORMERS", "covered", "predict", "transform", "width"]
+__all__ = ["PACKAGES", "PREDICTORS", "TRANSFORMERS", "covered", "inside", "predict", "transform", "width"]
 
 _FAMILIES: tuple[Any, ...] = (
+    boosters,
     calibration,
     compose,
     encoders,
@@ -45,6 +49,7 @@ _FAMILIES: tuple[Any, ...] = (
     projections,
     scaling,
     support,
+    texts,
     trees,
 )
 
@@ -60,23 +65,53 @@ PACKAGES = ("sklearn", "imblearn", "xgboost", "lightgbm")
 
 def covered(record: Record) -> str | None:
     """What an estimator becomes at the end of a graph: "predict", "transform", or None."""
+    for _ in range(MAX_DEPTH):
+        inner = _decides(record)
+        if not isinstance(inner, Record):
+            break
+        record = inner
     if record.package not in PACKAGES:
         return None
     return "predict" if record.name in PREDICTORS else "transform" if record.name in TRANSFORMERS else None
 
 
+def _decides(record: Record) -> Any:
+    """The estimator inside that says what one that is made of others does: a pipeline's last, a search's best."""
+    if record.name == "Pipeline":
+        steps = [step for _, step in record.steps if step not in ("passthrough", None)]
+        return steps[-1] if steps else None
+    return record.get("best_estimator_")
+
+
 def predict(build: Build, record: Record, place: str, x: Columns) -> Result:
     """The nodes of what an estimator predicts."""
-    return _found(PREDICTORS, build, record, place)(build, _fields(build, record, place), x)
+    made: Result = _found(PREDICTORS, build, record, place)(build, _fields(build, record, place), x)
+    return made
 
 
 def transform(build: Build, record: Record, place: str, x: Columns) -> Columns:
     """The nodes of what a transformer makes."""
-    return _found(TRANSFORMERS, build, record, place)(build, _fields(build, record, place), x)
+    made: Columns = _found(TRANSFORMERS, build, record, place)(build, _fields(build, record, place), x)
+    return made
+
+
+ONE_COLUMN = ("LabelEncoder", "LabelBinarizer", "IsotonicRegression", "CountVectorizer", "TfidfVectorizer")
+
+
+def inside(record: Record) -> list[Record]:
+    """The estimators inside that may say how many columns one that does not was fitted on."""
+    found: list[Any] = [step for _, step in record.steps]
+    for key in ("estimators_", "calibrated_classifiers_"):
+        held = record.get(key)
+        found += held.items if isinstance(held, Objects) else held if isinstance(held, list | tuple) else []
+    found += [record.get(key) for key in ("regressor_", "estimator_", "best_estimator_", "estimator", "base_estimator")]
+    return [one for one in found if isinstance(one, Record)]
 
 
 def width(e: Fields) -> int | None:
     """How many columns an estimator says that it was fitted on."""
+    if e.record.name in ONE_COLUMN:
+        return 1
     for key in ("n_features_in_", "n_features_", "n_features", "shape_fit_"):
         value = e.get(key)
         value = value[1] if isinstance(value, tuple) and len(value) == 2 else value

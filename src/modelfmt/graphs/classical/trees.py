@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Array, Fields
     from modelfmt.graphs.classical.nodes import Build
 
-__all__ = ["PREDICTORS", "rounded"]
+__all__ = ["PREDICTORS", "WITH_IMPORTANCES", "from_scores", "importances", "rounded"]
 
 MAX_CELLS = 1 << 27
 _BIG = 2**62
@@ -132,7 +132,7 @@ def regressor(build: Build, e: Fields, x: Columns) -> Regressed:
 def _boosted(build: Build, e: Fields, x: Columns, n_classes: int) -> str:
     """Raw scores [N, number of trees in each round]: first guess plus learning rate times the trees."""
     rounds = e.get("estimators_")
-    shape = getattr(rounds, "shape", ())
+    shape: tuple[int, ...] = getattr(rounds, "shape", ())
     members = e.inners("estimators_")
     width = shape[1] if len(shape) == 2 else 0
     if width != (1 if n_classes <= 2 else n_classes):
@@ -264,6 +264,41 @@ def _everywhere(build: Build, x: Columns, row: Array) -> str:
     return build.op("Expand", row.reshape(1, -1), build.op("Concat", size, [1], axis=0))
 
 
+def importances(e: Fields, n_features: int) -> Array:
+    """How much each column lowers the impurity, as `feature_importances_` says: it is not stored."""
+    if "tree_" in e:
+        return _normal(_impurity(e, n_features))
+    boosted = e.record.name.startswith("Gradient")
+    parts = []
+    for one in e.inners("estimators_"):
+        found = _impurity(e.of(one, "estimators_"), n_features)
+        if found.any():
+            parts.append(found if boosted else _normal(found))
+    return _normal(np.mean(parts, axis=0)) if parts else np.zeros(n_features)
+
+
+def _impurity(e: Fields, n_features: int) -> Array:
+    tree, _, inner = read_tree(e, n_features)
+    nodes: Any = inner.get("nodes")
+    if not {"impurity", "weighted_n_node_samples"} <= set(nodes.columns):
+        raise inner.corrupt("a table of nodes is wanted", "nodes", nodes)
+    impurity, weight = (
+        inner.shaped(nodes[key], f"nodes.{key}", len(tree.left)) for key in ("impurity", "weighted_n_node_samples")
+    )
+    lost = impurity * weight
+    split = tree.order[tree.left[tree.order] >= 0]
+    gain = lost[split] - lost[tree.left[split]] - lost[tree.right[split]]
+    found = np.zeros(n_features)
+    np.add.at(found, tree.feature[split], gain)
+    share: Array = found / weight[0]
+    return share
+
+
+def _normal(found: Array) -> Array:
+    total = found.sum()
+    return found / total if total > 0 else found
+
+
 PREDICTORS = {
     **dict.fromkeys(
         ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier"), classifier
@@ -277,3 +312,7 @@ PREDICTORS = {
     "DummyClassifier": dummy_classifier,
     "DummyRegressor": dummy_regressor,
 }
+
+WITH_IMPORTANCES = tuple(
+    name for name in PREDICTORS if "Tree" in name or name.startswith("RandomForest") or "Gradient" in name
+)
