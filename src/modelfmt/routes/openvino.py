@@ -1,7 +1,8 @@
 """To OpenVINO: from a checkpoint or a GGUF file the graph that its architecture's table describes.
 
 A destination that ends in .xml is that file, with its constants in a .bin beside it; any other is a folder as
-optimum-intel lays it out: openvino_model.xml and .bin, config.json, generation_config.json and the tokenizer's files.
+optimum-intel lays it out: openvino_model.xml and .bin (openvino_encoder_model and openvino_decoder_model of an encoder
+and a decoder), config.json, generation_config.json and the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelfmt.errors import UnsupportedError, UsageError
+from modelfmt.errors import UsageError
 from modelfmt.formats import openvino
 from modelfmt.ir.graph import Graph
 from modelfmt.ir.layout import FileLayout
@@ -22,7 +23,12 @@ from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
-_STEM = "openvino_model"
+_STEMS = {
+    "model": "openvino_model",
+    "encoder_model": "openvino_encoder_model",
+    "decoder_model_merged": "openvino_decoder_model",
+}
+"""Stem of a graph's files as optimum's ONNX has them -> as optimum-intel does."""
 _NOT_HERE = {
     name: getattr(Options(), name)
     for name in (
@@ -75,32 +81,40 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
-    if len(made.programs) > 1:
-        raise UnsupportedError(
-            "OpenVINO's files are not built for a model of several graphs",
+    if len(made.programs) > 1 and not options.folder:
+        raise UsageError(
+            "this model is more than one graph",
             code="several-graphs",
             found=", ".join(made.programs),
-            allowed="one graph",
-            hint="--to onnx gives a folder of all of them",
+            allowed="a folder",
+            hint="name a folder, and say --to openvino",
         )
-    (program,) = made.programs.values()
-    graph = program.graph
-    found = constants(graph.tensors.items(), "F32", [*source.notes, *made.notes])
-    build_files = _Build(graph, options, source.files if options.folder else {})
+    graphs = {stem: program.graph for stem, program in made.programs.items()}
+    tensors = ((_key(graphs, stem, name), one) for stem, graph in graphs.items() for name, one in graph.tensors.items())
+    found = constants(tensors, "F32", [*source.notes, *made.notes])
+    build_files = _Build(graphs, options, source.files if options.folder else {})
     return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)
+
+
+def _key(graphs: Mapping[str, Graph], stem: str, name: str) -> str:
+    """The name of a constant among those of all graphs."""
+    return name if len(graphs) == 1 else f"{stem}/{name}"
 
 
 @dataclass(frozen=True)
 class _Build:
-    """Lays out the graph, its constants and, in a folder, the small files."""
+    """Lays out the graphs, their constants and, in a folder, the small files."""
 
-    graph: Graph
+    graphs: Mapping[str, Graph]
     options: Options
     files: Mapping[str, bytes]
 
     def __call__(self, stem: str) -> list[FileLayout]:
-        stem = _STEM if self.options.folder else stem
-        whole, data = openvino.layout(self.graph, stem=stem, alignment=self.options.alignment)
-        if self.options.folder:
-            whole = msgspec.structs.replace(whole, name=f"{_STEM}.xml")
-        return [whole, data, *(FileLayout(name, len(one), one, ()) for name, one in self.files.items())]
+        found: list[FileLayout] = []
+        for own, graph in self.graphs.items():
+            named = _STEMS[own] if self.options.folder else stem
+            whole, data = openvino.layout(graph, stem=named, alignment=self.options.alignment)
+            placed = [msgspec.structs.replace(one, name=_key(self.graphs, own, one.name)) for one in data.tensors]
+            whole = msgspec.structs.replace(whole, name=f"{named}.xml" if self.options.folder else "")
+            found += [whole, msgspec.structs.replace(data, tensors=tuple(placed))]
+        return [*found, *(FileLayout(name, len(one), one, ()) for name, one in self.files.items())]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import STRUCTURAL, Form
-from modelfmt.graphs.openvino import attention, experts, layers, tokens, weights
+from modelfmt.graphs.openvino import attention, choices, experts, layers, pictures, rotary, tokens, weights
 from modelfmt.graphs.openvino.lowering import Lowering
 from modelfmt.ir.graph import Graph, Node, Program
 
@@ -24,13 +24,19 @@ PROFILE = "openvino"
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Activation": layers.activation,
     "Add": layers.elementwise("Add"),
+    "AddRows": pictures.add_rows,
     "Attention": attention.attention,
     "AttentionBias": attention.attention_bias,
     "BlockEmbedding": weights.block_embedding,
     "BlockLinear": weights.block_linear,
     "BlockWeight": weights.block_weight,
     "CastWeight": weights.cast_weight,
+    "ChannelsLast": pictures.channels_last,
+    "Convolution": pictures.convolution,
+    "CrossAttention": attention.cross_attention,
     "Embedding": weights.embedding,
+    "EndToken": pictures.end_token,
+    "FirstToken": pictures.first_token,
     "Identity": layers.identity,
     "LayerNorm": layers.layer_norm,
     "Linear": weights.linear,
@@ -39,12 +45,17 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Mul": layers.elementwise("Multiply"),
     "Pool": tokens.pool,
     "Positions": tokens.positions,
+    "PrependToken": pictures.prepend_token,
     "RMSNorm": layers.rms_norm,
-    "RoPE": attention.rope,
-    "RopeTable": attention.rope_table,
+    "RelativeBias": attention.relative_bias,
+    "RoPE": rotary.rope,
+    "RopeTable": rotary.rope_table,
     "Scale": layers.scale,
+    "Similarity": pictures.similarity,
     "Softcap": layers.softcap,
     "SplitColumns": layers.split,
+    "SplitHeads": attention.split_heads,
+    "Unit": pictures.unit,
     "ZeroIds": tokens.zero_ids,
 }
 """Structural operation -> what lowers it."""
@@ -55,9 +66,16 @@ def lower(graph: Graph, form: Form) -> tuple[Program, list[str]]:
     Raises UnsupportedError."""
     lowering = Lowering(graph, form)
     for node in graph.nodes:
-        if node.op not in LOWERINGS or node.domain not in (STRUCTURAL, ""):
-            raise UnsupportedError("no such operation is lowered", code="lowering", found=f"{node.domain}.{node.op}")
-        LOWERINGS[node.op](lowering, node)
+        _lower_node(lowering, node)
     lowering.drop_unused()
     lowering.graph.values = list(lowering.values.values())
     return Program(lowering.graph), []
+
+
+def _lower_node(lowering: Lowering, node: Node) -> None:
+    if node.op == "If":
+        choices.choice(lowering, node, _lower_node)
+    elif node.op in LOWERINGS and node.domain in (STRUCTURAL, ""):
+        LOWERINGS[node.op](lowering, node)
+    else:
+        raise UnsupportedError("no such operation is lowered", code="lowering", found=f"{node.domain}.{node.op}")

@@ -1,4 +1,4 @@
-"""Attention as nodes of OpenVINO, with rotary positions, masks, and the state that keys and values are kept in."""
+"""Attention as nodes of OpenVINO, with masks, and with the state that keys and values are kept in."""
 
 from __future__ import annotations
 
@@ -13,140 +13,108 @@ _LOWEST = -65504.0
 else."""
 
 
-def rope_table(low: Lowering, node: Node) -> None:
-    """position [batch, sequence] times frequency [rotated / 2], twice: [batch, 1, sequence, rotated]."""
-    positions, frequencies, *long = node.inputs
-    cos, sin = node.outputs
-    base = cos.removesuffix("/cos_out")
-    if long:
-        largest = low.op("ReduceMax", [positions, low.integers(0, 1)], f"{base}/largest", keep_dims=False)
-        beyond = low.op("GreaterEqual", [largest, low.integer(node.get("original"))], f"{base}/beyond")
-        frequencies = low.op("Select", [beyond, long[0], frequencies], f"{base}/chosen")
-    real = low.cast(positions, "FLOAT", f"{base}/positions")
-    column = low.unsqueeze(real, f"{base}/column", 1, 3)
-    angles = low.op("Multiply", [column, frequencies], f"{base}/angles")
-    scale = node.get("scale")
-    for op, name in (("Cos", cos), ("Sin", sin)):
-        made = low.op(op, [angles], f"{name}/half")
-        if scale != 1.0:
-            made = low.op("Multiply", [made, low.scalar(scale)], f"{name}/scaled")
-        low.op("Concat", [made, made], name, axis=-1)
-
-
-def rope(low: Lowering, node: Node) -> None:
-    x, cos, sin = node.inputs
-    name, rotated = node.outputs[0], node.get("rotated")
-    whole = low.turn(x, node.get("heads"))
-    size = low.width(whole)
-    low.turned[name] = name
-    if rotated == size:
-        _rotate(low, whole, (cos, sin), name, node)
-        return
-    sizes = low.integers(rotated, size - rotated)
-    names = (f"{name}/first", f"{name}/rest")
-    first, rest = low.ops("VariadicSplit", [whole, low.integer(3), sizes], names)
-    made = _rotate(low, first, (cos, sin), f"{name}/rotated", node)
-    low.op("Concat", [made, rest], name, axis=-1)
-
-
-def _rotate(low: Lowering, x: str, tables: Sequence[str], name: str, node: Node) -> str:
-    """x * cos + (the halves of x, the second negated, exchanged) * sin; neighbours instead of halves where they are
-    pairs."""
-    half = node.get("rotated") // 2
-    cos, sin = tables
-    if node.get("interleaved"):
-        x = _halves(low, x, half, f"{name}/halves")
-    axis, sizes = low.integer(3), low.integers(half, half)
-    one, two = low.ops("VariadicSplit", [x, axis, sizes], (f"{name}/one", f"{name}/two"))
-    negated = low.op("Multiply", [two, low.scalar(-1.0)], f"{name}/negated")
-    exchanged = low.op("Concat", [negated, one], f"{name}/exchanged", axis=-1)
-    straight = low.op("Multiply", [x, cos], f"{name}/cos")
-    across = low.op("Multiply", [exchanged, sin], f"{name}/sin")
-    if not node.get("interleaved"):
-        return low.op("Add", [straight, across], name)
-    made = low.op("Add", [straight, across], f"{name}/sum")
-    return _pairs(low, made, half, name)
-
-
-def _halves(low: Lowering, x: str, half: int, name: str) -> str:
-    """Elements 0, 2, .. of each head, then 1, 3, .."""
-    order = [*range(0, 2 * half, 2), *range(1, 2 * half, 2)]
-    return low.op("Gather", [x, low.integers(*order), low.integer(3)], name)
-
-
-def _pairs(low: Lowering, x: str, half: int, name: str) -> str:
-    """What `_halves` has taken apart, together again."""
-    order = [place for pair in zip(range(half), range(half, 2 * half), strict=True) for place in pair]
-    return low.op("Gather", [x, low.integers(*order), low.integer(3)], name)
-
-
 def attention_bias(low: Lowering, node: Node) -> None:
-    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers."""
-    ids, mask, *_ = node.inputs
+    """[batch, 1, sequence, past + sequence] of zeros and large negative numbers; one row for all queries where these
+    see the same. window: how near a token must be."""
+    ids, mask, *past = node.inputs
     name, window = node.outputs[0], node.get("window")
-    seen = low.once("/mask/padding", lambda: _padding(low, mask))
+    seen = low.once(f"/mask/{mask}/padding", lambda: _padding(low, mask)) if mask else ""
     if node.get("causal"):
-        order = low.once("/mask/order", lambda: _order(low, ids, mask))
-        seen = low.op("LogicalAnd", [seen, order], f"{name}/causal")
+        rows, columns = rows_and_columns(low, ids, mask, past)
+        order = low.once("/mask/order", lambda: low.op("LessEqual", [columns, rows], "/mask/order"))
+        seen = low.op("LogicalAnd", [seen, order], f"{name}/causal") if seen else order
     if window is not None:
-        rows = ["/mask/rows", "/mask/columns"]
-        distance = low.op("Subtract", rows, f"{name}/distance")
+        rows, columns = rows_and_columns(low, ids, mask, past)
+        distance = low.op("Subtract", [rows, columns], f"{name}/distance")
+        distance = distance if node.get("causal") else low.op("Abs", [distance], f"{name}/apart")
         near = low.op("Less", [distance, low.integer(window)], f"{name}/near")
         seen = low.op("LogicalAnd", [seen, near], f"{name}/window")
     low.op("Select", [seen, low.scalar(0.0), low.scalar(_LOWEST)], name)
 
 
 def _padding(low: Lowering, mask: str) -> None:
-    low.unsqueeze(low.cast(mask, "BOOL", "/mask/seen"), "/mask/padding", 1, 2)
+    low.unsqueeze(low.cast(mask, "BOOL", f"/mask/{mask}/seen"), f"/mask/{mask}/padding", 1, 2)
 
 
-def _order(low: Lowering, ids: str, mask: str) -> None:
-    """Whether key `column` lies at or before query `row`; the mask is as long as cache and tokens together."""
-    zero, one = low.integer(0), low.integer(1)
-    length, total = (
-        low.op("Squeeze", [low.size(of, 1), low.integers(0)], f"/mask/{word}")
-        for of, word in ((ids, "length"), (mask, "total"))
-    )
-    start = low.op("Subtract", [total, length], "/mask/start")
-    rows = low.op("Range", [start, total, one], "/mask/row_numbers", output_type="INT64")
-    low.unsqueeze(rows, "/mask/rows", 1)
-    columns = low.op("Range", [zero, total, one], "/mask/column_numbers", output_type="INT64")
-    low.unsqueeze(columns, "/mask/columns", 0)
-    low.op("LessEqual", ["/mask/columns", "/mask/rows"], "/mask/order")
+def rows_and_columns(low: Lowering, ids: str, mask: str, past: Sequence[str]) -> tuple[str, str]:
+    """Numbers of the queries as a column, counted from the beginning of the cache, and of the keys as a row. A mask is
+    as long as cache and tokens together."""
+    names = "/mask/rows", "/mask/columns"
+    if names[0] not in low.made:
+        rows, start = low.row_numbers(ids, "" if mask else "".join(past[:1]), mask)
+        low.unsqueeze(rows, names[0], 1)
+        columns = low.op("Range", [low.integer(0), start, low.integer(1)], "/mask/column_numbers", output_type="INT64")
+        low.unsqueeze(columns, names[1], 0)
+    return names
 
 
-def _state(low: Lowering, past: str, present: str, new: str) -> str:
+def relative_bias(low: Lowering, node: Node) -> None:
+    """[batch, heads, sequence, past + sequence]: a bias, plus a number for each head by how far two tokens are apart.
+    buckets: the row of the table for the distances from -n to n; what is farther counts as n."""
+    ids, table, buckets, bias, *past = node.inputs
+    name, furthest = node.outputs[0], node.get("furthest")
+    rows, columns = rows_and_columns(low, ids, "", past)
+    base = f"/mask{buckets}"
+
+    def bucketed() -> None:
+        distance = low.op("Subtract", [columns, rows], f"{base}/distance")
+        below = low.op("Minimum", [distance, low.integer(furthest)], f"{base}/below")
+        near = low.op("Maximum", [below, low.integer(-furthest)], f"{base}/near")
+        place = low.op("Add", [near, low.integer(furthest)], f"{base}/place")
+        low.op("Gather", [buckets, place, low.integer(0)], f"{base}/rows")
+
+    found = low.op("Gather", [table, low.once(f"{base}/rows", bucketed), low.integer(0)], f"{name}/picked")
+    turned = low.op("Transpose", [found, low.integers(2, 0, 1)], f"{name}/turned")
+    low.op("Add", [bias, low.unsqueeze(turned, f"{name}/heads", 0)], name)
+
+
+def _grown(low: Lowering, past: str, present: str, new: str) -> str:
     """Keys or values of all tokens so far: those of the state, in the order of the beams, and the new ones."""
-    value = low.past[past]
-    assert value.shape is not None
-    heads, size = value.shape[1], low.width(new)
-    assert isinstance(heads, int)
-    shape, variable = f"/shape/state {heads} {size}", f"{past}{present}"
-    dims = [low.size("input_ids", 0), low.integers(heads, 0, size)]
-    empty = low.op("Broadcast", [low.scalar(0.0), low.joined(dims, shape)], f"{past}/empty", mode="numpy")
-    kept = {"variable_id": variable, "variable_type": "FLOAT", "variable_shape": (None, heads, None, size)}
-    read = low.op("ReadValue", [empty], past, **kept)
-    chosen = low.op("Gather", [read, "beam_idx", low.integer(0)], f"{past}/chosen")
+    chosen = low.op("Gather", [low.read(past), "beam_idx", low.integer(0)], f"{present}/chosen")
     whole = low.op("Concat", [chosen, new], present, axis=-2)
-    low.op("Assign", [whole], f"{present}/assign", variable_id=variable)
+    low.op("Assign", [whole], f"{present}/assign", variable_id=low.past[past].variable)
     return whole
 
 
 def attention(low: Lowering, node: Node) -> None:
     query, key, value, bias, *past = node.inputs
-    name, *present = node.outputs
+    present = node.outputs[1:]
     heads, kv_heads = node.get("heads"), node.get("kv_heads")
     query, key, value = low.turn(query, heads), low.turn(key, kv_heads), low.turn(value, kv_heads)
     if past:
-        key, value = (_state(low, past[i], present[i], new) for i, new in enumerate((key, value)))
+        key, value = (_grown(low, past[i], present[i], new) for i, new in enumerate((key, value)))
     if heads != kv_heads:
         key, value = (_repeated(low, x, heads, kv_heads) for x in (key, value))
-    softcap = node.get("softcap")
-    if softcap:
+    if node.get("softcap"):
         mixed = _capped_attention(low, (query, key, value, bias), node)
     else:
-        inputs = [query, key, value, bias, low.scalar(node.get("scale"))]
-        mixed = low.op("ScaledDotProductAttention", inputs, f"{name}/mixed", causal=False)
+        mixed = _scaled_attention(low, (query, key, value, bias), node)
+    _joined(low, mixed, node)
+
+
+def cross_attention(low: Lowering, node: Node) -> None:
+    """Attention to keys and values that are [batch, heads, sequence, size] already."""
+    query, keys, values, bias = node.inputs
+    query = low.turn(query, node.get("heads"))
+    _joined(low, _scaled_attention(low, (query, keys, values, bias), node), node)
+
+
+def split_heads(low: Lowering, node: Node) -> None:
+    """[batch, heads, sequence, size]."""
+    apart = low.heads(node.inputs[0], node.get("heads"))
+    low.op("Transpose", [apart, low.integers(0, 2, 1, 3)], node.outputs[0])
+
+
+def _scaled_attention(low: Lowering, parts: Sequence[str], node: Node) -> str:
+    """A scale needs a mask before it: the number 0 is none."""
+    query, key, value, bias = parts
+    inputs = [query, key, value, bias or low.scalar(0.0), low.scalar(node.get("scale"))]
+    return low.op("ScaledDotProductAttention", inputs, f"{node.outputs[0]}/mixed", causal=False)
+
+
+def _joined(low: Lowering, mixed: str, node: Node) -> None:
+    """Heads side by side again."""
+    name = node.outputs[0]
     rows = low.op("Transpose", [mixed, low.integers(0, 2, 1, 3)], f"{name}/rows")
     low.op("Reshape", [rows, low.integers(0, 0, node.get("width"))], name)
 

@@ -80,6 +80,8 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def activate(low: Lowering, kind: str, x: str, name: str) -> str:
     """Nodes for an activation of a value."""
+    if kind == "quick_gelu":
+        return low.op("Swish", [x, low.scalar(1.702)], name)
     op, attributes = _ACTIVATIONS[kind]
     if kind != "relu2":
         return low.op(op, [x], name, **attributes)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelfmt.graphs.builder import Builder, Form
 from modelfmt.graphs.openvino.operators import OPERATORS, Call, infer
 from modelfmt.ir.graph import Attribute, Dim, Graph, Value
 from modelfmt.ir.ops import Constant
 
-__all__ = ["Lowering"]
+__all__ = ["Lowering", "State"]
 
 ELEMENT_NAMES = {"FLOAT": "f32", "INT64": "i64", "INT32": "i32", "BOOL": "boolean"}
+
+
+class State(NamedTuple):
+    """A variable that a model keeps: its name, and its heads and their size, where these are known."""
+
+    variable: str
+    heads: Dim
+    size: Dim
 
 
 class Lowering(Builder):
     """OpenVINO's nodes under construction. values: what each value is. Of a value that is made of heads, `apart` has
     the name of [batch, sequence, heads, size], `turned` that of [batch, heads, sequence, size]. sizes: what is known of
-    values that are sizes of others."""
+    values that are sizes of others. past: the state that an input of the structural graph becomes."""
 
     def __init__(self, source: Graph, form: Form) -> None:
         super().__init__(source.name, form)
@@ -27,9 +35,9 @@ class Lowering(Builder):
         self.turned: dict[str, str] = {}
         self.sizes: dict[str, tuple[Dim, ...]] = {}
         self.graph.tensors = dict(source.tensors)
-        self.past = {value.name: value for value in source.inputs if value.role.startswith("past ")}
+        self.past = {value.name: _state(value) for value in source.inputs if value.role.startswith("past ")}
         for value in source.inputs:
-            if value.name not in self.past:
+            if value.name not in self.past and value.role != "use_cache":
                 self.input(value.name, value.type, value.shape or (), value.role)
         if self.past:
             self.input("beam_idx", "INT32", ("batch_size",), "beam_idx")
@@ -135,10 +143,49 @@ class Lowering(Builder):
         self.sizes[name] = ((self.value(of).shape or ())[axis],)
         return self.once(name, lambda: self.op("Gather", [shape, self.integers(axis), self.integer(0)], name))
 
+    def length(self, of: str, axis: int) -> str:
+        """How long an axis of a value is, as a number."""
+        name = f"/length/{of}/{axis}"
+        return self.once(name, lambda: self.op("Squeeze", [self.size(of, axis), self.integers(0)], name))
+
+    def read(self, past: str) -> str:
+        """A state as a value, empty at first: [batch, heads, past, size]."""
+        variable, heads, size = self.past[past]
+        assert isinstance(heads, int)
+        assert isinstance(size, int)
+
+        def make() -> None:
+            dims = [self.size("input_ids", 0), self.integers(heads, 0, size)]
+            shape = self.joined(dims, f"/shape/state {heads} {size}")
+            empty = self.op("Broadcast", [self.scalar(0.0), shape], f"{past}/empty", mode="numpy")
+            kept = {"variable_id": variable, "variable_type": "FLOAT", "variable_shape": (None, heads, None, size)}
+            self.op("ReadValue", [empty], past, **kept)
+
+        return self.once(past, make)
+
+    def row_numbers(self, ids: str, past: str, mask: str = "") -> tuple[str, str]:
+        """Numbers of the tokens, behind those of a state or of a mask that is longer; and the number behind them."""
+        base = f"/rows/{mask or past or ids}"
+        length, end, start = self.length(ids, 1), self.length(mask or ids, 1), self.integer(0)
+        if mask:
+            start = self.once(f"{base}/start", lambda: self.op("Subtract", [end, length], f"{base}/start"))
+        elif past:
+            start = self.length(self.read(past), 2)
+            end = self.once(f"{base}/end", lambda: self.op("Add", [start, length], f"{base}/end"))
+        numbers, name = [start, end, self.integer(1)], f"{base}/numbers"
+        return self.once(name, lambda: self.op("Range", numbers, name, output_type="INT64")), end
+
     def joined(self, sizes: Sequence[str], name: str) -> str:
         """Sizes in one row."""
         self.sizes[name] = tuple(size for part in sizes for size in self.numbers(part))
         return self.once(name, lambda: self.op("Concat", sizes, name, axis=0))
+
+
+def _state(value: Value) -> State:
+    """The state that an input for past keys or values becomes, named as optimum-intel names it."""
+    assert value.shape is not None
+    variable = f"{value.name}{value.name.replace('past_key_values', 'present')}"
+    return State(variable, value.shape[1], value.shape[3])
 
 
 def _text(value: Any) -> str:

@@ -169,6 +169,16 @@ def _attention(call: Call) -> Made:
     return [(call.values[0].type, (*call.shape(0)[:-1], call.shape(2)[-1]))]
 
 
+def _convolution(call: Call) -> Made:
+    (batch, _, *sizes), (channels, _, *kernel) = call.shape(0), call.shape(1)
+    steps = (call.attributes[name] for name in ("strides", "pads_begin", "pads_end"))
+    made = [
+        (size + before + behind - own) // stride + 1 if isinstance(size, int) and isinstance(own, int) else None
+        for size, own, stride, before, behind in zip(sizes, kernel, *steps, strict=True)
+    ]
+    return [(call.values[0].type, (batch, channels, *made))]
+
+
 def _read_value(call: Call) -> Made:
     return [(call.attributes["variable_type"], call.attributes["variable_shape"])]
 
@@ -176,14 +186,18 @@ def _read_value(call: Call) -> Made:
 _NUMPY: dict[str, Any] = {"auto_broadcast": "numpy"}
 
 OPERATORS = {
+    "Abs": Operator("opset1", _same),
     "Add": Operator("opset1", _broadcasting, _NUMPY),
     "Assign": Operator("opset6", _same),
     "Broadcast": Operator("opset3", _broadcast),
     "Concat": Operator("opset1", _concat),
     "Convert": Operator("opset1", _convert),
+    "Convolution": Operator("opset1", _convolution, {"auto_pad": "explicit"}),
     "Cos": Operator("opset1", _same),
     "CumSum": Operator("opset3", _same, {"exclusive": False, "reverse": False}),
     "Divide": Operator("opset1", _broadcasting, _NUMPY | {"m_pythondiv": True}),
+    "Equal": Operator("opset1", _comparison, _NUMPY),
+    "Exp": Operator("opset1", _same),
     "Gather": Operator("opset8", _gather, {"batch_dims": 0}),
     "Gelu": Operator("opset7", _same),
     "GreaterEqual": Operator("opset1", _comparison, _NUMPY),
@@ -193,6 +207,7 @@ OPERATORS = {
     "MVN": Operator("opset6", _same),
     "MatMul": Operator("opset1", _matmul, {"transpose_a": False, "transpose_b": True}),
     "Maximum": Operator("opset1", _broadcasting, _NUMPY),
+    "Minimum": Operator("opset1", _broadcasting, _NUMPY),
     "Multiply": Operator("opset1", _broadcasting, _NUMPY),
     "NotEqual": Operator("opset1", _comparison, _NUMPY),
     "Power": Operator("opset1", _broadcasting, _NUMPY),

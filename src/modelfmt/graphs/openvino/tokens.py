@@ -7,12 +7,12 @@ from modelfmt.ir.graph import Node
 
 
 def positions(low: Lowering, node: Node) -> None:
-    """0, 1, .. for each text; with padding: counted over the tokens that are not this one."""
-    ids, name, padding = node.inputs[0], node.outputs[0], node.get("padding")
+    """0, 1, .. for each text, behind the cache where there is one; with padding: counted over the tokens that are not
+    this one."""
+    ids, *past = node.inputs
+    name, padding = node.outputs[0], node.get("padding")
     if padding is None:
-        length = low.op("Squeeze", [low.size(ids, 1), low.integers(0)], f"{name}/length")
-        numbers = [low.integer(0), length, low.integer(1)]
-        row = low.unsqueeze(low.op("Range", numbers, f"{name}/row", output_type="INT64"), f"{name}/rows", 0)
+        row = low.unsqueeze(low.row_numbers(ids, "".join(past))[0], f"{name}/rows", 0)
         low.op("Add", [row, _zeros(low, ids)], name)
         return
     real = low.op("NotEqual", [ids, low.integer(padding)], f"{name}/unlike")
@@ -64,9 +64,7 @@ def _first(low: Lowering, states: str, _: str, name: str) -> str:
 
 def _last(low: Lowering, states: str, mask: str, name: str) -> str:
     """The last token that the mask shows, of each text."""
-    length = low.op("Squeeze", [low.size(mask, 1), low.integers(0)], f"{name}/length")
-    places = low.op("Range", [low.integer(0), length, low.integer(1)], f"{name}/places", output_type="INT64")
-    seen = low.op("Multiply", [mask, places], f"{name}/seen")
+    seen = low.op("Multiply", [mask, low.row_numbers(mask, "")[0]], f"{name}/seen")
     last = low.op("ReduceMax", [seen, low.integers(1)], f"{name}/last", keep_dims=True)
     picked = low.op("Gather", [states, last, low.integer(1)], f"{name}/picked", batch_dims=1)
     return low.op("Squeeze", [picked, low.integers(1)], name)
