@@ -21,6 +21,10 @@ from openvino import opset13 as opset
 import modelfmt
 import onnx_models
 from modelfmt.formats.openvino import ELEMENT_NAMES
+from modelfmt.graphs import build, shapes
+from modelfmt.graphs import openvino as lowering
+from modelfmt.graphs.builder import Form
+from modelfmt.graphs.weights import bound
 
 PRECISIONS = {port: name for name, port in ELEMENT_NAMES.values()}
 EXACT = {
@@ -55,6 +59,26 @@ def misjudged(path: Path) -> list[str]:
             if ours != theirs or kinds[0] != kinds[1]:
                 wrong.append(f"{node.get_friendly_name()}: {kinds[0]} {ours}, {kinds[1]} {theirs}")
     return wrong
+
+
+def both_shapes(folder: Path) -> list[tuple[str, Any, Any]]:
+    """Name, type and shape of every structural value of a checkpoint that is there after the lowering: as its
+    structural node says, and as the lowered one does, with what that does not know filled in."""
+    with modelfmt.open(folder) as model:
+        tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
+        given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
+        weights = bound(tensors=tensors, **given)
+        graphs = build.structural(weights, Form(), model.architecture or "", model.assets).values()
+    seen = []
+    for graph in graphs:
+        lowered = {value.name: value for value in lowering.lower(graph, Form())[0].graph.values}
+        for key, ours in shapes.infer(graph).items():
+            theirs = lowered.get(key)
+            if theirs and len(theirs.shape or ()) == len(ours.shape or ()):  # values of heads lie otherwise
+                pairs = zip(theirs.shape or (), ours.shape or (), strict=True)
+                known = tuple(wanted if found is None else found for found, wanted in pairs)
+                seen.append((key, (ours.type, ours.shape), (theirs.type, known)))
+    return seen
 
 
 def matrices(path: Path) -> dict[str, np.ndarray]:
@@ -120,13 +144,23 @@ def encoder_difference(model: Any, run: openvino.CompiledModel) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*onnx_models.DECODERS, *onnx_models.ENCODERS])
+    import openvino_towers
+
+    towers = openvino_towers.models()
+    parser.add_argument("names", nargs="*", default=[*onnx_models.DECODERS, *onnx_models.ENCODERS, *towers])
     parser.add_argument("--dtype", default="float32", help="of the checkpoint")
     parser.add_argument("--gguf", metavar="TYPE", help="by way of a GGUF file of a dense type")
     given = parser.parse_args()
     for name in given.names:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
+            if name in towers:
+                model = towers[name][0](name)
+                model.save_pretrained(folder / "model")
+                modelfmt.convert(folder / "model", folder / "made", to="openvino")
+                wrong = [line for path in (folder / "made").glob("*.xml") for line in misjudged(path)]
+                print(f"{name:20} {towers[name][1](model, folder / 'made'):.2e}", *wrong, sep="\n  ", flush=True)
+                continue
             decoding = name in onnx_models.DECODERS
             model = onnx_models.decoder(name) if decoding else onnx_models.encoder(name)
             model.to(getattr(torch, given.dtype)).save_pretrained(folder / "model")

@@ -16,10 +16,6 @@ import modelfmt
 import onnx_models
 import openvino_models
 from modelfmt.errors import ModelfmtError
-from modelfmt.graphs import build, shapes
-from modelfmt.graphs import openvino as lowering
-from modelfmt.graphs.builder import Form
-from modelfmt.graphs.weights import bound
 
 NAMES = ("llama", "gemma2", "gemma3", "phi3-longrope", "qwen3-moe", "glm", "gpt2", "bert", "roberta")
 
@@ -66,19 +62,7 @@ def test_as_transformers_computes(name: str, checkpoints: Any, tmp_path: Path) -
 @pytest.mark.parametrize("name", NAMES)
 def test_structural_shapes_are_those_of_the_lowered_graph(name: str, checkpoints: Any) -> None:
     """Each structural value that is there after the lowering has the shape that its structural node says."""
-    with modelfmt.open(checkpoints[name][1]) as model:
-        tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
-        given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
-        (graph,) = build.structural(
-            bound(tensors=tensors, **given), Form(), model.architecture or "", model.assets
-        ).values()
-    lowered = {value.name: value for value in lowering.lower(graph, Form())[0].graph.values}
-    seen: list[tuple[str, Any, Any]] = []
-    for key, ours in shapes.infer(graph).items():
-        theirs = lowered.get(key)
-        if theirs and len(theirs.shape or ()) == len(ours.shape or ()):  # values of heads lie otherwise
-            known = tuple(b if a is None else a for a, b in zip(theirs.shape or (), ours.shape or (), strict=True))
-            seen.append((key, (ours.type, ours.shape), (theirs.type, known)))
+    seen = openvino_models.both_shapes(checkpoints[name][1])
     assert len(seen) > 20
     assert [row for row in seen if row[1] != row[2]] == []
 

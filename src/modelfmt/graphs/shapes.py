@@ -12,7 +12,7 @@ from math import prod
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.graph import Affine, Dim, Graph, Node, Value
 
-__all__ = ["RULES", "Shape", "broadcast", "infer", "rest", "total"]
+__all__ = ["RULES", "Shape", "broadcast", "convolved", "infer", "rest", "total"]
 
 Shape = tuple[Dim, ...]
 Made = list[tuple[str, Shape]]
@@ -30,13 +30,24 @@ def infer(graph: Graph, float_type: str = "FLOAT") -> dict[str, Value]:
     """
     found = {value.name: value for value in graph.inputs}
     found |= {name: Value(name, tensor.type, tensor.shape) for name, tensor in graph.tensors.items()}
+    _follow(graph, found, float_type)
+    return found
+
+
+def _follow(graph: Graph, found: dict[str, Value], float_type: str) -> None:
+    """What the nodes of a graph make, into `found`. Of a choice what is made where nothing is cached."""
     for node in graph.nodes:
+        if node.op == "If":
+            branch: Graph = node.get("else_branch")
+            _follow(branch, found, float_type)
+            for name, one in zip(node.outputs, branch.outputs, strict=True):
+                found[name] = Value(name, found[one.name].type, found[one.name].shape)
+            continue
         if node.op not in RULES:
             raise UnsupportedError("an operation without a shape", code="shape", found=node.op)
         made = RULES[node.op](node, [found[name] for name in node.inputs if name])
         pairs = zip(node.outputs, made, strict=True)
         found |= {name: Value(name, kind or float_type, shape) for name, (kind, shape) in pairs}
-    return found
 
 
 def broadcast(*shapes: Shape) -> Shape:
@@ -153,8 +164,72 @@ def _rope_table(_: Node, given: Sequence[Value]) -> Made:
 
 def _attention_bias(node: Node, given: Sequence[Value]) -> Made:
     """[batch, 1, sequence, keys]; one row for all queries where these see the same."""
-    (batch, length), (_, keys) = _shape(given[0]), _shape(given[1])
-    return [("", (batch, 1, length if node.get("causal") else 1, keys))]
+    (batch, length), rest_of_inputs = _shape(given[0]), given[1:]
+    keys = _shape(rest_of_inputs[0])[1] if node.inputs[1] else _keys(length, rest_of_inputs)
+    alike = not node.get("causal") and node.get("window") is None
+    return [("", (batch if node.inputs[1] else 1, 1, 1 if alike else length, keys))]
+
+
+def _keys(length: Dim, past: Sequence[Value]) -> Dim:
+    return total([length, *(_shape(one)[2] for one in past[:1])])
+
+
+def _relative_bias(_: Node, given: Sequence[Value]) -> Made:
+    ids, table, _buckets, bias, *past = given
+    length = _shape(ids)[1]
+    own = (1, _shape(table)[1], length, _keys(length, past))
+    return [("", broadcast(_shape(bias), own))]
+
+
+def _split_heads(node: Node, given: Sequence[Value]) -> Made:
+    batch, length, width = _shape(given[0])
+    assert isinstance(width, int)
+    return [(given[0].type, (batch, node.get("heads"), length, width // node.get("heads")))]
+
+
+def _empty_cache(node: Node, given: Sequence[Value]) -> Made:
+    return [("", (_shape(given[0])[0], node.get("heads"), 0, node.get("size")))]
+
+
+def _cross_attention(node: Node, given: Sequence[Value]) -> Made:
+    return _wide(given, node.get("width"))
+
+
+def _convolution(node: Node, given: Sequence[Value]) -> Made:
+    (batch, _, *sizes), (channels, _, *kernel) = _shape(given[0]), _shape(given[1])
+    pads = node.get("pads")
+    steps = zip(sizes, kernel, node.get("strides"), pads[: len(sizes)], pads[len(sizes) :], strict=True)
+    return [(given[0].type, (batch, channels, *(convolved(*step) for step in steps)))]
+
+
+def convolved(size: Dim, kernel: Dim, stride: int, before: int, behind: int) -> Dim:
+    """How many places a kernel has along an axis.
+
+    >>> convolved(24, 8, 8, 0, 0)
+    3
+    """
+    known = isinstance(size, int) and isinstance(kernel, int)
+    return (size + before + behind - kernel) // stride + 1 if known else None  # type: ignore[operator]
+
+
+def _channels_last(_: Node, given: Sequence[Value]) -> Made:
+    batch, channels, *places = _shape(given[0])
+    return [(given[0].type, (batch, rest(places, ()), channels))]
+
+
+def _prepend_token(_: Node, given: Sequence[Value]) -> Made:
+    batch, length, width = _shape(given[0])
+    return [(given[0].type, (batch, total([length, 1]), width))]
+
+
+def _one_token(_: Node, given: Sequence[Value]) -> Made:
+    shape = _shape(given[0])
+    return [(given[0].type, (shape[0], shape[-1]))]
+
+
+def _similarity(_: Node, given: Sequence[Value]) -> Made:
+    a, b = _shape(given[0])[0], _shape(given[1])[0]
+    return [(given[0].type, (a, b)), (given[0].type, (b, a))]
 
 
 def _attention(node: Node, given: Sequence[Value]) -> Made:
@@ -165,25 +240,30 @@ def _attention(node: Node, given: Sequence[Value]) -> Made:
     return made
 
 
-def _pool(_: Node, given: Sequence[Value]) -> Made:
-    shape = _shape(given[0])
-    return [(given[0].type, (shape[0], shape[-1]))]
-
-
 RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     **dict.fromkeys(("Activation", "Identity", "LayerNorm", "MaskPositions", "MoE", "Positions", "RMSNorm"), _same),
-    **dict.fromkeys(("RoPE", "Scale", "Softcap", "ZeroIds"), _same),
-    **dict.fromkeys(("Add", "Mul"), _elementwise),
+    **dict.fromkeys(("RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
+    **dict.fromkeys(("Add", "AddRows", "Mul"), _elementwise),
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
     "BlockWeight": _block_weight,
     "CastWeight": _cast_weight,
+    "ChannelsLast": _channels_last,
+    "Convolution": _convolution,
+    "CrossAttention": _cross_attention,
     "Embedding": _embedding,
+    "EmptyCache": _empty_cache,
+    "EndToken": _one_token,
+    "FirstToken": _one_token,
     "Linear": _linear,
-    "Pool": _pool,
+    "Pool": _one_token,
+    "PrependToken": _prepend_token,
+    "RelativeBias": _relative_bias,
     "RopeTable": _rope_table,
+    "Similarity": _similarity,
     "SplitColumns": _split,
+    "SplitHeads": _split_heads,
 }
 """Structural operation -> types and shapes of what it makes."""

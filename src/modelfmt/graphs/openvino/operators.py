@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.shapes import Shape, broadcast, rest, total
+from modelfmt.graphs.shapes import Shape, broadcast, convolved, rest, total
 from modelfmt.ir.graph import Dim, Value
 
 __all__ = ["OPERATORS", "Call", "Operator", "infer"]
@@ -171,12 +171,8 @@ def _attention(call: Call) -> Made:
 
 def _convolution(call: Call) -> Made:
     (batch, _, *sizes), (channels, _, *kernel) = call.shape(0), call.shape(1)
-    steps = (call.attributes[name] for name in ("strides", "pads_begin", "pads_end"))
-    made = [
-        (size + before + behind - own) // stride + 1 if isinstance(size, int) and isinstance(own, int) else None
-        for size, own, stride, before, behind in zip(sizes, kernel, *steps, strict=True)
-    ]
-    return [(call.values[0].type, (batch, channels, *made))]
+    steps = zip(sizes, kernel, *(call.attributes[name] for name in ("strides", "pads_begin", "pads_end")), strict=True)
+    return [(call.values[0].type, (batch, channels, *(convolved(*step) for step in steps)))]
 
 
 def _read_value(call: Call) -> Made:
