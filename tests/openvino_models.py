@@ -46,6 +46,16 @@ def kernels(run: openvino.CompiledModel) -> Counter[str]:
     return Counter(node.get_rt_info()["layerType"].astype(str) for node in run.get_runtime_model().get_ops())
 
 
+def constants(run: openvino.CompiledModel, kind: str) -> list[openvino.PartialShape]:
+    """The shapes of the constants of a type that the plugin keeps."""
+    nodes = [
+        node for node in run.get_runtime_model().get_ops() if node.get_rt_info()["layerType"].astype(str) == "Const"
+    ]
+    return [
+        node.get_output_partial_shape(0) for node in nodes if node.get_output_element_type(0).get_type_name() == kind
+    ]
+
+
 def misjudged(path: Path) -> list[str]:
     """Outputs of layers whose type or shape in the file is not what OpenVINO infers."""
     found = {node.get_friendly_name(): node for node in openvino.Core().read_model(path).get_ops()}

@@ -53,13 +53,16 @@ def test_gguf_blocks_are_carried_over(kind: str, wide: Path, tmp_path: Path) -> 
     assert not openvino_models.misjudged(tmp_path / "m.xml")
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K"])
-def test_logits_follow(kind: str, wide: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "code"), [("Q4_0", "i4"), ("Q4_K", "u4"), ("Q6_K", "i8"), ("Q5_K", "u8")])
+def test_logits_follow(kind: str, code: str, wide: Path, tmp_path: Path) -> None:
+    """The plugin keeps all matrices and the embedding as codes, under float zeros, too."""
     modelfmt.convert(wide, tmp_path / "m.gguf", quant=kind, pure=True)
     modelfmt.convert(tmp_path / "m.gguf", tmp_path / "m.xml")
     modelfmt.convert(tmp_path / "m.gguf", tmp_path / "dense", to="huggingface", quant="F32")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype="float32").eval()
-    assert openvino_models.difference(model, openvino_models.compiled(tmp_path / "m.xml"), steps=2) < 1e-4
+    run = openvino_models.compiled(tmp_path / "m.xml")
+    assert openvino_models.difference(model, run, steps=2) < 1e-4
+    assert len(openvino_models.constants(run, code)) >= 9
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q8_0"])
@@ -85,10 +88,9 @@ def test_experts_stay_quantized(kind: str, tmp_path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", **eager).eval()
     run = openvino_models.compiled(tmp_path / "m.xml")
     assert openvino_models.difference(model, run, steps=2) < 1e-5
-    constants = [node.output(0) for node in run.get_runtime_model().get_ops() if node.get_output_size()]
-    kept = [value for value in constants if value.get_element_type().get_type_name() in ("i4", "u4")]
+    kept = openvino_models.constants(run, "i4" if kind == "Q4_0" else "u4")
     assert openvino_models.kernels(run)["GatherMatmul"] == 9
-    assert sum(len(value.get_partial_shape()) == 3 for value in kept) == 9
+    assert sum(len(shape) == 3 for shape in kept) == 9
 
 
 SCHEMES = ("awq-g64", "gptq-4-sym", "gptq-8-v1", "ct-int4-asym", "ct-mxfp4", "gptq-3-v1")
