@@ -1,7 +1,7 @@
 """A checkpoint to a runnable graph of ONNX or OpenVINO, beside `cp` of its weights and onnxruntime-genai's builder.
 
     python benchmarks/onnx_graph.py [--folder build/bench] [--layers 16] [--runs 3] [--types F16,F32,Q4_0,Q8_0]
-    [--to onnx] [--builder]
+    [--to onnx] [--profile auto] [--builder]
 
 The checkpoint is the made-up 0.85 B-parameter bfloat16 Llama of benchmarks/made_up_llama.py. Every time is a whole
 process, to the final fsync; peak resident memory is that of the process. Each round runs everything once, in turn;
@@ -22,10 +22,10 @@ from end_to_end import timed
 
 CONVERT = """
 import sys, modelfmt
-modelfmt.convert(sys.argv[1], sys.argv[2], quant=sys.argv[3], threads=int(sys.argv[4]), overwrite=True)
+_, source, out, quant, threads, profile, to = sys.argv
+modelfmt.convert(source, out, to=to, quant=quant, threads=int(threads), profile=profile, overwrite=True)
 """
-BUILDER = {"F16": ("fp16", "cuda"), "F32": ("fp32", "cpu"), "Q4_0": ("int4", "cpu")}
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+BUILDER = {"F16": ("fp16", "cuda"), "F32": ("fp32", "cpu"), "Q4_0": ("int4", "cpu"), "int4": ("int4", "cpu")}
 TOKENIZER = Path(__file__).parent.parent / "tests" / "data" / "golden" / "checkpoints" / "llama-spm"
 
 
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--types", default="F16,F32,Q4_0,Q8_0")
     parser.add_argument("--to", choices=("onnx", "openvino"), default="onnx")
+    parser.add_argument("--profile", default="auto", help="ort-genai: the same folder that the builder makes")
     parser.add_argument("--builder", action="store_true")
     given = parser.parse_args()
     source = given.folder / f"llama-{given.layers}-layers"
@@ -52,11 +53,11 @@ def main() -> None:
         found.setdefault("cp and sync", []).append(copied)
         shutil.rmtree(copy)
         for name in types:
-            out = given.folder / f"made{SUFFIXES[given.to]}"
+            out = given.folder / "made"
             run = [sys.executable, "-c", CONVERT, str(source), str(out), name, str(given.threads)]
+            run += [given.profile, given.to]
             found.setdefault(f"modelfmt {name}", []).append(timed(run))
-            for path in given.folder.glob("made.*"):
-                path.unlink()
+            shutil.rmtree(out)
             if given.builder and name in BUILDER:
                 precision, provider = BUILDER[name]
                 command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-p", precision]

@@ -47,6 +47,12 @@ typedef struct mf_fit {
     mf_fault fault;
 } mf_fit;
 
+/* How values become a grid. bits: of codes, 1 to 8. half: scales are float16. records: no codes are wanted. */
+typedef struct mf_rounded {
+    unsigned bits;
+    bool symmetric, half, records;
+} mf_rounded;
+
 typedef struct mf_grid_level {
     void (*unpack)(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows);
     /* false: a code that does not fit; packed is then unfinished. rezero: codes become code - zero + rezero. */
@@ -55,6 +61,8 @@ typedef struct mf_grid_level {
     /* false: no such type. limit: the largest code of the grid. blocks NULL: only look. */
     bool (*to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks, mf_fit *fit);
     bool (*from_blocks)(int type, mf_grid grid, const uint8_t *blocks, uint8_t *rows);
+    /* false: a value that is not finite, or a scale that float16 does not hold. */
+    bool (*round)(mf_rounded how, mf_grid grid, const float *x, uint8_t *rows, mf_fault *fault);
 } mf_grid_level;
 
 enum { MF_REZERO_NONE = -1 };

@@ -14,6 +14,7 @@ void MF_LEVEL(grid_values)(mf_grid grid, const uint8_t *rows, const double *tabl
 bool MF_LEVEL(grid_to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks,
                               mf_fit *fit);
 bool MF_LEVEL(grid_from_blocks)(int type, mf_grid grid, const uint8_t *blocks, uint8_t *rows);
+bool MF_LEVEL(grid_round)(mf_rounded how, mf_grid grid, const float *x, uint8_t *rows, mf_fault *fault);
 
 static inline mf_record record_at(const uint8_t *row, size_t group) {
     mf_record record;

@@ -453,6 +453,7 @@ static PyMethodDef methods[] = {
     {"grid_values", mf_py_grid_values, METH_VARARGS, NULL},
     {"grid_to_blocks", mf_py_grid_to_blocks, METH_VARARGS, NULL},
     {"grid_from_blocks", mf_py_grid_from_blocks, METH_VARARGS, NULL},
+    {"grid_round", mf_py_grid_round, METH_VARARGS, NULL},
     {"grid_move", mf_py_grid_move, METH_VARARGS, NULL},
     {"read_strip", mf_py_read_strip, METH_VARARGS, NULL},
     {"lz4_block", lz4_block, METH_VARARGS, NULL},

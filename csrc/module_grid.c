@@ -225,6 +225,36 @@ PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args) {
     return result;
 }
 
+PyObject *mf_py_grid_round(PyObject *module, PyObject *args) {
+    (void)module;
+    int bits, symmetric, half, records;
+    Py_ssize_t n_rows, n_cols, group;
+    Py_buffer values, rows;
+    if (!PyArg_ParseTuple(args, "(ippp)(nnn)y*w*:grid_round", &bits, &symmetric, &half, &records, &n_rows, &n_cols,
+                          &group, &values, &rows))
+        return NULL;
+    PyObject *result = NULL;
+    mf_grid grid;
+    size_t n_grid;
+    if (bits < 1 || bits > 8 || (uintptr_t)values.buf % sizeof(float)) {
+        PyErr_Format(PyExc_ValueError, "codes have 1 to 8 bits, not %d, and values are aligned to float32", bits);
+    } else if (grid_of(n_rows, n_cols, group, &grid, &n_grid) &&
+               long_enough(&rows, records ? grid.n_rows * mf_grid_head(grid) : n_grid, "rows") &&
+               long_enough(&values, grid.n_rows * grid.n_cols * sizeof(float), "values")) {
+        const mf_rounded how = {(unsigned)bits, symmetric, half, records};
+        mf_fault fault = {0, 0};
+        bool fits;
+        Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
+        fits = mf_active_grid()->round(how, grid, values.buf, rows.buf, &fault);
+        mf_fpenv_restore(saved);
+        Py_END_ALLOW_THREADS result =
+            fits ? Py_NewRef(Py_None) : Py_BuildValue("(nn)", (Py_ssize_t)fault.row, (Py_ssize_t)fault.column);
+    }
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&rows);
+    return result;
+}
+
 enum { MOVE_BYTES = 1 << 18, MOVE_ROWS = 32 };
 
 /* Blocks from packed codes and records, some rows at a time, so that the grid between them stays in the cache. */

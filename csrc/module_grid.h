@@ -9,6 +9,7 @@ PyObject *mf_py_grid_pack(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_values(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_to_blocks(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args);
+PyObject *mf_py_grid_round(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_move(PyObject *module, PyObject *args);
 PyObject *mf_py_read_strip(PyObject *module, PyObject *args);
 

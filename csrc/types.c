@@ -28,6 +28,7 @@ static const mf_grid_level grid_level = {
     .values = MF_LEVEL(grid_values),
     .to_blocks = MF_LEVEL(grid_to_blocks),
     .from_blocks = MF_LEVEL(grid_from_blocks),
+    .round = MF_LEVEL(grid_round),
 };
 
 const mf_level MF_LEVEL(mf_level) = {

@@ -11,13 +11,13 @@ import onnx
 import onnxruntime
 from sklearn.base import is_regressor
 
-import modelfmt
-
-__all__ = ["compare", "convert", "feeds", "run"]
+__all__ = ["compare", "convert", "difference", "feeds", "run", "session"]
 
 
 def convert(real: Any, folder: Path, **options: Any) -> Path:
     """Pickle an estimator, convert the pickle; the path of the graph."""
+    import modelfmt
+
     (folder / "model.pkl").write_bytes(pickle.dumps(real))
     modelfmt.convert(folder / "model.pkl", folder / "model.onnx", overwrite=True, **options)
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
@@ -27,6 +27,7 @@ def convert(real: Any, folder: Path, **options: Any) -> Path:
 def session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -72,7 +73,11 @@ def expected(real: Any, rows: Any, outputs: dict[str, Any]) -> dict[str, Any]:
 
 def compare(real: Any, rows: Any, path: Path) -> float:
     """Assert equal labels; the largest difference of numbers, relative to 1 and more."""
-    found = run(path, rows)
+    return difference(real, rows, run(path, rows))
+
+
+def difference(real: Any, rows: Any, found: dict[str, Any]) -> float:
+    """The same of outputs by name."""
     wanted = expected(real, rows, found)
     if wanted.keys() == {"variable"} and "variable" not in found:
         raise AssertionError(found.keys())

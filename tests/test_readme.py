@@ -19,6 +19,8 @@ SETUP = {"pip install .", "make demo", "make test"}  # run by the Makefile itsel
 
 @pytest.fixture
 def folder(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    joblib, linear_model = pytest.importorskip("joblib"), pytest.importorskip("sklearn.linear_model")
+    joblib.dump(linear_model.LogisticRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "pipeline.joblib")
     shutil.copytree(golden / "checkpoints" / "qwen3", tmp_path / "Qwen3-0.6B")
     monkeypatch.chdir(tmp_path)
     return tmp_path

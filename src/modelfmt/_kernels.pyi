@@ -105,6 +105,14 @@ def grid_to_blocks(
 def grid_from_blocks(type: int, grid: tuple[int, int, int], blocks: Buffer, rows: Buffer) -> None:
     """A grid's rows from blocks; the group is the type's own."""
 
+def grid_round(
+    how: tuple[int, bool, bool, bool], grid: tuple[int, int, int], values: Buffer, rows: Buffer
+) -> tuple[int, int] | None:
+    """A grid's rows from values, float32 [rows, columns], aligned: rounded to nearest (csrc/quant/grid_round.c).
+
+    how: (bits; symmetric; scales in float16; records alone). (row, column) of a value that is not finite.
+    """
+
 def grid_move(
     packing: tuple[int, int, int, int, int],
     grid: tuple[int, int, int],

@@ -72,6 +72,7 @@ def plan(
     transcode: str = "auto",
     external: str = "auto",
     profile: str = "auto",
+    accuracy_level: int = 0,
     strict: bool = False,
     stats: bool = False,
 ) -> Plan:
@@ -95,7 +96,8 @@ def plan(
     external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
     or "safetensors": in the checkpoint's own files, in the same folder, which are not copied.
     profile: operators of an ONNX graph, "onnx-standard" (none of another domain), "ort" (ONNX Runtime's fused ones),
-    "ort-genai" (the folder that onnxruntime-genai loads) or "auto" (MatMulNBits for quantized weights).
+    "ort-genai" (the folder that onnxruntime-genai loads) or "auto" (MatMulNBits for quantized weights). accuracy_level:
+    0, or 4: ONNX Runtime may round what it multiplies with quantized weights to 8 bits, which is faster.
     strict: any loss is an error. stats: the run also measures each tensor's error. Returns a Plan for `run`.
     Raises UsageError, UnsupportedError, CorruptFile, LossyError.
     """
@@ -113,7 +115,7 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest, dense=target not in ("gguf", "pytorch", "safetensors"))
+        wanted = _wanted(quant, recipes, target_bpw, dest, target=target)
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
@@ -137,6 +139,7 @@ def plan(
             target=target,
             external=external,
             profile=profile,
+            accuracy_level=accuracy_level,
             folder=_named_folder(dest),
             home=os.fspath(Path(dest).absolute() if _named_folder(dest) else Path(dest).absolute().parent),
         )
@@ -274,23 +277,26 @@ def _wanted(
     target_bpw: float | None,
     dest: str | os.PathLike[str],
     *,
-    dense: bool,
+    target: str,
 ) -> tuple[Recipe, ...]:
     """What is to be made: the file types first, then the users' recipes, then a target by itself.
 
-    dense: the destination holds dense types only, so that its name may well be that of a quantized source.
+    target: the destination's format. Where that holds dense types only, the name may be that of a quantized source.
     """
-    from modelfmt.quant.recipes import AUTO, FILE_TYPES, aim, as_recipe
+    from modelfmt.quant import integers
+    from modelfmt.quant.recipes import AUTO, FILE_TYPES, Recipe, aim, as_recipe
 
     found = [_recipe(one) for one in _several(own)]
     if target_bpw is not None:
         found = [aim(target_bpw, recipe) for recipe in found] or [aim(target_bpw)]
     if quant is None and not found:
         words = re.split(r"[-.]", Path(dest).name.upper())
-        known = DENSE if dense else FILE_TYPES
+        known = FILE_TYPES if target in ("gguf", "pytorch", "safetensors") else DENSE
         quant = next((word for word in reversed(words) if word in known), AUTO)
     names = () if quant is None else (quant,) if isinstance(quant, str) else tuple(quant)
-    wanted = (*map(as_recipe, names), *found)
+    whole = {name: integers.parse(name) for name in names} if target == "onnx" else {}
+    named = (Recipe("", None, None, label=str(whole[name])) if whole.get(name) else as_recipe(name) for name in names)
+    wanted = (*named, *found)
     labels = [recipe.label for recipe in wanted]
     if not wanted or len(set(labels)) != len(labels):
         raise UsageError(

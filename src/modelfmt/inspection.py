@@ -13,6 +13,7 @@ from modelfmt.formats import FORMATS, FormatInfo
 from modelfmt.ir.record import Record
 
 if TYPE_CHECKING:
+    from modelfmt.ir.model import Model
     from modelfmt.sources import Source
 
 __all__ = [
@@ -83,7 +84,7 @@ def inspect(source: Source, *, tensors: bool = True) -> ModelInfo:
     with sources.open(source) as model:
         rows = tuple(TensorInfo(t.name, t.shape, t.kind, t.nbytes) for t in model.tensors.values())
         metadata = {key: _shown(value) for key, value in (model.metadata or model.config).items()}
-        notes = tuple(str(note) for note in model.extras.get("notes", ()))
+        notes = tuple(str(note) for note in (*model.extras.get("notes", ()), *_becomes(model)))
         return ModelInfo(
             path=model.path,
             format=model.format,
@@ -151,6 +152,15 @@ def architectures() -> tuple[ArchitectureInfo, ...]:
             )
         )
     return tuple(sorted(found, key=lambda row: (row.gguf, row.classes)))
+
+
+def _becomes(model: Model) -> list[str]:
+    """What an estimator can be converted to."""
+    if not isinstance(model.content, Record):
+        return []
+    from modelfmt.graphs.classical.table import covered
+
+    return ["to .onnx it becomes a graph that predicts"] if covered(model.content) else []
 
 
 def _estimator(name: str, record: Record) -> RecordInfo:

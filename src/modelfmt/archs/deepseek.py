@@ -111,6 +111,7 @@ _LATENT = DECODER.derive(
         ),
     ),
     graph={"attention": "mla", "mlp": "moe"},
+    unadapted=("attn_q.weight", "attn_q_a.weight", "attn_q_b.weight", "attn_kv_a_mqa.weight", "output.weight"),
 )
 
 DEEPSEEK2 = _LATENT.derive(hf=("DeepseekV2ForCausalLM",), model_type=("deepseek_v2",), refuses=_LITE)

@@ -38,6 +38,7 @@ DEEPSEEK32 = SIGMOID.derive(
     ),
     refuses=(Refuses("index_size % 64", "llama.cpp turns the indexer's heads by 64 values at a time"),),
     graph={"attention": "mla indexed"},
+    unadapted=(*SIGMOID.unadapted, "indexer.attn_q_b.weight", "indexer.attn_k.weight", "indexer.proj.weight"),
 )
 
 GLM_DSA = DEEPSEEK32.derive(

@@ -39,15 +39,16 @@ def dense_rows(when: str) -> tuple[Row, ...]:
     return _gated("mlp", "ffn_{kind}", "n_ff", when)
 
 
-def shared_rows(module: str, n_ff: str, when: str = "") -> tuple[Row, ...]:
-    """The gated MLP that each token passes beside its experts. n_ff: its width, a term."""
-    return _gated(module, "ffn_{kind}_shexp", n_ff, when)
+def shared_rows(module: str, n_ff: str, when: str = "", *, alias: str | None = None) -> tuple[Row, ...]:
+    """The gated MLP that each token passes beside its experts. n_ff: its width, a term. alias: another name of it."""
+    return _gated(module, "ffn_{kind}_shexp", n_ff, when, alias)
 
 
-def _gated(module: str, target: str, n_ff: str, when: str) -> tuple[Row, ...]:
+def _gated(module: str, target: str, n_ff: str, when: str, alias: str | None = None) -> tuple[Row, ...]:
+    names = (module,) if alias is None else (module, alias)
     return tuple(
         Row(
-            f"{_LAYER}{module}.{kind}_proj.weight",
+            tuple(f"{_LAYER}{name}.{kind}_proj.weight" for name in names),
             f"{_BLOCK}{target.replace('{kind}', kind)}.weight",
             ("n_embd", n_ff) if kind == "down" else (n_ff, "n_embd"),
             when=when,

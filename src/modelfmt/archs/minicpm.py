@@ -54,4 +54,5 @@ MINICPM3 = DECODER.derive(
         Refuses("n_head_kv != n_head", "llama.cpp's minicpm3 graph has a key-value head for each query head"),
     ),
     graph={"attention": "mla"},
+    unadapted=("attn_q_a.weight", "attn_q_b.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight"),
 )

@@ -25,6 +25,7 @@ _SAME_NAME = (
         "allow_requantize",
         "carry",
         "profile",
+        "accuracy_level",
         "external",
         "strict",
         "stats",
@@ -56,6 +57,7 @@ _PLAN = (
     click.option("--carry/--no-carry", default=True, help="GGUF from a checkpoint: write keys that make the way back exact; without, the keys are those of llama.cpp's converter. Default: --carry."),
     click.option("--external", default="auto", metavar="WHERE", help="Where an ONNX model's weights go: auto (inside it, beside it from 2 GiB on), always or never beside it, or safetensors: in the files of the checkpoint, which lie in the same folder and are not copied."),
     click.option("--profile", default="auto", metavar="NAME", help="Operators of an ONNX graph: onnx-standard (none of another domain), ort (ONNX Runtime's fused ones), ort-genai (the folder of onnxruntime-genai) or auto (standard ones, MatMulNBits for quantized weights). See docs/onnx.md."),
+    click.option("--accuracy-level", type=click.IntRange(0, 4), default=0, metavar="N", help="Of products with quantized weights in ONNX: 0 (activations stay floats) or 4 (ONNX Runtime may round them to 8 bits, which is faster)."),
     click.option("--strict", is_flag=True, help="Any loss is an error (exit 7)."),
     click.option("--stats", is_flag=True, help="Measure the error of each tensor on the way (slower)."),
 )  # fmt: skip

@@ -15,7 +15,8 @@ from modelfmt.graphs.weights import Weight
 from modelfmt.grids import Apart, apart
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import Encoded, Expression
+from modelfmt.ir.ops import Encoded, Expression, Nearest
+from modelfmt.quant.integers import Integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["STRUCTURAL", "Builder", "Form", "attribute"]
 
 STRUCTURAL = "modelfmt"
-
-_RANKS = {"openvino": (2, 3)}
-"""Profiles that take matrices apart by ordinary operations: those of experts, too."""
 
 LEAST_BLOCK = 16
 """Columns of the smallest block that MatMulNBits has."""
@@ -45,44 +43,61 @@ _CONSTANTS = {
 class Form:
     """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that is
     another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
-    blocks: a type of `modelfmt.grids.LAYOUTS` that the matrices of linear layers are quantized to. rounding: how.
-    profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights that are quantized already,
-    on a grid of integers, stay so, where the operators can say it.
+    blocks: a type of `modelfmt.grids.LAYOUTS`, or integers, that the matrices of linear layers are quantized to.
+    rounding: how, into blocks. profile: which operators, a name of `modelfmt.graphs.build.PROFILES`. carried: weights
+    that are quantized already, on a grid of integers, stay so, where the operators can say it. accuracy_level: of
+    products with quantized weights (0 or 4, com.microsoft.MatMulNBits).
     """
 
     float_type: str = "FLOAT"
     as_stored: bool = False
     weight_type: str | None = None
-    blocks: str | None = None
+    blocks: str | Integers | None = None
     rounding: str = "ggml"
     profile: str = "auto"
     carried: bool = True
+    accuracy_level: int = 0
 
     @property
     def standard(self) -> bool:
         """Whether there is to be no operator of another domain."""
         return self.profile == "onnx-standard"
 
+    @property
+    def fused(self) -> bool:
+        """Whether com.microsoft's operators are wanted beyond MatMulNBits."""
+        return self.profile in ("ort", "ort-genai")
+
     def apart(self, expr: Expression) -> Apart | None:
-        """A matrix in tensors of codes, scales and zeros; None where it is dense, or no operator takes it."""
-        if len(expr.shape) not in _RANKS.get(self.profile, (2,)):
+        """A matrix, or those of experts, [experts, n, k], in tensors of codes, scales and zeros; None where it is
+        dense, or no operator takes it."""
+        if not 2 <= len(expr.shape) <= 3:
             return None
         if not expr.stored.dense:
             found = apart(expr) if self.carried else None
-        elif self.blocks is None or expr.shape[1] % ENCODINGS[self.blocks].block_elements:
-            found = None
         else:
-            found = apart(Encoded(expr, self.blocks, self.rounding))
+            made = self._quantized(expr)
+            found = None if made is None else apart(made)
         return found if found is not None and self._takes(found) else None
 
+    def _quantized(self, expr: Expression) -> Expression | None:
+        """Dense values as they are asked for; None where they stay, or their rows are no whole blocks."""
+        if isinstance(self.blocks, Integers):
+            bits, block, symmetric = self.blocks.within(expr.shape[-1]) or (0, 0, True)
+            return Nearest(expr, f"U{bits}", block, symmetric, self.float_type == "FLOAT16") if bits else None
+        whole = self.blocks is not None and expr.shape[-1] % ENCODINGS[self.blocks].block_elements == 0
+        return Encoded(expr, self.blocks, self.rounding) if self.blocks is not None and whole else None
+
     def _takes(self, given: Apart) -> bool:
-        """Whether MatMulNBits has such blocks and zero points; DequantizeLinear is written without the latter, OpenVINO
-        computes with any."""
+        """Whether MatMulNBits has such blocks and zero points, or DequantizeLinear, which has whole ones of whole bytes
+        in a row; four bits of experts cannot be picked out (Gather has no such kernel)."""
         bits, block, zeros = given.layout
-        if self.profile in _RANKS:
-            return True
+        if self.profile == "openvino":
+            return True  # whose ordinary operations these are
+        if self.standard and len(given.scales.shape) > 2:
+            return bits == 8 and not zeros
         if self.standard:
-            return not zeros
+            return not zeros or (given.whole and given.scales.shape[-1] * bits % 8 == 0)
         return block >= LEAST_BLOCK and block.bit_count() == 1 and (bits == 4 or given.whole)
 
 
@@ -119,16 +134,6 @@ class Builder:
             self.node("CastWeight", [weight.name], cast)
         return cast
 
-    def matrix(self, weight: Weight) -> str:
-        """A matrix, or one for each expert, for a node that knows nothing of blocks."""
-        given = self.form.apart(weight.expr)
-        if given is None:
-            return self.weight(weight)
-        name, (bits, block, _) = f"{weight.name}/values", given.layout
-        if name not in self.made:
-            self.node("BlockWeight", self.parts(weight, given), name, bits=bits, block=block)
-        return name
-
     def parts(self, weight: Weight, given: Apart, *, packed: bool = True) -> list[str]:
         """A matrix as constants: codes [n, blocks, bytes], scales and, where it has them, zero points; their names.
         packed: whole zero points are integers as wide as the codes, else floats like the scales."""
@@ -139,7 +144,7 @@ class Builder:
         if given.zeros is not None:
             whole = packed and given.whole
             zeros = given.zero_points() if whole else given.zeros
-            found["zero_points"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
+            found["zero_points" if whole else "zeros"] = ("UINT8" if whole else self.float_type, zeros, zeros.shape)
         for suffix, (kind, expr, shape) in found.items():
             own = f"{weight.name}_{suffix}"
             self.graph.tensors.setdefault(own, GraphTensor(own, kind, shape, expr))

@@ -99,7 +99,8 @@ class _Decoder(Layers):
 
     def embedded(self) -> str:
         b = self.b
-        hidden = self.embedding("input_ids", self.weights["token_embd.weight"], "/model/embed_out")
+        table, tied = self.weights["token_embd.weight"], self.cached and "output.weight" not in self.weights
+        hidden = self.embedding("input_ids", table, "/model/embed_out", shared=tied)
         if self.shape.get("positions") == "learned":
             table = self.weights["position_embd.weight"]
             positions = self.embedding("position_ids", table, "/model/embed_positions_out")
@@ -247,17 +248,23 @@ class _Decoder(Layers):
         return self.experts(x, base) if self.shape.get("mlp") == "moe" else self.feed_forward(x, base)
 
     def experts(self, x: str, base: str) -> str:
-        inputs = [self.b.weight(self.weights[f"{self.role('ffn_gate_inp')}.weight"])]
-        roles = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
-        inputs += [self.b.matrix(self.weights[f"{self.role(role)}.weight"]) for role in roles]
+        weights = [self.weights[self.role(f"ffn_{part}_exps") + ".weight"] for part in ("gate", "up", "down")]
+        parts = [(weight, self.apart(weight)) for weight in weights]
+        inputs, sizes = [self.b.weight(self.weights[self.role("ffn_gate_inp") + ".weight"])], []
+        quantized = any(apart is not None for _, apart in parts)
+        for weight, apart in parts:
+            names = [self.b.weight(weight)] if apart is None else self.b.parts(weight, apart)
+            inputs += [*names, *[""] * (3 - len(names))] if quantized else names
+            sizes += [*weight.expr.shape[1:], *((0, 0) if apart is None else apart.layout[:2])]
         shared = self.shared(x, f"{base}/shared")
         made = self.b.node(
-            "MoE",
+            "BlockMoE" if quantized else "MoE",
             [x, *inputs],
             f"{base}/moe_out",
             used=int(self.params["n_expert_used"]),
             normalised=bool(self.params.get("normalised", True)),
             activation=self.activation(),
+            sizes=sizes if quantized else None,
         )
         return made if shared is None else self.b.node("Add", [made, shared], f"{base}/sum_out", domain="")
 

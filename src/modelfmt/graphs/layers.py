@@ -8,7 +8,9 @@ from typing import Any
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import Builder, Form
 from modelfmt.graphs.weights import Weight, Weights
+from modelfmt.grids import Apart
 from modelfmt.ir.ops import Transpose
+from modelfmt.report import Note
 
 __all__ = ["Layers", "Pooling", "activation_kind"]
 
@@ -59,8 +61,15 @@ class Layers:
     def role(self, name: str) -> str:
         return f"{self.prefix}blk.{self.layer}.{name}"
 
+    def apart(self, weight: Weight) -> Apart | None:
+        """A weight in codes, scales and zeros; None where it is dense, which is noted where it was to be quantized."""
+        found = self.b.form.apart(weight.expr)
+        if found is None and self.b.form.blocks is not None and weight.expr.stored.dense:
+            self.weights.notes.append(Note(weight.name, "stays dense: no quantized operator takes its shape"))
+        return found
+
     def linear(self, weight: Weight, x: str, name: str, bias: Weight | None = None) -> str:
-        apart = self.b.form.apart(weight.expr)
+        apart = self.apart(weight)
         if apart is not None:
             shape, layout = weight.expr.shape, apart.layout
             inputs = [x, *self.b.parts(weight, apart), *["" for _ in range(not layout.zeros)]]
@@ -73,12 +82,13 @@ class Layers:
         inputs = [x, self.b.weight(weight)] + ([self.b.weight(bias)] if bias else [])
         return self.b.node("Linear", inputs, name, transposed=1 if turned else None)
 
-    def embedding(self, ids: str, table: Weight, name: str) -> str:
-        """A row of a table for each id."""
-        apart = self.b.form.apart(table.expr) if not table.expr.stored.dense else None
+    def embedding(self, ids: str, table: Weight, name: str, *, shared: bool = False) -> str:
+        """A row of a table for each id. shared: with a linear layer, which may be quantized."""
+        quantized = not table.expr.stored.dense or (shared and self.b.form.fused)
+        apart = self.b.form.apart(table.expr) if quantized else None
         if apart is None:
             return self.b.node("Embedding", [ids, self.b.weight(table)], name)
-        inputs = [ids, *self.b.parts(table, apart, packed=False)]
+        inputs = [ids, *self.b.parts(table, apart, packed=self.b.form.fused)]
         return self.b.node("BlockEmbedding", inputs, name, bits=apart.layout.bits, block=apart.layout.block)
 
     def states(self, hidden: str, pooled: Pooling | None) -> None:

@@ -9,12 +9,15 @@ what is in them. Source: ONNX Runtime 1.32, docs/ContribOperators.md and contrib
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form
 from modelfmt.graphs.standard import LOWEST, MICROSOFT, Lowering, Table
-from modelfmt.ir.graph import Graph, Node, Program
+from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
+from modelfmt.ir.ops import Reshape, Stack, Swap
 
 __all__ = ["GENAI", "PROFILES", "lower"]
 
@@ -70,6 +73,23 @@ def _joined(graph: Graph) -> Graph:
     made = Graph(graph.name, inputs=graph.inputs, outputs=graph.outputs, nodes=nodes)
     made.tensors.update(graph.tensors)
     return made
+
+
+def _block_embedding(low: Lowering, node: Node) -> None:
+    """Rows of a table in blocks; where its codes are those of a linear layer, too, in the shape of that."""
+    ids, codes, scales, *zeros = node.inputs
+    tensor = low.graph.tensors[codes]
+    if zeros and low.graph.tensors[zeros[0]].type != "UINT8":
+        standard.LOWERINGS["BlockEmbedding"](low, node)
+        return
+    rows = f"{codes}_rows"
+    if any(other.op == "BlockLinear" and codes in other.inputs for other in low.source.nodes):
+        low.op("Reshape", [codes, low.integers("/shape/merged", [0, -1])], rows)
+    else:
+        low.graph.tensors[rows] = replace(tensor, name=rows, shape=(tensor.shape[0], prod(tensor.shape[1:])))
+    sizes = {"bits": node.get("bits"), "block_size": node.get("block"), "gather_axis": 0, "quantize_axis": 1}
+    inputs = [rows, low.tokens(ids), scales, *zeros]
+    low.nodes("GatherBlockQuantized", inputs, [low.result(node)], domain=MICROSOFT, **sizes)
 
 
 def _sum_norm(low: Lowering, node: Node) -> None:
@@ -163,10 +183,58 @@ def _attention(low: Lowering, node: Node) -> None:
     low.flat[name] = low.op("Reshape", [made, low.integers("/shape/width", [-1, node.get("width")])], name)
 
 
+def _experts(low: Lowering, node: Node) -> None:
+    """QMoE where every matrix has four bits in blocks of one size (with eight it rounds what it multiplies), and shares
+    are normalised; else the loop over experts. Rows of gate and up take turns, as its kernel wants them."""
+    x, router = node.inputs[:2]
+    parts = standard.expert_parts(node)
+    kinds = {(bits, block, low.types(names)[2]) for names, (_, _, bits, block) in parts}
+    bits, block, zeros = next(iter(kinds))
+    taken = len(kinds) == 1 and bits == 4 and zeros in ("", "UINT8")
+    if not taken or not node.get("normalised") or node.get("activation") != b"silu":
+        standard.LOWERINGS["BlockMoE"](low, node)
+        return
+    gate, up, down = (names for names, _ in parts)
+    name, tokens = node.outputs[0], low.hidden(x)
+    both = [_in_turn(low, one, other, f"{name}/gate_up") for one, other in zip(gate, up, strict=True)]
+    last = [_flat_codes(low, down[0]), *down[1:]]
+    inputs = [tokens, low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)]
+    inputs += [*both[:2], "", *last[:2], "", "", "", "", both[2], last[2]]
+    given = {"expert_weight_bits": 4, "block_size": block, "k": node.get("used"), "normalize_routing_weights": 1}
+    given["accuracy_level"] = low.form.accuracy_level
+    shape = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
+    while not inputs[-1]:
+        inputs.pop()
+    low.nodes("QMoE", inputs, [low.result(node)], domain=MICROSOFT, **given, **shape)
+
+
+def _in_turn(low: Lowering, one: str, other: str, base: str) -> str:
+    """Rows of two constants [experts, n, ..] in turn, [experts, 2 * n, ..]."""
+    if not one:
+        return ""
+    tensors = [low.graph.tensors[name] for name in (one, other)]
+    count, rows = tensors[0].shape[:2]
+    parts = tuple(Reshape(t.data, (count * rows, t.data.shape[-1])) for t in tensors if t.data is not None)
+    expr = Reshape(Swap(Stack(parts), 0), (count, 2 * rows, parts[0].shape[-1]))
+    name = base + one[one.rindex("_") :]
+    low.graph.tensors[name] = GraphTensor(name, tensors[0].type, expr.shape, expr)
+    return name
+
+
+def _flat_codes(low: Lowering, codes: str) -> str:
+    """Codes [experts, n, blocks, bytes] as [experts, n, bytes of a row]."""
+    tensor = low.graph.tensors[codes]
+    count, rows, *row = tensor.shape
+    low.graph.tensors[codes] = replace(tensor, shape=(count, rows, prod(row)))
+    return codes
+
+
 LOWERINGS: Table = {
     **standard.LOWERINGS,
     "Attention": _attention,
     "AttentionBias": _attention_bias,
+    "BlockEmbedding": _block_embedding,
+    "BlockMoE": _experts,
     "RoPE": _rope,
     "RopeTable": _rope_table,
     "SumLayerNorm": _sum_norm,

@@ -140,12 +140,6 @@ def _block_embedding(node: Node, given: Sequence[Value]) -> Made:
     return [(scales.type, (*_shape(ids), n_blocks * node.get("block")))]
 
 
-def _block_weight(node: Node, given: Sequence[Value]) -> Made:
-    *outer, n_blocks = _shape(given[1])
-    assert isinstance(n_blocks, int)
-    return [("", (*outer, n_blocks * node.get("block")))]
-
-
 def _linear(node: Node, given: Sequence[Value]) -> Made:
     return _wide(given, _shape(given[1])[-1 if node.get("transposed") else -2])
 
@@ -242,13 +236,12 @@ def _attention(node: Node, given: Sequence[Value]) -> Made:
 
 RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     **dict.fromkeys(("Activation", "Identity", "LayerNorm", "MaskPositions", "MoE", "Positions", "RMSNorm"), _same),
-    **dict.fromkeys(("RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
+    **dict.fromkeys(("BlockMoE", "RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
     **dict.fromkeys(("Add", "AddRows", "Mul"), _elementwise),
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
-    "BlockWeight": _block_weight,
     "CastWeight": _cast_weight,
     "ChannelsLast": _channels_last,
     "Convolution": _convolution,

@@ -16,9 +16,20 @@ from modelfmt.errors import UnsupportedError
 from modelfmt.graphs import lower_pictures, lower_stacks
 from modelfmt.graphs.builder import STRUCTURAL, Builder, Form, attribute
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
-from modelfmt.ir.ops import Packed
+from modelfmt.ir.ops import Numbers, Packed
 
-__all__ = ["IR_VERSION", "LOWERINGS", "LOWEST", "MICROSOFT", "OPSET", "Lowering", "Table", "lower", "waves"]
+__all__ = [
+    "IR_VERSION",
+    "LOWERINGS",
+    "LOWEST",
+    "MICROSOFT",
+    "OPSET",
+    "Lowering",
+    "Table",
+    "expert_parts",
+    "lower",
+    "waves",
+]
 
 OPSET, IR_VERSION = 23, 11
 MICROSOFT = "com.microsoft"
@@ -151,16 +162,22 @@ class Lowering(Builder):
         name = f"/shape/{ids}_flat"
         return self.once(name, lambda: self.op("Reshape", [ids, self.integers("/shape/all", [-1])], name))
 
-    def signed(self, codes: str, shape: tuple[int, int], bits: int) -> str:
-        """Unsigned codes with a zero in the middle as signed ones, a constant of `shape`, instead of the first."""
-        name = f"{codes.removesuffix('_codes')}_quantized"
-        if name not in self.graph.tensors:
-            expr = self.graph.tensors[codes].data
-            assert isinstance(expr, Packed)
-            packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
-            flipped = msgspec.structs.replace(expr, packing=packing)
-            self.graph.tensors[name] = GraphTensor(name, f"INT{bits}", shape, flipped)
-        return name
+    def integer(self, name: str, shape: tuple[int, ...], bits: int, *, signed: bool) -> str:
+        """Packed codes or zero points as a constant of integers, instead of bytes. signed: codes with a zero in the
+        middle of their range as numbers around 0."""
+        own = f"{name.removesuffix('_codes')}_quantized"
+        if own not in self.graph.tensors:
+            expr = self.graph.tensors[name].data
+            assert isinstance(expr, Packed | Numbers)
+            if signed and isinstance(expr, Packed):
+                packing = msgspec.structs.replace(expr.packing, flip=1 << (bits - 1))
+                expr = msgspec.structs.replace(expr, packing=packing)
+            self.graph.tensors[own] = GraphTensor(own, f"{'' if signed else 'U'}INT{bits}", shape, expr)
+        return own
+
+    def types(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Types of constants, empty for one that is not there."""
+        return tuple(self.graph.tensors[name].type if name else "" for name in names)
 
     def scalar(self, value: float) -> str:
         """A constant number in the graph's type."""
@@ -224,11 +241,13 @@ def _block_linear(low: Lowering, node: Node) -> None:
     if not low.form.standard:
         inputs = [low.hidden(x), codes, scales, zeros]
         inputs = [*inputs, "", *bias] if bias else inputs if zeros else inputs[:3]
-        sizes = {"K": k, "N": n, "bits": node.get("bits"), "block_size": node.get("block")}
-        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, accuracy_level=0, **sizes)
+        sizes = _nbits(low, (n, k), node.get("bits"), node.get("block"))
+        low.nodes("MatMulNBits", inputs, (low.result(node),), domain=MICROSOFT, **sizes)
         return
-    signed = low.signed(codes, (n, k), node.get("bits"))
-    matrix = low.op("DequantizeLinear", [signed, scales], f"{name}/weight", axis=1, block_size=node.get("block"))
+    bits, block = node.get("bits"), node.get("block")
+    parts = [low.integer(codes, (n, k), bits, signed=not zeros), scales]
+    parts += [low.integer(zeros, (n, k // block), bits, signed=False)] if zeros else []
+    matrix = low.op("DequantizeLinear", parts, f"{name}/weight", axis=1, block_size=block)
     low.op("Gemm", [low.hidden(x), matrix, *bias], low.result(node), transB=1)
 
 
@@ -512,7 +531,7 @@ def _attention(low: Lowering, node: Node) -> None:
 
 def _experts(low: Lowering, node: Node) -> None:
     """Every expert that a token chose, one after another: its tokens are picked out, computed and added."""
-    x, router, *weights = node.inputs
+    x, router = node.inputs[:2]
     name, used = node.outputs[0], node.get("used")
     tokens = low.hidden(x)
     scores = low.op("Gemm", [tokens, router], f"{name}/scores", transB=1)
@@ -530,14 +549,17 @@ def _experts(low: Lowering, node: Node) -> None:
     distinct = low.op("Unique", [flat], f"{name}/distinct")
     trips = low.op("Squeeze", [low.op("Shape", [distinct], f"{name}/n_distinct")], f"{name}/trips")
     start = low.op("Sub", [tokens, tokens], f"{name}/start")
-    body = _expert(name, (tokens, shares, distinct, *weights), node, low.form)
+    parts = expert_parts(node)
+    if low.form.standard:
+        parts = [(_signed_experts(low, *part), part[1]) for part in parts]
+    body = _expert(name, (tokens, shares, distinct), parts, node.get("activation").decode(), low)
     low.nodes("Loop", [trips, "", start], [low.result(node)], domain="", body=attribute("body", body))
 
 
-def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
+def _expert(name: str, outer: Sequence[str], parts: Sequence[Part], activation: str, low: Lowering) -> Graph:
     """The body of the loop: one expert over the tokens that chose it."""
-    tokens, shares, distinct, *weights = outer
-    inner, float_type = Lowering(Graph(f"{name}/expert"), form, LOWERINGS), form.float_type
+    tokens, shares, distinct = outer
+    inner, float_type = Lowering(Graph(f"{name}/expert"), low.form, LOWERINGS), low.float_type
     base = f"{name}/body"
     inner.input(f"{base}/turn", "INT64", ())
     inner.input(f"{base}/go", "BOOL", ())
@@ -547,14 +569,11 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     found = inner.op("NonZero", [share], f"{base}/found")
     places = inner.op("Transpose", [found], f"{base}/places")
     picked = inner.op("GatherND", [tokens, places], f"{base}/picked")
-    gate, up, down = (
-        inner.op("Gather", [weight, expert], f"{base}/{part}")
-        for part, weight in zip(("gate", "up", "down"), weights, strict=True)
-    )
-    gated = inner.op("Gemm", [picked, gate], f"{base}/gated", transB=1)
-    active = activate(inner, node.get("activation").decode(), gated, f"{base}/active")
-    made = inner.op("Mul", [active, inner.op("Gemm", [picked, up], f"{base}/raised", transB=1)], f"{base}/made")
-    out = inner.op("Gemm", [made, down], f"{base}/out", transB=1)
+    gate, up, down = parts
+    gated = _expert_linear(inner, picked, gate, expert, f"{base}/gated")
+    active = activate(inner, activation, gated, f"{base}/active")
+    raised = _expert_linear(inner, picked, up, expert, f"{base}/raised")
+    out = _expert_linear(inner, inner.op("Mul", [active, raised], f"{base}/made"), down, expert, f"{base}/out")
     weight = inner.op("GatherND", [share, places], f"{base}/weight")
     column = inner.op("Unsqueeze", [weight, inner.integers(f"{base}/axes", [1])], f"{base}/column")
     added = inner.op("Mul", [out, column], f"{base}/added")
@@ -567,6 +586,45 @@ def _expert(name: str, outer: Sequence[str], node: Node, form: Form) -> Graph:
     return inner.graph
 
 
+def expert_parts(node: Node) -> list[Part]:
+    """Matrices of gate, up and down: those of MoE are dense, each of BlockMoE has three names."""
+    _, _, *weights = node.inputs
+    if node.op == "MoE":
+        return [([name, "", ""], (0, 0, 0, 0)) for name in weights]
+    sizes = node.get("sizes")
+    return [(weights[3 * at : 3 * at + 3], sizes[4 * at : 4 * at + 4]) for at in range(3)]
+
+
+def _signed_experts(low: Lowering, names: list[str], sizes: Sequence[int]) -> list[str]:
+    """Codes of experts as signed bytes, which DequantizeLinear takes."""
+    n, k, bits, _ = sizes
+    if not bits:
+        return names
+    count = low.graph.tensors[names[0]].shape[0]
+    return [low.integer(names[0], (count, n, k), bits, signed=True), *names[1:]]
+
+
+Part = tuple[list[str], Sequence[int]]
+"""Matrices of experts: dense, or codes, scales and zeros; (rows, columns, bits, block)."""
+
+
+def _expert_linear(inner: Lowering, x: str, part: Part, expert: str, name: str) -> str:
+    """A product with the matrix of one expert, which is picked out first."""
+    names, (n, k, bits, block) = part
+    picked = [inner.op("Gather", [one, expert], f"{name}/part_{at}") for at, one in enumerate(names) if one]
+    if bits and not inner.form.standard:
+        inner.nodes("MatMulNBits", [x, *picked], [name], domain=MICROSOFT, **_nbits(inner, (n, k), bits, block))
+        return name
+    if bits:
+        picked = [inner.op("DequantizeLinear", picked, f"{name}/matrix", axis=1, block_size=block)]
+    return inner.op("Gemm", [x, *picked], name, transB=1)
+
+
+def _nbits(low: Lowering, shape: tuple[int, int], bits: int, block: int) -> dict[str, int]:
+    n, k = shape
+    return {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": low.form.accuracy_level}
+
+
 Table = Mapping[str, Callable[[Lowering, Node], None]]
 
 LOWERINGS: Table = {
@@ -575,6 +633,7 @@ LOWERINGS: Table = {
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
     "BlockLinear": _block_linear,
+    "BlockMoE": _experts,
     "CastWeight": _cast_weight,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,

@@ -23,7 +23,7 @@ from modelfmt.grids.kinds import (
 )
 from modelfmt.grids.params import records, zeros_of
 from modelfmt.grids.values import as_blocks, decode, doubles, fit, values
-from modelfmt.ir.ops import Blocks, Coded, Expression, Numbers, Packed, Reader, Regrid, Uniform
+from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,8 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.
             return rows.coded(expr, start, stop, reader)
         case Regrid():
             return rows.regrid(expr, start, stop, reader)
+        case Nearest():
+            return rows.nearest(expr, start, stop, reader)
         case Uniform():
             return rows.uniform(expr, start, stop, reader)
         case Packed():

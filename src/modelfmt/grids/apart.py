@@ -15,7 +15,7 @@ from modelfmt.grids.kinds import GROUPS, TABLES, records_of, regridded
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Numbers, Packed, Param, Regrid, Uniform, nodes
+from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Param, Regrid, Uniform, nodes
 
 __all__ = ["LAYOUTS", "Apart", "Layout", "apart", "half_scales"]
 
@@ -99,7 +99,9 @@ def _zeros(expr: Expression) -> tuple[bool, bool]:
     """Whether a grid has zeros of its own, and whether all of them are whole numbers."""
     zeros, whole = False, True
     for node in nodes(expr):
-        if isinstance(node, Coded):
+        if isinstance(node, Nearest):
+            zeros = zeros or not node.symmetric
+        elif isinstance(node, Coded):
             zero = node.zero
             zeros = zeros or node.offset is not None or isinstance(zero, Param) or not zero.is_integer()
             whole = whole and node.offset is None and _whole(zero)

@@ -10,6 +10,7 @@ from modelfmt.ir.ops import (
     Coded,
     Concat,
     Expression,
+    Nearest,
     Regrid,
     Reshape,
     RopePermute,
@@ -101,7 +102,7 @@ def is_row_operation(expr: Expression) -> bool:
 
 def records_of(expr: Expression) -> Expression:
     """The same rows of a grid without their codes: what scales and zeros there are, for a fraction of the bytes."""
-    if isinstance(expr, Coded | Regrid):
+    if isinstance(expr, Coded | Regrid | Nearest):
         return msgspec.structs.replace(expr, records=True)
     return with_inputs(expr, records_of)
 

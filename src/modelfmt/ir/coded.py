@@ -25,6 +25,7 @@ __all__ = [
     "GRIDDED",
     "Blocks",
     "Coded",
+    "Nearest",
     "Nested",
     "Numbers",
     "Packed",
@@ -112,6 +113,39 @@ class Regrid(Op, frozen=True):
     @property
     def shape(self) -> tuple[int, ...]:
         return (*self.input.shape[:-1], self.width or self.input.shape[-1])
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
+
+
+class Nearest(Op, frozen=True):
+    """Dense values rounded to integers under a scale for each group, as rows of a grid: the codes of ONNX Runtime's
+    quantizer of weights (csrc/quant/grid_round.c).
+
+    table: of the codes, "U4" or "U8". symmetric: the zero is the middle of the range, else each group has its own.
+    half: scales are rounded to float16 first. records: no codes.
+    """
+
+    input: Expression
+    table: str
+    group: int
+    symmetric: bool = True
+    half: bool = False
+    records: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shape or self.shape[-1] % self.group:
+            raise ShapeError("rows are no whole groups", code="blocks", found=self.shape, allowed=self.group)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return grid.INTEGERS[self.table]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
 
     @property
     def stored(self) -> Encoding:
@@ -242,5 +276,5 @@ class Nested(Computed, frozen=True):
         return made
 
 
-GRIDDED = (Coded, Regrid, Uniform, Packed, Numbers, Blocks)
+GRIDDED = (Coded, Regrid, Nearest, Uniform, Packed, Numbers, Blocks)
 """Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""

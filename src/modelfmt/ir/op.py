@@ -135,7 +135,7 @@ class Constant(Op, frozen=True):
         import numpy as np
 
         size = row_bytes(self)
-        return np.frombuffer(self.data, np.uint8, (stop - start) * size, start * size).reshape(-1, size)
+        return np.frombuffer(self.data, np.uint8, (stop - start) * size, start * size).reshape(stop - start, size)
 
 
 class Computed(Op, frozen=True):
@@ -176,6 +176,13 @@ def gather(expr: Expression, source: NDArray[np.int64], reader: Reader) -> Rows:
         first, last = int(source.min()), int(source.max()) + 1
         if last - first <= 4 * len(source):
             return reader.rows(expr, first, last)[source - first]
+        order = np.argsort(source, kind="stable")
+        source, cuts = source[order], np.flatnonzero(np.diff(source[order]) != 1) + 1
+        pieces = [reader.rows(expr, int(run[0]), int(run[-1]) + 1).copy() for run in np.split(source, cuts)]
+        found = stacked(pieces, row_bytes(expr))
+        out = np.empty_like(found)
+        out[order] = found
+        return out
     pieces = [reader.rows(expr, int(run[0]), int(run[-1]) + 1).copy() for run in np.split(source, cuts)]
     return stacked(pieces, row_bytes(expr))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from modelfmt.ir import coded, computed, moves, op
-from modelfmt.ir.coded import GRIDDED, Blocks, Coded, Nested, Numbers, Packed, Param, Regrid, Uniform
+from modelfmt.ir.coded import GRIDDED, Blocks, Coded, Nearest, Nested, Numbers, Packed, Param, Regrid, Uniform
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
@@ -59,6 +59,7 @@ __all__ = [
     "Finite",
     "FlipBits",
     "Leaf",
+    "Nearest",
     "NegativeExp",
     "NegativeLog",
     "Nested",
@@ -114,6 +115,7 @@ Expression = (
     | Affine
     | Coded
     | Regrid
+    | Nearest
     | Uniform
     | Packed
     | Numbers

@@ -26,7 +26,8 @@ class Options:
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
     write keys for what the destination lacks of the source. base: the model that an adapter is for. transcode: a policy
     of modelfmt.quant.transcode. target: the destination's format. external: where the constants of a graph go. folder:
-    the destination is one. home: the folder that it is, or lies in. profile: which operators an ONNX graph may have."""
+    the destination is one. home: the folder that it is, or lies in. profile: which operators an ONNX graph may have.
+    accuracy_level: what these may round what they multiply to."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_tensor_type: str | None = None
@@ -49,6 +50,7 @@ class Options:
     folder: bool = False
     home: str = ""
     profile: str = "auto"
+    accuracy_level: int = 0
 
 
 @dataclass(frozen=True)

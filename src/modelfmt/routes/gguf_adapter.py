@@ -6,6 +6,7 @@ rank, one alpha for the file. Pairs whose scale that is not have the rest of it 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ _WITHOUT_EFFECT = (
     "ssm_conv1d.weight",
     "shortconv.conv.weight",
 )
-"""Tensors that llama.cpp's graphs use without looking for an adapter."""
+"""Tensors that llama.cpp's graphs use without looking for an adapter; a table has those of its own graph."""
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
@@ -85,7 +86,7 @@ def _pairs(adapter: Adapter, base: Model) -> tuple[str, dict[str, Pair]]:
     for name, pair in pairs.items():
         if pair.magnitude is not None:
             raise _impossible(adapter, name, "lengths of rows (DoRA)")
-        if name.endswith(_WITHOUT_EFFECT):
+        if name.endswith(_WITHOUT_EFFECT) or re.sub(r"^blk\.[0-9]+\.", "", name) in table.arch.unadapted:
             raise _impossible(adapter, name, "a tensor for which llama.cpp looks for no adapter")
         if name.endswith("_exps.weight") and f"{name.removesuffix('weight')}scale" in targets:
             raise _impossible(adapter, name, "experts with scales, which llama.cpp does not apply to adapters")

@@ -12,7 +12,8 @@ from modelfmt.errors import UnsupportedError
 from modelfmt.grids import half_scales
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Encoded, Expression, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.ir.ops import Encoded, Expression, Nearest, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.quant.integers import Integers
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import DraftTensor, narrowing
 from modelfmt.storage import strict_json
@@ -89,13 +90,25 @@ def _reason(expr: Expression, target: str) -> str:
     """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
     part = _part(expr)
     if part:
-        made = next((node for node in nodes(expr) if isinstance(node, Encoded)), None)
-        return f"{part}, quantized to {made.encoding}" if made else f"{part}, {_of(expr)}"
+        made = _quantized(expr)
+        return f"{part}, quantized to {made[1]}" if made else f"{part}, {_of(expr)}"
     return "kept" if expr.stored.name == target else "the graph's type"
 
 
+def _quantized(expr: Expression) -> tuple[Expression, str] | None:
+    """The dense values that a constant is quantized from, and the type; None where nothing is."""
+    for node in nodes(expr):
+        if isinstance(node, Encoded):
+            return node.input, node.encoding
+        if isinstance(node, Nearest):
+            return node.input, str(Integers(node.bits, node.group, node.symmetric))
+    return None
+
+
 def _part(expr: Expression) -> str:
-    return "codes" if isinstance(expr, Packed) else f"{expr.what}s" if isinstance(expr, Numbers) else ""
+    """Which part of a quantized matrix an expression is, also where its rows were moved."""
+    found = next((node for node in nodes(expr) if isinstance(node, Packed | Numbers)), None)
+    return "" if found is None else "codes" if isinstance(found, Packed) else f"{found.what}s"
 
 
 def _of(expr: Expression) -> str:
@@ -105,8 +118,10 @@ def _of(expr: Expression) -> str:
 
 def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
     part = _part(expr)
-    made = next((node for node in nodes(expr) if part and isinstance(node, Encoded)), None)
+    made = _quantized(expr) if part else None
     if part == "codes" and made is not None:
-        detail = f"{made.input.stored.name} to {made.encoding}"
+        detail = f"{made[0].stored.name} to {made[1]}"
         return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    if any(isinstance(node, Nearest) for node in nodes(expr)):
+        return []  # made for this type of scales
     return [] if part == "scales" and target == "F16" and half_scales(expr) else narrowing(key, source, target)

@@ -18,6 +18,7 @@ from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
+from modelfmt.quant import integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options
@@ -27,6 +28,7 @@ __all__ = ["drafts"]
 
 _NOT_HERE = ("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre")
 IN_PLACE = "safetensors"
+ACCURACY_LEVELS = (0, 4)
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16"}
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q6_K")
 
@@ -45,6 +47,13 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         raise UsageError("no such profile", code="profile", found=options.profile, allowed=", ".join(PROFILES))
     if model.program is not None:
         return [_kept(model, model.program, recipe, options) for recipe in wanted]
+    if options.accuracy_level not in ACCURACY_LEVELS:
+        raise UsageError(
+            "no such accuracy level",
+            code="accuracy-level",
+            found=options.accuracy_level,
+            allowed=", ".join(map(str, ACCURACY_LEVELS)),
+        )
     if options.profile == GENAI and not options.folder:
         raise UsageError(
             "onnxruntime-genai loads a folder",
@@ -76,15 +85,17 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
 
-    label = recipe.label
-    if label not in (AUTO, *_TYPES, *_BLOCKS) or recipe.own:
+    label, whole = recipe.label, integers.parse(recipe.label)
+    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
         raise UsageError(
             "an ONNX graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
         )
-    blocks = label if label in _BLOCKS else None
+    if whole is not None and options.rounding != "ggml":
+        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
+    blocks = label if label in _BLOCKS else whole
     usual = _usual(source.tensors) if label == AUTO or blocks else label
     form = Form(
         _TYPES[usual],
@@ -93,6 +104,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         rounding=options.rounding,
         profile=options.profile,
         carried=label not in _TYPES,
+        accuracy_level=options.accuracy_level,
     )
     made = build.from_checkpoint(
         architecture=source.architecture,

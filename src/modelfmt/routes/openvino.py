@@ -17,6 +17,7 @@ from modelfmt.formats import openvino
 from modelfmt.ir.graph import Graph
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
+from modelfmt.quant import integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.routes.draft import Draft, Options
 from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
@@ -33,7 +34,7 @@ _NOT_HERE = {
     name: getattr(Options(), name)
     for name in (
         *("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre"),
-        *("split_size", "split_tensors", "external", "profile"),
+        *("split_size", "split_tensors", "external", "profile", "accuracy_level"),
     )
 }
 """Options that mean nothing here -> what they are when nobody gives them."""
@@ -58,18 +59,20 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     from modelfmt.graphs import openvino as lowering
     from modelfmt.graphs.builder import Form
 
-    label = recipe.label
-    if label not in (AUTO, *_TYPES, *_BLOCKS) or recipe.own:
+    label, whole = recipe.label, integers.parse(recipe.label)
+    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
         raise UsageError(
             "an OpenVINO graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
         )
+    if whole is not None and options.rounding != "ggml":
+        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
     form = Form(
         as_stored=label not in _TYPES,
         weight_type=_TYPES.get(label),
-        blocks=label if label in _BLOCKS else None,
+        blocks=label if label in _BLOCKS else whole,
         rounding=options.rounding,
         profile=lowering.PROFILE,
         carried=label not in _TYPES,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from modelfmt import sources
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.verifying.checks import Checks, Verification
-from modelfmt.verifying.runners import RUNTIMES, Runner, Subject, opened
+from modelfmt.verifying.runners import CANNOT, RUNTIMES, Runner, Subject, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["RUNTIMES", "Verification", "verify"]
 
 _LENGTH, _SHORTEST = 32, 2
-_CANNOT = ("no-graph", "no-config", "source-kind", "runtime", "not-installed", "tokens", "unsupported-architecture")
-"""Codes of errors that say that a model has no way to be run here."""
 _GRAPHS = ("openvino_model.xml", "model.onnx")
 """What folders call the file of their graph."""
 
@@ -82,7 +80,7 @@ def verify(
                     check.layers(source, result, ids)
             except UnsupportedError as error:
                 asked = runtime != "auto" or source_runtime != "auto" or layers
-                if error.code not in _CANNOT or asked or not check.found.get("weights"):
+                if error.code not in CANNOT or asked or not check.found.get("weights"):
                     raise
                 check.notes.append(f"what they compute was not compared: {error}")
         return check.verdict(str(path), str(against))

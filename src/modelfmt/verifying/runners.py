@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from modelfmt.ir.model import Model
 
-__all__ = ["RUNTIMES", "Runner", "Subject", "opened", "relayed"]
+__all__ = ["CANNOT", "RUNTIMES", "Runner", "Subject", "opened", "relayed"]
 
 RUNTIMES = ("auto", "numpy", "onnxruntime", "openvino", "llama.cpp", "transformers")
+CANNOT = ("no-graph", "no-config", "source-kind", "runtime", "not-installed", "tokens", "unsupported-architecture")
+"""Codes of errors that say that a model has no way to be run here."""
 _MODULES = {"llama.cpp": "llama_cpp"}
 _SEED = 0
 
@@ -96,6 +98,8 @@ def opened(subject: Subject, runtime: str, *, ours: bool) -> Runner:
         try:
             return _runner(name)(subject)
         except UnsupportedError as error:
+            if error.code not in CANNOT:
+                raise
             first = first or error
     assert first is not None
     raise first

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.classical import boosters, table
+from modelfmt.graphs.classical import table
 from modelfmt.graphs.classical.columns import BATCH, Inputs
 from modelfmt.graphs.classical.fields import Fields
 from modelfmt.graphs.classical.nodes import ML, Build
@@ -75,8 +75,9 @@ def _features(record: Record, build: Build) -> tuple[int, tuple[str, ...]]:
             continue
         seen.add(id(one))
         e = Fields(one, "", build.path, build.read)
-        if one.name in boosters.PREDICTORS:
-            return boosters.features(e)
+        boosted = table.boosted_features(one, e)
+        if boosted is not None:
+            return boosted
         names = one.get("feature_names_in_")
         if names is not None:
             labels = [str(name) for name in e.labels(names, "feature_names_in_")]

@@ -25,7 +25,8 @@ _DROPPED, _KEPT = ("drop",), ("passthrough", None)
 
 
 def beside(build: Build, parts: Sequence[Columns]) -> Columns:
-    """Columns of several sources as one matrix."""
+    """Columns of several sources as one matrix. Raises LimitExceeded (more than MAX_WIDTH)."""
+    build.check_width(sum(part.width for part in parts))
     kinds = {part.kind for part in parts if part.width}
     if kinds == {"STRING"}:
         return Made(build.join([part.texts() for part in parts]), sum(p.width for p in parts), "STRING").columns(build)
@@ -89,11 +90,14 @@ def column_transformer(build: Build, e: Fields, x: Columns) -> Columns:
     """Transformers side by side, each given columns of its own."""
     parts: list[Columns] = []
     used: set[int] = set()
+    total = 0
     for number, (name, step, columns) in enumerate(_steps(e, "transformers_")):
         if step in _DROPPED:
             continue
         chosen = _chosen(e, name, columns, x)
         used.update(chosen)
+        total += len(chosen)
+        build.check_width(total)
         if chosen:
             place = e.at(f"transformers_.{number}.{name}")
             parts += _one(build, e, name, step, place, x.take(chosen))
@@ -148,9 +152,11 @@ def _chosen(e: Fields, name: str, columns: Any, x: Columns) -> list[int]:
 
 def _positions(e: Fields, columns: slice, x: Columns) -> slice:
     """A slice, whose ends may be names (then the last is in it)."""
+    if not all(one is None or type(one) in (int, str) for one in (columns.start, columns.stop, columns.step)):
+        raise e.corrupt("a slice of names or indices is wanted", "transformers_", columns)
     start, stop = (_position(e, end, x) if isinstance(end, str) else end for end in (columns.start, columns.stop))
     stop = stop + 1 if isinstance(columns.stop, str) else stop
-    return slice(start, stop, columns.step or None)
+    return slice(start, stop, columns.step if isinstance(columns.step, int) and columns.step else None)
 
 
 def _position(e: Fields, column: Any, x: Columns) -> int:

@@ -126,12 +126,11 @@ def one_hot_encoder(build: Build, e: Fields, x: Columns) -> Columns:
         group = _grouped(e, number, n)
         if group is not None:
             n = int(group.max()) + 1
-            spread = np.zeros((len(own), n))
-            spread[np.arange(len(own)), group] = 1
+            spread = e.units("categories_", group, n)
             if unknown in ("infrequent_if_exist", "warn"):
                 rest = build.op("Sub", 1.0, build.sum(hits, keep=True))
                 hits = build.op("MatMul", hits, spread)
-                hits = build.op("Add", hits, build.op("MatMul", rest, np.eye(n)[[n - 1]]))
+                hits = build.op("Add", hits, build.op("MatMul", rest, e.units("categories_", np.asarray([n - 1]), n)))
             else:
                 hits = build.op("MatMul", hits, spread)
         key = e.first("_drop_idx_after_grouping", "drop_idx_")

@@ -1,7 +1,6 @@
-"""Estimators that ask several others: bagging, voting, stacking, AdaBoost, one for each class or pair or output.
+"""Estimators that ask several others the same: bagging, voting, stacking, AdaBoost.
 
-Source: scikit-learn 1.9, ensemble/_bagging.py, _voting.py, _stacking.py, _weight_boosting.py, multiclass.py,
-multioutput.py.
+Source: scikit-learn 1.9, ensemble/_bagging.py, _voting.py, _stacking.py, _weight_boosting.py.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ import numpy as np
 
 from modelfmt.graphs.classical.columns import Columns, Made
 from modelfmt.graphs.classical.compose import beside
-from modelfmt.graphs.classical.linear import choose, two_columns
-from modelfmt.graphs.classical.results import Classified, Regressed, Result, Several
-from modelfmt.graphs.classical.support import pair_scores
+from modelfmt.graphs.classical.linear import choose
+from modelfmt.graphs.classical.results import Classified, Regressed, Result
 
 if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Array, Fields
     from modelfmt.graphs.classical.nodes import Build
 
-__all__ = ["PREDICTORS"]
+__all__ = ["PREDICTORS", "asked", "classifiers", "regressors"]
 
 
-def _asked(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> list[Result]:
+def asked(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> list[Result]:
     """What each of the others says, of columns of its own where it has been given such."""
     members = e.inners(key)
     chosen = e.get("estimators_features_")
@@ -38,16 +36,16 @@ def _asked(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> lis
     return found
 
 
-def _classifiers(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> list[Classified]:
-    found = _asked(build, e, x, key)
+def classifiers(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> list[Classified]:
+    found = asked(build, e, x, key)
     wrong = [one for one in found if not isinstance(one, Classified)]
     if wrong:
         raise e.corrupt("classifiers are wanted", key, type(wrong[0]).__name__)
     return [one for one in found if isinstance(one, Classified)]
 
 
-def _regressors(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> list[Regressed]:
-    found = _asked(build, e, x, key)
+def regressors(build: Build, e: Fields, x: Columns, key: str = "estimators_") -> list[Regressed]:
+    found = asked(build, e, x, key)
     wrong = [one for one in found if not isinstance(one, Regressed)]
     if wrong:
         raise e.corrupt("regressors are wanted", key, type(wrong[0]).__name__)
@@ -65,9 +63,7 @@ def _places(e: Fields, inner: Array, outer: Array) -> Array:
         if not all(type(n) in (int, float) and 0 <= n < len(outer) and n == int(n) for n in rows):
             raise e.corrupt("an inner estimator has other classes", "classes_", rows[:5], outer.tolist()[:5])
         known = {n: n for n in range(len(outer))}
-    table = np.zeros((len(rows), len(outer)))
-    table[np.arange(len(rows)), [known[n] for n in rows]] = 1
-    return table
+    return e.units("classes_", np.asarray([known[n] for n in rows]), len(outer))
 
 
 def _indexed(e: Fields, inner: Array, n: int) -> Array:
@@ -75,9 +71,14 @@ def _indexed(e: Fields, inner: Array, n: int) -> Array:
     return _places(e, inner, np.arange(n))
 
 
+def _is_same(table: Array) -> bool:
+    """True where inner classes are the outer ones, in their order."""
+    return table.shape[0] == table.shape[1] and bool((np.diagonal(table) == 1).all())
+
+
 def _spread(build: Build, value: str, table: Array) -> str:
     """Columns of inner classes as columns of outer ones."""
-    if table.shape[0] == table.shape[1] and np.array_equal(table, np.eye(len(table))):
+    if _is_same(table):
         return value
     return build.op("MatMul", value, table)
 
@@ -107,7 +108,7 @@ def _total(build: Build, values: list[str], weights: Array) -> str:
 def bagging_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     """The mean of probabilities, or of votes where there are none."""
     classes = e.classes()
-    found = _classifiers(build, e, x)
+    found = classifiers(build, e, x)
     parts, scores = [], []
     for one in found:
         table = _indexed(e, one.classes, len(classes))
@@ -123,7 +124,7 @@ def bagging_classifier(build: Build, e: Fields, x: Columns) -> Classified:
 
 def mean_regressor(build: Build, e: Fields, x: Columns) -> Regressed:
     """The mean of what each says: bagging, voting."""
-    found = _regressors(build, e, x)
+    found = regressors(build, e, x)
     weights = _voters(e, len(found)) if e.record.name == "VotingRegressor" else np.ones(len(found))
     total = build.op("Div", _total(build, [one.value for one in found], weights), float(weights.sum()))
     return Regressed(total, found[0].width, found[0].flat)
@@ -145,7 +146,7 @@ def _voters(e: Fields, n: int) -> Array:
 def voting_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     """The class of the largest weighted mean of probabilities, or of most weighted votes."""
     classes = e.classes()
-    found = _classifiers(build, e, x)
+    found = classifiers(build, e, x)
     weights = _voters(e, len(found))
     soft = e.choice("voting", ("hard", "soft"), "hard") == "soft"
     parts = []
@@ -158,7 +159,7 @@ def voting_classifier(build: Build, e: Fields, x: Columns) -> Classified:
 
 def _stacked(build: Build, e: Fields, x: Columns) -> Result:
     """What the last estimator makes of the answers of the others."""
-    found = _asked(build, e, x)
+    found = asked(build, e, x)
     ways = e.get("stack_method_")
     if not isinstance(ways, list) or len(ways) != len(found):
         raise e.corrupt("a way to ask each estimator is wanted", "stack_method_", ways)
@@ -195,7 +196,7 @@ def stacking_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     if not isinstance(found, Classified):
         raise e.corrupt("a classifier is wanted", "final_estimator_", type(found).__name__)
     table = _indexed(e, found.classes, len(classes))
-    if not np.array_equal(table, np.eye(len(classes))):
+    if not _is_same(table):
         raise e.refused("the last estimator knows fewer classes", "final_estimator_", len(table), (len(classes),))
     return Classified(classes, found.index, found.probabilities, found.scores, found.width)
 
@@ -212,7 +213,7 @@ def ada_boost_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     """SAMME: weighted votes; SAMME.R of older releases: logarithms of probabilities."""
     classes = e.classes()
     n = len(classes)
-    found = _classifiers(build, e, x)
+    found = classifiers(build, e, x)
     weights = e.array("estimator_weights_", None)[: len(found)]
     if n < 2 or len(weights) != len(found) or not weights.sum() > 0:
         raise e.corrupt("a weight for each estimator is wanted", "estimator_weights_", len(weights), len(found))
@@ -241,7 +242,7 @@ def ada_boost_classifier(build: Build, e: Fields, x: Columns) -> Classified:
 
 def ada_boost_regressor(build: Build, e: Fields, x: Columns) -> Regressed:
     """The weighted median of what each says."""
-    found = _regressors(build, e, x)
+    found = regressors(build, e, x)
     weights = e.array("estimator_weights_", None)[: len(found)]
     if len(weights) != len(found) or found[0].width != 1:
         raise e.corrupt("a weight for each estimator is wanted", "estimator_weights_", len(weights), len(found))
@@ -253,100 +254,6 @@ def ada_boost_regressor(build: Build, e: Fields, x: Columns) -> Regressed:
     return Regressed(build.op("GatherElements", ordered, first, axis=1))
 
 
-def _binary(build: Build, e: Fields, found: Result) -> tuple[str, float]:
-    """[N, 1]: how much one of two classes is meant, and from where on it is."""
-    if isinstance(found, Regressed) and found.width == 1:
-        return found.value, 0.5
-    if isinstance(found, Classified) and len(found.classes) == 2:
-        if found.scores:
-            return found.scores, 0.0
-        if found.probabilities:
-            return build.column(found.probabilities, 1), 0.5
-    raise e.refused("an inner estimator that does not tell two classes apart", "estimators_", None, ("two classes",))
-
-
-def one_vs_rest(build: Build, e: Fields, x: Columns) -> Classified:
-    """The class whose own classifier is surest."""
-    binarizer = e.of(e.inner("label_binarizer_"), "label_binarizer_")
-    binarizer.choice("y_type_", ("binary", "multiclass"), "multiclass")
-    classes = binarizer.classes()
-    found = _asked(build, e, x)
-    if len(found) != (1 if len(classes) == 2 else len(classes)):
-        raise e.corrupt("an estimator for each class is wanted", "estimators_", len(found), len(classes))
-    parts = [_binary(build, e, one) for one in found]
-    scores = build.join([value for value, _ in parts])
-    if len(classes) == 2:
-        index = build.flat(build.cast(build.op("Greater", scores, parts[0][1]), "INT64"))
-    else:
-        index = build.argmax(scores)
-    shares = None
-    known = [one.probabilities for one in found if isinstance(one, Classified) and one.probabilities]
-    if len(known) == len(found):
-        each = build.join([build.column(one, 1) for one in known])
-        shares = two_columns(build, each) if len(classes) == 2 else build.shares(each)
-    return Classified(classes, index, shares, scores)
-
-
-def one_vs_one(build: Build, e: Fields, x: Columns) -> Classified:
-    """Votes of a classifier for each pair of classes."""
-    classes = e.classes()
-    n = len(classes)
-    chosen = e.get("pairwise_indices_")
-    if chosen is not None:
-        raise e.refused("kernels that are computed before", "pairwise_indices_", chosen, (None,))
-    found = _classifiers(build, e, x)
-    if n < 2 or len(found) != n * (n - 1) // 2 or any(len(one.classes) != 2 for one in found):
-        raise e.corrupt("an estimator for each pair of classes is wanted", "estimators_", len(found), n)
-    parts = [_binary(build, e, one) for one in found]
-    confidence = build.join([value for value, _ in parts])
-    votes = build.join([build.upright(build.cast(one.index, "DOUBLE")) for one in found])
-    scores = pair_scores(build, votes, confidence, n)
-    if n == 2:
-        scores = build.column(scores, 1)
-        index = build.flat(build.cast(build.op("Greater", scores, parts[0][1]), "INT64"))
-        return Classified(classes, index, None, scores)
-    return Classified(classes, build.argmax(scores), None, scores)
-
-
-def multi_output_classifier(build: Build, e: Fields, x: Columns) -> Several:
-    """A classifier for each output."""
-    return Several(tuple(_classifiers(build, e, x)))
-
-
-def multi_output_regressor(build: Build, e: Fields, x: Columns) -> Regressed:
-    """A regressor for each output."""
-    found = _regressors(build, e, x)
-    if found[0].width != 1:
-        raise e.corrupt("one output of each is wanted", "estimators_", found[0].width)
-    return Regressed(build.join([one.value for one in found]), len(found), flat=False)
-
-
-def regressor_chain(build: Build, e: Fields, x: Columns) -> Regressed:
-    """A regressor for each output, which is given the columns and what those before it have said."""
-    members = e.inners("estimators_")
-    order = e.get("order_")
-    places = e.whole(order, "order_", len(members), low=0, high=len(members) - 1)
-    said: list[str] = []
-    for number, one in enumerate(members):
-        given = beside(build, [x, *(Made(value, 1).columns(build) for value in said)])
-        found = build.predict(one, e.at(f"estimators_.{number}"), given)
-        if not isinstance(found, Regressed) or found.width != 1:
-            raise e.corrupt("regressors are wanted", "estimators_", one.type)
-        said.append(found.value)
-    if len(set(places.tolist())) != len(members):
-        raise e.corrupt("an order is wanted", "order_", places.tolist()[:5])
-    return Regressed(build.join([said[index] for index in np.argsort(places)]), len(members), flat=False)
-
-
-def constant(build: Build, e: Fields, x: Columns) -> Classified:
-    """The classifier of OneVsRestClassifier where all rows of the training data were of one kind."""
-    value = e.array("y_", 1)
-    size = build.op("Shape", x.numbers(), start=0, end=1)
-    score = build.op("Expand", value.reshape(1, 1), build.op("Concat", size, [1], axis=0))
-    index = build.flat(build.cast(score, "INT64"))
-    return Classified(np.arange(2), index, two_columns(build, score), score)
-
-
 PREDICTORS = {
     "BaggingClassifier": bagging_classifier,
     **dict.fromkeys(("BaggingRegressor", "VotingRegressor"), mean_regressor),
@@ -355,10 +262,4 @@ PREDICTORS = {
     "StackingRegressor": stacking_regressor,
     "AdaBoostClassifier": ada_boost_classifier,
     "AdaBoostRegressor": ada_boost_regressor,
-    "OneVsRestClassifier": one_vs_rest,
-    "OneVsOneClassifier": one_vs_one,
-    "MultiOutputClassifier": multi_output_classifier,
-    "MultiOutputRegressor": multi_output_regressor,
-    "RegressorChain": regressor_chain,
-    "_ConstantPredictor": constant,
 }

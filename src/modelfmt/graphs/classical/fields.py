@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError, UnsupportedError
+from modelfmt.graphs.classical.nodes import MAX_WIDTH
 from modelfmt.ir.record import Name, Objects, Record, Texts
 from modelfmt.ir.tensor import Tensor
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
-__all__ = ["MAX_WIDTH", "Fields"]
+__all__ = ["MAX_CELLS", "MAX_WIDTH", "Fields"]
 
-MAX_WIDTH = 1 << 20
 MAX_READ = 8 << 30
+MAX_CELLS = 1 << 27
 _MISSING: Any = object()
 
 
@@ -130,7 +131,7 @@ class Fields:
         kind = record.name
         if kind not in ("csr_matrix", "csr_array") or not isinstance(shape, tuple) or len(shape) != 2:
             raise self.refused("sparse matrices of this kind are not read", name, record.type, ("csr_matrix",))
-        if not all(type(n) is int and n >= 0 for n in shape) or shape[0] * shape[1] > 1 << 27:
+        if not all(type(n) is int and n >= 0 for n in shape) or shape[0] * shape[1] > MAX_CELLS:
             raise self.corrupt("a sparse matrix is too large", name, shape)
         inner = Fields(record, self.at(name), self.path, self._read)
         data = inner.array("data", None)
@@ -141,6 +142,25 @@ class Fields:
         dense = np.zeros(shape)
         np.add.at(dense, (np.repeat(np.arange(shape[0]), np.diff(ends)), columns), data)
         return dense
+
+    def zeros(self, name: str, rows: int, columns: int) -> Array:
+        """A table to fill in, of a size that numbers from the file decide. Raises LimitExceeded."""
+        if rows * columns > MAX_CELLS:
+            raise LimitExceeded(
+                "a table that follows from the file would be too large",
+                code="estimator-size",
+                path=self.path,
+                place=self.at(name),
+                found=f"{rows} x {columns}",
+                allowed=f"{MAX_CELLS} numbers",
+            )
+        return np.zeros((rows, columns))
+
+    def units(self, name: str, places: Array, columns: int) -> Array:
+        """Rows that are zero but for a 1 at a place each. Raises LimitExceeded."""
+        table = self.zeros(name, len(places), columns)
+        table[np.arange(len(places)), places] = 1
+        return table
 
     def classes(self, name: str = "classes_") -> Array:
         """Labels of classes: int64, float64, bool or texts (object), at least one, as the file has them."""

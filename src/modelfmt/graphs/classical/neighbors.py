@@ -94,7 +94,7 @@ def neighbors_classifier(build: Build, e: Fields, x: Columns) -> Classified | Se
     found = []
     for number, own in enumerate(classes):
         codes = e.whole(taught[:, number].tolist(), "_y", len(rows), low=0, high=len(own) - 1)
-        votes = build.op("Gather", np.eye(len(own))[codes], index, axis=0)
+        votes = build.op("Gather", e.units("_y", codes, len(own)), index, axis=0)
         votes = build.op("Mul", votes, weights) if weights else votes
         total = build.sum(votes, axis=1)
         shares = build.op("Div", total, build.sum(total, keep=True))

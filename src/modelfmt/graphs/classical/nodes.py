@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     Operand = str | np.ndarray[Any, Any] | float | int | Sequence[int]
     Apply = Callable[["Build", Record, str, Columns], Any]
 
-__all__ = ["ML", "Build"]
+__all__ = ["MAX_WIDTH", "ML", "Build"]
 
 ML = "ai.onnx.ml"
 MAX_NODES = 200_000
+MAX_WIDTH = 1 << 20
 MAX_CONSTANTS = 2 << 30
 MAX_DEPTH = 40
 
@@ -140,6 +141,17 @@ class Build:
     def note(self, place: str, text: str) -> None:
         """Something to be said of the conversion."""
         self.notes.append(Note(place or "estimator", text))
+
+    def check_width(self, width: int) -> None:
+        """Raise LimitExceeded where a matrix would have too many columns."""
+        if width > MAX_WIDTH:
+            raise LimitExceeded(
+                "a matrix would have too many columns",
+                code="estimator-size",
+                path=self.path,
+                found=width,
+                allowed=MAX_WIDTH,
+            )
 
     def attributes(self, **values: Any) -> dict[str, Any]:
         """Attributes of a node."""

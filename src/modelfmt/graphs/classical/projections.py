@@ -47,7 +47,7 @@ def _by_percentile(e: Fields, x: Columns, key: str) -> Array:
         raise e.corrupt("a percentile is wanted", key, percentile, "0 to 100")
     clean = np.where(np.isnan(scores), np.finfo(scores.dtype).min, scores)
     threshold = np.percentile(clean, 100 - percentile)
-    mask = clean > threshold
+    mask: Array = clean > threshold
     ties = np.flatnonzero(clean == threshold)
     mask[ties[: int(x.width * percentile / 100) - int(mask.sum())]] = True
     return mask

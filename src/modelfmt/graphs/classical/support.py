@@ -18,15 +18,24 @@ if TYPE_CHECKING:
     from modelfmt.graphs.classical.fields import Array, Fields
     from modelfmt.graphs.classical.nodes import Build
 
-__all__ = ["PREDICTORS", "pair_scores"]
+__all__ = ["MAX_CLASSES", "PREDICTORS", "pair_scores"]
 
-MAX_CLASSES = 1000
+MAX_CLASSES, MAX_SHARED = 150, 40
 _SMALLEST = 1e-7
+
+
+_KERNELS = ("linear", "poly", "rbf", "sigmoid")
+
+
+def _vectors(e: Fields, width: int) -> Array:
+    """The support vectors [M, n], of a kernel that nodes can be made for."""
+    e.choice("kernel", _KERNELS, "rbf")
+    return e.array("support_vectors_", None, width)
 
 
 def _kernel(build: Build, e: Fields, x: Columns, vectors: Array) -> str:
     """The kernel [N, M] between rows and support vectors [M, n]."""
-    kind = e.choice("kernel", ("linear", "poly", "rbf", "sigmoid"), "rbf")
+    kind = e.get("kernel", "rbf")
     value = x.numbers()
     if kind == "linear":
         return build.op("MatMul", value, np.ascontiguousarray(vectors.T))
@@ -40,7 +49,7 @@ def _kernel(build: Build, e: Fields, x: Columns, vectors: Array) -> str:
 
 def _sums(build: Build, e: Fields, x: Columns) -> str:
     """[N, 1]: of machines with one sum, for numbers and for outliers."""
-    vectors = e.array("support_vectors_", None, x.width)
+    vectors = _vectors(e, x.width)
     weights = e.array("dual_coef_", 1, len(vectors))
     bias = e.array("intercept_", 1)
     return build.op("Add", build.op("MatMul", _kernel(build, e, x, vectors), weights.reshape(-1, 1)), bias)
@@ -64,7 +73,7 @@ def classifier(build: Build, e: Fields, x: Columns) -> Classified:
     n = len(classes)
     if not 2 <= n <= MAX_CLASSES:
         raise e.corrupt("too few classes, or too many", "classes_", n, f"2 to {MAX_CLASSES}")
-    vectors = e.array("support_vectors_", None, x.width)
+    vectors = _vectors(e, x.width)
     counts = e.integers(e.first("_n_support", "n_support_"), n, low=0, high=len(vectors))
     if counts.sum() != len(vectors):
         raise e.corrupt("vectors of each class are wanted", "_n_support", int(counts.sum()), len(vectors))
@@ -73,7 +82,7 @@ def classifier(build: Build, e: Fields, x: Columns) -> Classified:
     bias = e.array(e.first("_intercept_", "intercept_"), len(pairs))
     if e.get("_dual_coef_") is None and n == 2:
         weights, bias = -weights, -bias  # the public ones have the other sign
-    table = np.zeros((len(vectors), len(pairs)))
+    table = e.zeros("support_vectors_", len(vectors), len(pairs))
     owner = np.repeat(np.arange(n), counts)
     for number, (first, second) in enumerate(pairs):
         table[owner == first, number] = weights[second - 1, owner == first]
@@ -123,6 +132,8 @@ def _probabilities(build: Build, e: Fields, n: int, sums: str) -> str | None:
     slopes, offsets = (e.get(e.first(f"_prob{one}", f"prob{one}_")) for one in "AB")
     if slopes is None or not getattr(slopes, "n_elements", 0):
         return None
+    if n > MAX_SHARED:
+        raise e.refused("probabilities of so many classes are not made", "classes_", n, (f"{MAX_SHARED} classes",))
     slope, offset = e.shaped(slopes, "_probA", n_pairs), e.shaped(offsets, "_probB", n_pairs)
     shares = build.op("Sigmoid", build.op("Neg", build.op("Add", build.op("Mul", sums, slope), offset)))
     shares = build.op("Clip", shares, _SMALLEST, 1 - _SMALLEST)

@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.classical import (
-    boosters,
     calibration,
     compose,
+    dummy,
     encoders,
     ensembles,
     histograms,
+    lgb,
     linear,
     neighbors,
     networks,
     probabilistic,
     projections,
     scaling,
+    several,
     support,
     texts,
     trees,
+    xgb,
 )
 from modelfmt.graphs.classical.fields import MAX_WIDTH, Fields
 from modelfmt.graphs.classical.nodes import MAX_DEPTH
@@ -33,24 +36,37 @@ if TYPE_CHECKING:
     from modelfmt.graphs.classical.nodes import Build
     from modelfmt.graphs.classical.results import Result
 
-__all__ = ["PACKAGES", "PREDICTORS", "TRANSFORMERS", "covered", "inside", "predict", "transform", "width"]
+__all__ = [
+    "PACKAGES",
+    "PREDICTORS",
+    "TRANSFORMERS",
+    "boosted_features",
+    "covered",
+    "inside",
+    "predict",
+    "transform",
+    "width",
+]
 
 _FAMILIES: tuple[Any, ...] = (
-    boosters,
     calibration,
     compose,
+    dummy,
     encoders,
     ensembles,
     histograms,
+    lgb,
     linear,
     neighbors,
     networks,
     probabilistic,
     projections,
     scaling,
+    several,
     support,
     texts,
     trees,
+    xgb,
 )
 
 PREDICTORS: dict[str, Callable[[Build, Fields, Columns], Result]] = {}
@@ -58,6 +74,20 @@ TRANSFORMERS: dict[str, Callable[[Build, Fields, Columns], Columns]] = {}
 for _family in _FAMILIES:
     PREDICTORS |= getattr(_family, "PREDICTORS", {})
     TRANSFORMERS |= getattr(_family, "TRANSFORMERS", {})
+
+_BOOSTERS: dict[str, Any] = {"xgboost": xgb, "lightgbm": lgb}
+
+
+def _booster(build: Build, e: Fields, x: Columns) -> Result:
+    """A booster by itself, of either library."""
+    family = _BOOSTERS.get(e.record.package)
+    if family is None:
+        raise e.refused("a booster of another library", "type", e.record.type, tuple(_BOOSTERS))
+    made: Result = family.regressor(build, e, x)
+    return made
+
+
+PREDICTORS["Booster"] = _booster
 
 PACKAGES = ("sklearn", "imblearn", "xgboost", "lightgbm")
 """Where classes of these names may come from; one of the same name elsewhere may compute anything."""
@@ -98,6 +128,15 @@ def transform(build: Build, record: Record, place: str, x: Columns) -> Columns:
 ONE_COLUMN = ("LabelEncoder", "LabelBinarizer", "IsotonicRegression", "CountVectorizer", "TfidfVectorizer")
 
 
+def boosted_features(record: Record, e: Fields) -> tuple[int, tuple[str, ...]] | None:
+    """How many columns a booster was trained on, and their names; None of anything else."""
+    family = _BOOSTERS.get(record.package)
+    if family is None or record.name not in PREDICTORS:
+        return None
+    found: tuple[int, tuple[str, ...]] = family.features(e)
+    return found
+
+
 def inside(record: Record) -> list[Record]:
     """The estimators inside that may say how many columns one that does not was fitted on."""
     found: list[Any] = [step for _, step in record.steps]
@@ -119,7 +158,7 @@ def width(e: Fields) -> int | None:
             return e.of(Record("", {key: value}), key).integer(key, 1, MAX_WIDTH)
     for key in _LENGTHS:
         value = e.get(key)
-        if isinstance(value, Tensor) and value.shape:
+        if isinstance(value, Tensor) and value.shape and 0 < value.shape[-1] <= MAX_WIDTH:
             return value.shape[-1]
     return None
 

@@ -1,8 +1,8 @@
 """Words of texts, counted and weighted: CountVectorizer, TfidfVectorizer, TfidfTransformer.
 
-ONNX has n-grams (TfIdfVectorizer) but no way to find words; ONNX Runtime's Tokenizer has. Letters of ASCII are made lower
-case (StringNormalizer in the locale C, which is everywhere); capital letters beyond ASCII stay, and a note says so.
-Source: scikit-learn 1.9, feature_extraction/text.py; ONNX Runtime's docs/ContribOperators.md.
+ONNX has n-grams (TfIdfVectorizer) but no way to find words; ONNX Runtime's Tokenizer has. Letters of ASCII are made
+lower case (StringNormalizer in the locale C, which is everywhere); capital letters beyond ASCII stay, and a note says
+so. Source: scikit-learn 1.9, feature_extraction/text.py; ONNX Runtime's docs/ContribOperators.md.
 """
 
 from __future__ import annotations

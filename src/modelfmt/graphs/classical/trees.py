@@ -13,6 +13,7 @@ import numpy as np
 
 from modelfmt.graphs.classical.branches import Tree, ensemble, leaves
 from modelfmt.graphs.classical.columns import Columns, Made
+from modelfmt.graphs.classical.fields import MAX_CELLS
 from modelfmt.graphs.classical.linear import two_columns
 from modelfmt.graphs.classical.results import Classified, Labelled, Regressed, Several
 from modelfmt.ir.record import Table
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTORS", "WITH_IMPORTANCES", "from_scores", "importances", "rounded"]
 
-MAX_CELLS = 1 << 27
 _BIG = 2**62
 
 
@@ -235,35 +235,6 @@ def isolation_forest(build: Build, e: Fields, x: Columns) -> Labelled:
     return Labelled(build.signs(scores), scores)
 
 
-def dummy_classifier(build: Build, e: Fields, x: Columns) -> Classified:
-    """The shares of classes in the training data, whatever the input."""
-    way = e.choice("strategy", ("prior", "most_frequent", "constant"), "prior")
-    classes = e.classes()
-    prior = e.array("class_prior_", len(classes))
-    if way == "most_frequent":
-        prior = np.eye(len(classes))[int(prior.argmax())]
-    elif way == "constant":
-        held = [n for n, one in enumerate(classes.tolist()) if one == e.get("constant")]
-        if len(held) != 1:
-            raise e.refused("the constant is none of the classes", "constant", e.get("constant"), classes.tolist())
-        prior = np.eye(len(classes))[held[0]]
-    shares = _everywhere(build, x, prior)
-    return Classified(classes, build.argmax(shares), shares)
-
-
-def dummy_regressor(build: Build, e: Fields, x: Columns) -> Regressed:
-    """A constant."""
-    held = e.read(e.get("constant_"), "constant_").reshape(-1)
-    values = e.shaped(held.tolist(), "constant_", len(held))
-    return Regressed(_everywhere(build, x, values), len(values), len(values) == 1)
-
-
-def _everywhere(build: Build, x: Columns, row: Array) -> str:
-    """A row for each row of the input."""
-    size = build.op("Shape", x.numbers(), start=0, end=1)
-    return build.op("Expand", row.reshape(1, -1), build.op("Concat", size, [1], axis=0))
-
-
 def importances(e: Fields, n_features: int) -> Array:
     """How much each column lowers the impurity, as `feature_importances_` says: it is not stored."""
     if "tree_" in e:
@@ -309,8 +280,6 @@ PREDICTORS = {
     "GradientBoostingClassifier": boosted_classifier,
     "GradientBoostingRegressor": boosted_regressor,
     "IsolationForest": isolation_forest,
-    "DummyClassifier": dummy_classifier,
-    "DummyRegressor": dummy_regressor,
 }
 
 WITH_IMPORTANCES = tuple(

@@ -29,7 +29,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "AttentionBias": attention.attention_bias,
     "BlockEmbedding": weights.block_embedding,
     "BlockLinear": weights.block_linear,
-    "BlockWeight": weights.block_weight,
+    "BlockMoE": experts.experts,
     "CastWeight": weights.cast_weight,
     "ChannelsLast": pictures.channels_last,
     "Convolution": pictures.convolution,

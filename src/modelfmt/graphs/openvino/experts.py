@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from modelfmt.graphs.openvino.layers import activate
 from modelfmt.graphs.openvino.lowering import Lowering
+from modelfmt.graphs.openvino.weights import values
 from modelfmt.ir.graph import Node
 
 
 def experts(low: Lowering, node: Node) -> None:
     """Every expert over every token, weighed by what the token gives it: nothing for most of them. Plugins find this
     pattern and compute those alone that were chosen (ConvertTiledMoeBlockTo3GatherMatmuls)."""
-    x, _, gate, up, down = node.inputs
+    x = node.inputs[0]
+    gate, up, down = _matrices(low, node)
     name, n_expert = node.outputs[0], _n_expert(low, node)
     tokens = low.op("Reshape", [x, low.integers(-1, low.width(x))], f"{name}/tokens")
     tiled = low.op("Tile", [tokens, low.integers(n_expert, 1)], f"{name}/tiled")
@@ -25,6 +27,17 @@ def experts(low: Lowering, node: Node) -> None:
     shares = low.unsqueeze(_shares(low, tokens, x, node), f"{name}/share", -1)
     weighed = low.op("Multiply", [made, shares], f"{name}/weighed")
     low.op("ReduceSum", [weighed, low.integers(0)], name, keep_dims=False)
+
+
+def _matrices(low: Lowering, node: Node) -> list[str]:
+    """Gate, up and down of all experts: those of BlockMoE are codes, scales and zeros, or dense and two empty names."""
+    if node.op == "MoE":
+        return node.inputs[2:]
+    made = []
+    for place in range(3):
+        parts, (_, _, bits, block) = node.inputs[2 + 3 * place :][:3], node.get("sizes")[4 * place :][:4]
+        made.append(values(low, parts, bits, block) if bits else parts[0])
+    return made
 
 
 def _n_expert(low: Lowering, node: Node) -> int:

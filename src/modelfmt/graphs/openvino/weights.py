@@ -45,31 +45,26 @@ def _product(low: Lowering, node: Node, x: str, weight: str, bias: Sequence[str]
 def block_linear(low: Lowering, node: Node) -> None:
     """A product with a matrix in parts."""
     x, codes, scales, zeros, *bias = node.inputs
-    _product(low, node, x, _values(low, (codes, scales, zeros), node), bias)
+    _product(low, node, x, values(low, (codes, scales, zeros), node.get("bits"), node.get("block")), bias)
 
 
 def block_embedding(low: Lowering, node: Node) -> None:
     """Rows of a table in parts."""
     ids, codes, scales, *zeros = node.inputs
-    table = _values(low, (codes, scales, *zeros), node)
+    table = values(low, (codes, scales, *zeros), node.get("bits"), node.get("block"))
     low.op("Gather", [table, ids, low.integer(0)], node.outputs[0])
 
 
-def block_weight(low: Lowering, node: Node) -> None:
-    """A matrix in parts, or one for each expert."""
-    low.made.add(_values(low, node.inputs, node))
-
-
-def _values(low: Lowering, parts: Sequence[str], node: Node) -> str:
-    """The values of a matrix in parts, made once: its name."""
+def values(low: Lowering, parts: Sequence[str], bits: int, block: int) -> str:
+    """The values of a matrix in parts, or of one for each expert, made once: their name."""
     codes, scales, *zeros = [name for name in parts if name]
     name = f"{codes.removesuffix('_codes')}/values"
-    return low.once(name, lambda: _dequantize(low, (codes, scales, *zeros), name, node))
+    return low.once(name, lambda: _dequantize(low, (codes, scales, *zeros), name, (bits, block)))
 
 
-def _dequantize(low: Lowering, parts: Sequence[str], name: str, node: Node) -> None:
+def _dequantize(low: Lowering, parts: Sequence[str], name: str, layout: tuple[int, int]) -> None:
     codes, scales, *zeros = parts
-    bits, block = node.get("bits"), node.get("block")
+    bits, block = layout
     *outer, n_groups = low.graph.tensors[scales].shape
     grouped = n_groups > 1
     column = (*outer, n_groups, 1) if grouped else (*outer, 1)
