@@ -13,6 +13,7 @@ import modelfmt
 import onnx_models
 import openvino_models
 import schemes
+from test_onnx_quantized import products
 
 WIDE = onnx_models.DECODER | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
 EXACT = {
@@ -75,6 +76,18 @@ def test_blocks_are_made_from_a_checkpoint(kind: str, wide: Path, tmp_path: Path
     modelfmt.convert(wide, tmp_path / "m.gguf", quant=kind, pure=True, intermediate="F32")
     modelfmt.convert(tmp_path / "m.gguf", tmp_path / "dense", to="huggingface", quant="F32")
     compare(openvino_models.matrices(tmp_path / "m.xml"), tmp_path / "dense", EXACT[kind], 8)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("int4", "i4"), ("uint4:64", "u4"), ("int8", "i8"), ("uint8", "u8")])
+def test_integers_are_those_of_onnx(kind: str, code: str, wide: Path, tmp_path: Path) -> None:
+    """The matrices that ONNX Runtime computes from the ONNX graph of the same type, whole zeros as integers."""
+    modelfmt.convert(wide, tmp_path / "m.xml", quant=kind)
+    modelfmt.convert(wide, tmp_path / "m.onnx", quant=kind)
+    made, wanted = openvino_models.matrices(tmp_path / "m.xml"), products(tmp_path / "m.onnx")
+    assert made.keys() == wanted.keys()
+    for name, found in made.items():
+        assert np.abs(found - wanted[name]).max() <= 1e-6 * np.abs(wanted[name]).max(), name
+    assert len(openvino_models.constants(openvino_models.compiled(tmp_path / "m.xml"), code)) >= 8
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
