@@ -68,7 +68,7 @@ def compare(expr: Coded, values: Values, weights: Values, target: str, dense: st
     kind = ml_dtypes.bfloat16 if dense == "BF16" else np.float16
     again = modelfmt.quantize(values.astype(kind).astype(np.float32), target)
     theirs = modelfmt.dequantize(again, target).astype(np.float64)
-    step = grids._records(expr, 0, len(values), np.arange(0, values.shape[1], expr.group), reader)[..., 0]
+    step = grids.records(expr, 0, len(values), np.arange(0, values.shape[1], expr.group), reader)[..., 0]
     steps = np.repeat(step, expr.group, 1)
     cells = []
     for found in (theirs, ours):
@@ -159,7 +159,8 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
 
 
 def speed(layers: int, where: str | None) -> None:
-    """Seconds and peak memory of each transcoding, and of `cp` of the same folder, from the page cache."""
+    """Seconds and peak memory of each transcoding, and of `cp` of the same folder, from the page cache; of `cp` also
+    until the disk has it, which is what a transcoding waits for."""
     place = Path(tempfile.mkdtemp(dir=where))
     ours = [sys.executable, "-m", "modelfmt"]
     try:
@@ -167,15 +168,18 @@ def speed(layers: int, where: str | None) -> None:
             folder, dest = place / f"{kind}-{target}", place / target
             size = checkpoint(folder, layers, kind)
             options = ["--to", "gptq"] if target == "gptq" else []
-            copied, copied_cpu = timed(["cp", "-r", str(folder), str(place / "copy")], place / "copy")
+            copy = f"cp -r {folder} {place / 'copy'}"
+            copied, copied_cpu = timed(["sh", "-c", copy], place / "copy")
+            synced, _ = timed(["sh", "-c", f"{copy}; sync {place / 'copy'}/*"], place / "copy")
             planned, _ = timed([*ours, "plan", str(folder), str(dest), "--summary", *options], place / "none")
             made, made_cpu = timed([*ours, "convert", str(folder), str(dest), "-q", *options], dest)
             # of all children so far, the largest: this one
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
             print(
                 f"{kind} to {target}: {size / 1e9:.2f} GB, cp {copied:.2f} s ({copied_cpu:.2f} s of processor), "
+                f"to the disk {synced:.2f} s; "
                 f"modelfmt {made:.2f} s ({made_cpu:.2f}; planning alone {planned:.2f} s), "
-                f"{made / copied:.2f} of cp, peak {peak / 1024:.0f} MiB"
+                f"{made / copied:.1f} of cp, {made / synced:.1f} of cp to the disk, peak {peak / 1024:.0f} MiB"
             )
             shutil.rmtree(folder)
     finally:

@@ -7,16 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-extern const mf_level mf_level_base, mf_level_v3, mf_level_v4;
-static const mf_level *const built[] = {&mf_level_v4, &mf_level_v3, &mf_level_base};
-#elif defined(__aarch64__)
-extern const mf_level mf_level_neon;
-static const mf_level *const built[] = {&mf_level_neon};
-#else
-extern const mf_level mf_level_base;
-static const mf_level *const built[] = {&mf_level_base};
+extern const mf_level mf_level_base, mf_level_v3, mf_level_v4, mf_level_neon;
+static const mf_level *const built[] = {
+#ifdef MF_HAS_v4
+    &mf_level_v4,
 #endif
+#ifdef MF_HAS_v3
+    &mf_level_v3,
+#endif
+#ifdef MF_HAS_neon
+    &mf_level_neon,
+#endif
+#ifdef MF_HAS_base
+    &mf_level_base,
+#endif
+};
 enum { N_BUILT = sizeof built / sizeof built[0] };
 
 static const mf_level *active;

@@ -12,8 +12,8 @@ bool MF_LEVEL(grid_pack)(mf_packing packing, mf_grid grid, const uint8_t *rows, 
                          mf_fault *fault);
 void MF_LEVEL(grid_values)(mf_grid grid, const uint8_t *rows, const double *table, double *values);
 bool MF_LEVEL(grid_to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks,
-                              mf_fit *fit);
-bool MF_LEVEL(grid_from_blocks)(int type, mf_grid grid, const uint8_t *blocks, uint8_t *rows);
+                              size_t stride, mf_fit *fit);
+bool MF_LEVEL(grid_from_blocks)(int type, mf_grid grid, const uint8_t *blocks, size_t stride, uint8_t *rows);
 bool MF_LEVEL(grid_round)(mf_rounded how, mf_grid grid, const float *x, uint8_t *rows, mf_fault *fault);
 
 static inline mf_record record_at(const uint8_t *row, size_t group) {

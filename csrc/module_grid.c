@@ -50,7 +50,7 @@ static bool packed_bytes(mf_packing packing, mf_grid grid, size_t *n_bytes) {
         least = grid.n_rows / 2;
     } else {
         fits = fits && packing.lay == MF_LAY_ROWS &&
-               (packing.order == MF_ORDER_LOW || (packing.order == MF_ORDER_HIGH && packing.bits == 4));
+               (packing.order == MF_ORDER_LOW || (packing.bits == 4 && packing.order <= MF_ORDER_AWQ));
     }
     if (fits && packing.stride >= least && !__builtin_mul_overflow(lines, packing.stride, n_bytes)) return true;
     PyErr_Format(PyExc_ValueError, "codes of %u bits in lines of %zu bytes do not make %zu rows of %zu columns",
@@ -190,7 +190,8 @@ PyObject *mf_py_grid_to_blocks(PyObject *module, PyObject *args) {
     mf_fit fit;
     bool known;
     Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
-    known = mf_active_grid()->to_blocks(type, grid, (unsigned)limit, rows.buf, blocks.buf, &fit);
+    known = mf_active_grid()->to_blocks(type, grid, (unsigned)limit, rows.buf, blocks.buf,
+                                        grid.n_rows ? n_blocks / grid.n_rows : 0, &fit);
     mf_fpenv_restore(saved);
     Py_END_ALLOW_THREADS if (known) result = Py_BuildValue("(dNnn)", fit.worst, PyBool_FromLong(fit.fits),
                                                            (Py_ssize_t)fit.fault.row, (Py_ssize_t)fit.fault.column);
@@ -215,7 +216,8 @@ PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args) {
         block_bytes(type, grid, &n_blocks) && long_enough(&blocks, n_blocks, "blocks")) {
         bool known;
         Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
-        known = mf_active_grid()->from_blocks(type, grid, blocks.buf, rows.buf);
+        known =
+            mf_active_grid()->from_blocks(type, grid, blocks.buf, grid.n_rows ? n_blocks / grid.n_rows : 0, rows.buf);
         mf_fpenv_restore(saved);
         Py_END_ALLOW_THREADS if (known) result = Py_NewRef(Py_None);
         else PyErr_Format(PyExc_ValueError, "blocks of the type %d are no grid of groups of %zd", type, group);
@@ -255,72 +257,208 @@ PyObject *mf_py_grid_round(PyObject *module, PyObject *args) {
     return result;
 }
 
-enum { MOVE_BYTES = 1 << 18, MOVE_ROWS = 32 };
-
-/* Blocks from packed codes and records, some rows at a time, so that the grid between them stays in the cache. */
-static void move_rows(mf_packing packing, mf_grid grid, const uint8_t *packed, const uint8_t *records, int type,
-                      unsigned limit, uint8_t *blocks, size_t block_row, uint8_t *scratch, size_t at_once,
-                      mf_fit *fit) {
-    const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
-    const mf_grid_level *level = mf_active_grid();
-    *fit = (mf_fit){0.0, true, {0, 0}};
-    for (size_t row = 0; row < grid.n_rows && fit->fits; row += at_once) {
-        const size_t n = grid.n_rows - row < at_once ? grid.n_rows - row : at_once;
-        const mf_grid piece = {n, grid.n_cols, grid.group};
-        const size_t skip = packing.lay == MF_LAY_ROWS    ? row * packing.stride
-                            : packing.lay == MF_LAY_WORDS ? row * 4
-                                                          : row / 2;
-        for (size_t r = 0; r < n; r++) memcpy(scratch + r * size, records + (row + r) * head, head);
-        level->unpack(packing, piece, packed + skip, scratch);
-        level->to_blocks(type, piece, limit, scratch, blocks + row * block_row, fit);
-        fit->fault.row += row;
+/* A plane: a number, or as many doubles as there are groups. False with an exception. */
+static bool plane_of(PyObject *given, mf_grid grid, Py_buffer *buffer, mf_plane *plane) {
+    if (PyFloat_Check(given)) {
+        plane->all = PyFloat_AsDouble(given);
+        return true;
     }
+    if (PyObject_GetBuffer(given, buffer, PyBUF_SIMPLE) < 0) return false;
+    if ((uintptr_t)buffer->buf % sizeof(double)) {
+        PyErr_SetString(PyExc_ValueError, "a plane is not aligned to float64");
+        return false;
+    }
+    plane->each = buffer->buf;
+    return long_enough(buffer, grid.n_rows * (grid.n_cols / grid.group) * sizeof(double), "plane");
+}
+
+/* Bytes of one side of a move; false with ValueError. */
+static bool side_bytes(mf_packing packing, mf_grid grid, bool is_target, size_t *n_bytes) {
+    if (packing.lay != MF_LAY_BLOCKS) return packed_bytes(packing, grid, n_bytes);
+    size_t whole;
+    if (!block_bytes((int)packing.bits, grid, &whole)) return false;
+    const bool values = mf_find_type(mf_active_level(), (int)packing.bits)->block_elements == 1;
+    if ((!values || is_target) && packing.stride >= whole / (grid.n_rows ? grid.n_rows : 1) &&
+        !__builtin_mul_overflow(grid.n_rows, packing.stride, n_bytes))
+        return true;
+    PyErr_Format(PyExc_ValueError, "rows of %zu bytes are not %zu columns of the type %u", packing.stride, grid.n_cols,
+                 packing.bits);
+    return false;
+}
+
+static PyObject *moved(const mf_move *move, const void *source, void *target) {
+    mf_fault fault = {0, 0};
+    mf_status status = MF_OK;
+    void *scratch = PyMem_Malloc(mf_move_scratch(move));
+    if (!scratch) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS status = mf_grid_move(move, source, target, scratch, &fault);
+    Py_END_ALLOW_THREADS PyMem_Free(scratch);
+    if (status == MF_OK) return Py_NewRef(Py_None);
+    if (status == MF_BAD_VALUE) return Py_BuildValue("(nn)", (Py_ssize_t)fault.row, (Py_ssize_t)fault.column);
+    PyErr_SetString(PyExc_ValueError, "a type that no grid is made from, or that is made from none, or another group");
+    return NULL;
 }
 
 PyObject *mf_py_grid_move(PyObject *module, PyObject *args) {
     (void)module;
-    int lay, order, bits, flip, type, limit;
-    Py_ssize_t stride, n_rows, n_cols, group;
-    Py_buffer packed, records, blocks;
-    if (!PyArg_ParseTuple(args, "(iiiin)(nnn)y*y*iiw*:grid_move", &lay, &order, &bits, &flip, &stride, &n_rows, &n_cols,
-                          &group, &packed, &records, &type, &limit, &blocks))
+    int from[4], to[4], limit, rezero;
+    Py_ssize_t from_stride, to_stride, n_rows, n_cols, group;
+    PyObject *scale, *offset, *zero, *given;
+    Py_buffer source, target, planes[3] = {{0}}, table = {0};
+    if (!PyArg_ParseTuple(args, "(iiiin)(iiiin)(nnn)y*(OOO)iiOw*:grid_move", &from[0], &from[1], &from[2], &from[3],
+                          &from_stride, &to[0], &to[1], &to[2], &to[3], &to_stride, &n_rows, &n_cols, &group, &source,
+                          &scale, &offset, &zero, &limit, &rezero, &given, &target))
         return NULL;
     PyObject *result = NULL;
-    uint8_t *scratch = NULL;
-    mf_packing packing;
-    mf_grid grid;
-    size_t n_packed, n_grid, n_blocks;
-    if (!packing_of(lay, order, bits, flip, stride, &packing) || !grid_of(n_rows, n_cols, group, &grid, &n_grid) ||
-        !packed_bytes(packing, grid, &n_packed) || !long_enough(&packed, n_packed, "packed") ||
-        !long_enough(&records, grid.n_rows * mf_grid_head(grid), "records") || !block_bytes(type, grid, &n_blocks) ||
-        !long_enough(&blocks, n_blocks, "blocks"))
+    mf_move move = {.limit = (unsigned)limit, .rezero = rezero};
+    size_t n_source, n_target, n_grid;
+    double entries[256];
+    if (!packing_of(from[0], from[1], from[2], from[3], from_stride, &move.source) ||
+        !packing_of(to[0], to[1], to[2], to[3], to_stride, &move.target) ||
+        !grid_of(n_rows, n_cols, group, &move.grid, &n_grid) || !side_bytes(move.source, move.grid, false, &n_source) ||
+        !long_enough(&source, n_source, "source") || !side_bytes(move.target, move.grid, true, &n_target) ||
+        !long_enough(&target, n_target, "target") || !plane_of(scale, move.grid, &planes[0], &move.scale) ||
+        !plane_of(offset, move.grid, &planes[1], &move.offset) || !plane_of(zero, move.grid, &planes[2], &move.zero))
         goto done;
-    if (limit < 1 || limit > 255) {
-        PyErr_Format(PyExc_ValueError, "no largest code is %d", limit);
+    if (limit < 1 || limit > 255 || rezero < MF_REZERO_NONE || rezero > 255) {
+        PyErr_Format(PyExc_ValueError, "no code is %d or %d", limit, rezero);
         goto done;
     }
-    const size_t size = mf_grid_row_bytes(grid), fitting = MOVE_BYTES / size / MOVE_ROWS * MOVE_ROWS;
-    const size_t at_once = fitting ? fitting : MOVE_ROWS;
-    scratch = PyMem_Malloc(at_once * size);
-    if (!scratch) {
+    if (given != Py_None) {
+        if (PyObject_GetBuffer(given, &table, PyBUF_SIMPLE) < 0) goto done;
+        if (!long_enough(&table, sizeof entries, "table")) goto done;
+        memcpy(entries, table.buf, sizeof entries);
+        move.table = entries;
+    }
+    result = moved(&move, source.buf, target.buf);
+done:
+    for (size_t i = 0; i < 3; i++) PyBuffer_Release(&planes[i]);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&source);
+    PyBuffer_Release(&target);
+    return result;
+}
+
+PyObject *mf_py_grid_numbers(PyObject *module, PyObject *args) {
+    (void)module;
+    int type;
+    Py_ssize_t n_rows, n_cols, group;
+    Py_buffer blocks, planes;
+    if (!PyArg_ParseTuple(args, "i(nnn)y*w*:grid_numbers", &type, &n_rows, &n_cols, &group, &blocks, &planes))
+        return NULL;
+    PyObject *result = NULL;
+    void *row = NULL;
+    mf_grid grid;
+    size_t n_grid, n_blocks;
+    if (!grid_of(n_rows, n_cols, group, &grid, &n_grid) || !block_bytes(type, grid, &n_blocks) ||
+        !long_enough(&blocks, n_blocks, "blocks"))
+        goto done;
+    const size_t n = grid.n_rows * (grid.n_cols / grid.group);
+    if (!long_enough(&planes, 3 * n * sizeof(double), "planes")) goto done;
+    if ((uintptr_t)planes.buf % sizeof(double)) {
+        PyErr_SetString(PyExc_ValueError, "planes are not aligned to float64");
+        goto done;
+    }
+    row = PyMem_Malloc(mf_grid_row_bytes(grid));
+    if (!row) {
         PyErr_NoMemory();
         goto done;
     }
-    mf_fit fit = {0.0, true, {0, 0}};
-    if (grid.n_rows) {
-        Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
-        move_rows(packing, grid, packed.buf, records.buf, type, (unsigned)limit, blocks.buf, n_blocks / grid.n_rows,
-                  scratch, at_once, &fit);
-        mf_fpenv_restore(saved);
-        Py_END_ALLOW_THREADS
-    }
-    result =
-        fit.fits ? Py_NewRef(Py_None) : Py_BuildValue("(nn)", (Py_ssize_t)fit.fault.row, (Py_ssize_t)fit.fault.column);
+    double *to = planes.buf;
+    bool known;
+    Py_BEGIN_ALLOW_THREADS known =
+        mf_grid_numbers(type, grid, blocks.buf, grid.n_rows ? n_blocks / grid.n_rows : 0, row, to, to + n, to + 2 * n);
+    Py_END_ALLOW_THREADS if (known) result = Py_NewRef(Py_None);
+    else PyErr_Format(PyExc_ValueError, "blocks of the type %d are no grid of groups of %zd", type, group);
 done:
-    PyMem_Free(scratch);
-    PyBuffer_Release(&packed);
-    PyBuffer_Release(&records);
+    PyMem_Free(row);
     PyBuffer_Release(&blocks);
+    PyBuffer_Release(&planes);
+    return result;
+}
+
+PyObject *mf_py_grid_rounding(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_ssize_t n;
+    int integer;
+    PyObject *given[3];
+    Py_buffer buffers[3] = {{0}};
+    mf_plane planes[3] = {{0}};
+    mf_stored stored;
+    if (!PyArg_ParseTuple(args, "(OOO)n(iidpd):grid_rounding", &given[0], &given[1], &given[2], &n, &stored.scale,
+                          &stored.offset, &stored.top, &integer, &stored.rezero))
+        return NULL;
+    stored.integer = integer;
+    PyObject *result = NULL;
+    mf_grid grid;
+    size_t n_bytes;
+    if (!grid_of(n, 1, 1, &grid, &n_bytes)) return NULL;
+    bool good = true;
+    for (size_t i = 0; i < 3 && good; i++) good = plane_of(given[i], grid, &buffers[i], &planes[i]);
+    if (good) {
+        double worst;
+        Py_BEGIN_ALLOW_THREADS worst = mf_grid_rounding(&stored, planes[0], planes[1], planes[2], grid.n_rows);
+        Py_END_ALLOW_THREADS result = PyFloat_FromDouble(worst);
+    }
+    for (size_t i = 0; i < 3; i++) PyBuffer_Release(&buffers[i]);
+    return result;
+}
+
+/* Whether every element that a spread reads is one of n. */
+static bool inside(const mf_spread *from, size_t n_rows, size_t n_groups, size_t n) {
+    const size_t lines = from->rows ? (from->start + n_rows - 1) / from->rows - from->start / from->rows : 0;
+    size_t last = 0, along, across;
+    for (size_t g = 0; g < n_groups; g++)
+        if (from->groups[g] > last) last = from->groups[g];
+    return !__builtin_mul_overflow(lines, from->line, &across) && !__builtin_mul_overflow(last, from->item, &along) &&
+           !__builtin_add_overflow(across, along, &along) && along < n;
+}
+
+PyObject *mf_py_grid_spread(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_ssize_t line, item, start, rows, n_rows, n_groups;
+    int is_bytes, how, turned;
+    Py_buffer numbers, groups, plane;
+    mf_spread from = {0};
+    if (!PyArg_ParseTuple(args, "y*p(nn)(nn)y*di(nn)pw*:grid_spread", &numbers, &is_bytes, &line, &item, &start, &rows,
+                          &groups, &from.plus, &how, &n_rows, &n_groups, &turned, &plane))
+        return NULL;
+    PyObject *result = NULL;
+    const size_t width = is_bytes ? 1 : sizeof(float);
+    if (line < 0 || item < 0 || start < 0 || rows < 0 || n_rows < 0 || n_groups < 0 || how < 0 || how > 2 ||
+        n_rows > PY_SSIZE_T_MAX / 2 - start || (n_groups && n_rows > PY_SSIZE_T_MAX / 8 / n_groups)) {
+        PyErr_SetString(PyExc_ValueError, "no numbers are spread so");
+        goto done;
+    }
+    if ((uintptr_t)plane.buf % sizeof(double) || (uintptr_t)numbers.buf % width ||
+        (uintptr_t)groups.buf % sizeof(size_t)) {
+        PyErr_SetString(PyExc_ValueError, "numbers or a plane are not aligned");
+        goto done;
+    }
+    if (!long_enough(&groups, (size_t)n_groups * sizeof(size_t), "groups") ||
+        !long_enough(&plane, (size_t)n_rows * (size_t)n_groups * sizeof(double), "plane"))
+        goto done;
+    if (is_bytes)
+        from.bytes = numbers.buf;
+    else
+        from.floats = numbers.buf;
+    from.line = (size_t)line;
+    from.item = (size_t)item;
+    from.start = (size_t)start;
+    from.rows = (size_t)rows;
+    from.groups = groups.buf;
+    from.how = how;
+    if (n_rows && n_groups && !inside(&from, (size_t)n_rows, (size_t)n_groups, (size_t)numbers.len / width)) {
+        PyErr_SetString(PyExc_ValueError, "a group has no number");
+        goto done;
+    }
+    bool finite;
+    Py_BEGIN_ALLOW_THREADS finite = mf_grid_spread(&from, plane.buf, (size_t)n_rows, (size_t)n_groups, turned);
+    Py_END_ALLOW_THREADS result = PyBool_FromLong(finite);
+done:
+    PyBuffer_Release(&numbers);
+    PyBuffer_Release(&groups);
+    PyBuffer_Release(&plane);
     return result;
 }
 

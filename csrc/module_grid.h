@@ -11,6 +11,9 @@ PyObject *mf_py_grid_to_blocks(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_round(PyObject *module, PyObject *args);
 PyObject *mf_py_grid_move(PyObject *module, PyObject *args);
+PyObject *mf_py_grid_numbers(PyObject *module, PyObject *args);
+PyObject *mf_py_grid_spread(PyObject *module, PyObject *args);
+PyObject *mf_py_grid_rounding(PyObject *module, PyObject *args);
 PyObject *mf_py_read_strip(PyObject *module, PyObject *args);
 
 #endif

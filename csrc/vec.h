@@ -72,6 +72,13 @@ static inline vb vb_load(const void *p) {
 
 static inline vb vb_set1(uint8_t c) { return (vb){c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c}; }
 
+/* Whether any of the bytes is not 0. */
+static inline bool vb_any(vb b) {
+    uint64_t halves[2];
+    memcpy(halves, &b, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+}
+
 static inline vb vb_pair(uint64_t a, uint64_t b) {
     typedef uint64_t words __attribute__((vector_size(16)));
     return (vb)(words){a, b};

@@ -95,6 +95,17 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 NEOX = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64}
 FALCON = {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False}
 MOE = EXPERTS | {"num_local_experts": 4}
+APART = {
+    "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+MELLUM = EXPERTS | {
+    "num_experts": 4,
+    "moe_intermediate_size": 32,
+    "sliding_window": 5,
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+}
 FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "arcee": ("ArceeConfig", DECODER),
     "starcoder2": ("Starcoder2Config", DECODER),
@@ -119,10 +130,58 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "glm4": ("Glm4Config", DECODER | {"head_dim": 16, "pad_token_id": 0}),
     "falcon": ("FalconConfig", SMALL | FALCON),
+    "exaone4-sliding": (
+        "Exaone4Config",
+        DECODER | {"sliding_window": 5, "sliding_window_pattern": 4, "num_hidden_layers": 5},
+    ),
+    "gemma2-uncapped": (
+        "Gemma2Config",
+        DECODER
+        | {"head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 40}
+        | {"final_logit_softcapping": None, "attn_logit_softcapping": None},
+    ),
+    "gemma3-scaled": (
+        "Gemma3TextConfig",
+        DECODER | {"head_dim": 32, "sliding_window": 5, "query_pre_attn_scalar": 24, "num_hidden_layers": 7},
+    ),
+    "olmo2-tied": ("Olmo2Config", DECODER | {"tie_word_embeddings": True}),
+    "qwen2-wide": ("Qwen2Config", DECODER | {"head_dim": 32}),
+    "phi3-wide": ("Phi3Config", DECODER | {"pad_token_id": 0, "sliding_window": None, "head_dim": 32}),
+    "granite-wide": ("GraniteConfig", DECODER | {"head_dim": 32}),
+    "starcoder2-wide": ("Starcoder2Config", DECODER | {"head_dim": 32}),
+    "cohere-wide": ("CohereConfig", DECODER | {"head_dim": 32, "pad_token_id": 0, "logit_scale": 1.0}),
+    "nemotron-tied": ("NemotronConfig", DECODER | {"tie_word_embeddings": True}),
+    "olmo3-two-thetas": (
+        "Olmo3Config",
+        DECODER | {"sliding_window": 5, "num_hidden_layers": 5, "rope_parameters": APART},
+    ),
+    "stablelm-tied": ("StableLmConfig", DECODER | {"tie_word_embeddings": True}),
+    "exaone": ("ExaoneConfig", DECODER | {"rope_parameters": LLAMA3}),
+    "jais2": ("Jais2Config", DECODER | {"head_dim": 16}),
+    "internlm3": ("InternLM3Config", DECODER | {"head_dim": 32, "attention_bias": True, "mlp_bias": True}),
+    "iquestcoder": ("IQuestCoderConfig", DECODER | {"head_dim": 32}),
+    "gpt-bigcode": ("GPTBigCodeConfig", {"vocab_size": 96, "n_positions": 64, "n_embd": 64, "n_layer": 3, "n_head": 4}),
+    "mellum": ("MellumConfig", DECODER | MELLUM),
+    "mellum-two-thetas": (
+        "MellumConfig",
+        DECODER | MELLUM | {"rope_parameters": APART | {"full_attention": YARN | {"rope_theta": 5e5}}},
+    ),
+    "granite4": (
+        "GraniteMoeHybridConfig",
+        DECODER
+        | {"layer_types": ["attention"] * 3, "num_local_experts": 0}
+        | {"shared_intermediate_size": 96, "position_embedding_type": "rope"},
+    ),
     "exaone4": ("Exaone4Config", DECODER | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
 }
 """Run by `python tests/onnx_models.py`; of these the tests take a sample."""
 DECODERS |= FURTHER
+WITHOUT_GGUF = (
+    *("exaone4-sliding", "gemma2-uncapped", "gemma3-scaled", "granite-wide", "nemotron-tied"),
+    *("olmo2-tied", "olmo3-two-thetas", "phi3-wide", "qwen2-wide", "starcoder2-wide", "stablelm-tied", "cohere-wide"),
+    *("mellum", "mellum-two-thetas"),
+)
+"""Those that llama.cpp has no graph for."""
 
 
 ENCODER = SMALL | {"intermediate_size": 96, "max_position_embeddings": 64, "vocab_size": 96}
@@ -293,7 +352,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.names:
         make, compare = models[name]
-        if given.gguf and name in onnx_towers.WITHOUT_GGUF:
+        if given.gguf and name in (*WITHOUT_GGUF, *onnx_towers.WITHOUT_GGUF):
             continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)

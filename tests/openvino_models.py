@@ -73,7 +73,7 @@ def misjudged(path: Path) -> list[str]:
 
 def both_shapes(folder: Path) -> list[tuple[str, Any, Any]]:
     """Name, type and shape of every structural value of a checkpoint that is there after the lowering: as its
-    structural node says, and as the lowered one does, with what that does not know filled in."""
+    structural node says, and as the lowered one does, where both know."""
     with modelfmt.open(folder) as model:
         tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
         given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
@@ -85,9 +85,9 @@ def both_shapes(folder: Path) -> list[tuple[str, Any, Any]]:
         for key, ours in shapes.infer(graph).items():
             theirs = lowered.get(key)
             if theirs and len(theirs.shape or ()) == len(ours.shape or ()):  # values of heads lie otherwise
-                pairs = zip(theirs.shape or (), ours.shape or (), strict=True)
-                known = tuple(wanted if found is None else found for found, wanted in pairs)
-                seen.append((key, (ours.type, ours.shape), (theirs.type, known)))
+                pairs = list(zip(ours.shape or (), theirs.shape or (), strict=True))
+                both = [(a, b) for a, b in pairs if a is not None and b is not None]
+                seen.append((key, (ours.type, [a for a, _ in both]), (theirs.type, [b for _, b in both])))
     return seen
 
 

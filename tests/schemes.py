@@ -158,6 +158,23 @@ def compressed(bits: int, group: int | None, *, symmetric: bool, scale: torch.dt
     return Scheme(_ct("pack-quantized", bits, "int", symmetric, "group" if group else "channel", group), make)
 
 
+def compressed_act_order(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """weight_g_idx, as compressed-tensors had it until August 2026: the columns as they were, a group for each."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32  # type: ignore[import-untyped]
+
+    order = rng.permutation(weights.shape[1])
+    codes, zeros, scales, values = affine_codes(weights[:, order], 64, 4, rng, symmetric=False)
+    back = np.argsort(order)
+    parts: Arrays = {
+        "weight_packed": pack_to_int32(torch.from_numpy((codes[:, back] - 8).astype(np.int8)), 4),
+        "weight_scale": torch.from_numpy(scales),
+        "weight_zero_point": pack_to_int32(torch.from_numpy((zeros - 8).astype(np.int8)), 4, packed_dim=0).contiguous(),
+        "weight_shape": torch.tensor(weights.shape),
+        "weight_g_idx": torch.from_numpy((np.arange(len(order)) // 64)[back].astype(np.int32)),
+    }
+    return parts, values[:, back]
+
+
 def padded(bits: int) -> Scheme:
     """As compressed-tensors 0.9.4 packed it: floor(32 / bits) codes in a word (pack_quantized.py, pack_to_int32)."""
 
@@ -211,6 +228,17 @@ def compressed_int8(weights: NDArray[np.float32], rng: np.random.Generator) -> M
     codes[0, 0] = -128
     parts = {"weight": torch.from_numpy(codes), "weight_scale": torch.from_numpy(scales)}
     return parts, codes.astype(np.float64) * scales.astype(np.float64)
+
+
+def compressed_int8_asymmetric(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """int-quantized with zero points: plain bytes, one for each row."""
+    low, high = np.minimum(weights.min(1), 0), np.maximum(weights.max(1), 0)
+    scales = ((high - low) / 255).astype(np.float16).astype(np.float32)[:, None]
+    zeros = np.clip(np.rint(-128 - low[:, None] / scales), -128, 127).astype(np.int8)
+    zeros[0], zeros[1] = -128, 127
+    codes = np.clip(np.rint(weights / scales) + zeros, -128, 127).astype(np.int8)
+    parts = {"weight": codes, "weight_scale": scales, "weight_zero_point": zeros}
+    return _tensors(parts), (codes.astype(np.float64) - zeros) * scales.astype(np.float64)
 
 
 def float8(block: tuple[int, int] | None, name: str, *, power: bool = False, channel: bool = False):
@@ -285,6 +313,16 @@ def mxfp4(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
     return parts, values.astype(np.float64)
 
 
+def mxfp8(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """Codes, scales and values by MLX, in compressed-tensors' parts."""
+    import mlx.core as mx  # type: ignore[import-not-found,unused-ignore]
+
+    packed, scales = mx.quantize(mx.array(weights), group_size=32, bits=8, mode="mxfp8")
+    values = np.array(mx.dequantize(packed, scales, group_size=32, bits=8, mode="mxfp8").astype(mx.float32))
+    codes = torch.from_numpy(np.array(packed).view(np.uint8).copy()).view(torch.float8_e4m3fn)
+    return {"weight": codes, "weight_scale": torch.from_numpy(np.array(scales).copy())}, values.astype(np.float64)
+
+
 def bitsandbytes4(kind: str, nested: bool, block: int = 64):
     """Packed by bitsandbytes on the CPU; values by its own dequantization, in float32."""
 
@@ -356,6 +394,7 @@ SCHEMES: dict[str, Scheme] = {
     "ct-int4-sym": compressed(4, 32, symmetric=True),
     "ct-int4-asym": compressed(4, 64, symmetric=False, scale=torch.float16),
     "ct-int4-channel": compressed(4, None, symmetric=True, scale=torch.float16),
+    "ct-int4-act": Scheme(_ct("pack-quantized", 4, "int", False, "group", 64, actorder="group"), compressed_act_order),
     "ct-int8-pack": compressed(8, 64, symmetric=True, scale=torch.float16),
     "ct-int3-dense": compressed(3, 64, symmetric=True, scale=torch.float16),
     "ct-int3-asym": compressed(3, 64, symmetric=False, scale=torch.float16),
@@ -364,6 +403,7 @@ SCHEMES: dict[str, Scheme] = {
     "ct-int5-padded": padded(5),
     "ct-int6-dense": compressed(6, 64, symmetric=True, scale=torch.float16),
     "ct-int8": Scheme(_ct("int-quantized", 8, "int", True, "channel"), compressed_int8),
+    "ct-int8-asym": Scheme(_ct("int-quantized", 8, "int", False, "channel"), compressed_int8_asymmetric),
     "ct-fp8": Scheme(_ct("float-quantized", 8, "float", True, "tensor"), float8(None, "weight_scale")),
     "ct-fp8-channel": Scheme(
         _ct("float-quantized", 8, "float", True, "channel"), float8(None, "weight_scale", channel=True)
@@ -386,6 +426,12 @@ SCHEMES: dict[str, Scheme] = {
     **{f"mlx-{bits}": mlx(bits, 64) for bits in (2, 3, 4, 5, 6, 8)},
     "mlx-mxfp4": mlx(4, 32, "mxfp4"),
     "mlx-mxfp8": mlx(8, 32, "mxfp8"),
+    "mlx-nvfp4": mlx(4, 16, "nvfp4"),
+    "ct-mxfp8": Scheme(_ct("mxfp8-quantized", 8, "float", True, "group", 32), mxfp8),
+    "fbgemm-fp8": Scheme(
+        {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]},
+        float8(None, "weight_scale", channel=True),
+    ),
 }
 
 

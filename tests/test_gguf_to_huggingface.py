@@ -456,3 +456,20 @@ def test_transformers_loads_the_rebuilt_tokenizer(golden: Path, tmp_path: Path) 
     assert ours.chat_template == original.chat_template
     for text in ("Hello world", "", " a  b", "<|eot_id|>\n"):
         assert ours(text).input_ids == original(text).input_ids
+
+
+@pytest.mark.parametrize(("quant", "exact"), [("F32", True), ("BF16", False)])
+def test_scaled_matrices_of_16_bits_come_back_from_float32(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quant: str, exact: bool
+) -> None:
+    """Falcon-H1's multipliers, on matrices too large to be carried: a file of float32 loses nothing of them."""
+    from modelfmt.checkpoints import carried
+    from test_arch_models import MODELS, make
+
+    monkeypatch.setattr(carried, "_TENSOR_LIMIT", 1024)
+    model = make(next(case for case in MODELS if case.name == "falcon-h1-scaled"), golden, tmp_path / "hf")
+    model.bfloat16().save_pretrained(tmp_path / "hf")
+    modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant=quant)
+    report = modelfmt.convert(tmp_path / "model.gguf", tmp_path / "back")
+    assert bool(report.losses) != exact
+    assert (contents(tmp_path / "back") == contents(tmp_path / "hf")) == exact

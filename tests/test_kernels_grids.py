@@ -13,7 +13,7 @@ from modelfmt import _kernels as kernels
 
 Array = npt.NDArray[Any]
 TYPES = {row[0]: row for row in kernels.types()}
-ROWS, WORDS, COLUMNS = 0, 1, 2
+ROWS, WORDS, COLUMNS, BLOCKS = 0, 1, 2, 3
 LOW, HIGH, AWQ = 0, 1, 2
 RECORD = 24
 
@@ -135,7 +135,9 @@ def test_moving_is_unpacking_and_making(level: str, lay: int) -> None:
     kernels.grid_unpack(packing, size, packed, rows)
     one, two = np.zeros((n, k // 32 * 22), np.uint8), np.zeros((n, k // 32 * 22), np.uint8)
     assert kernels.grid_to_blocks(6, size, 15, rows, one)[1]
-    assert kernels.grid_move(packing, size, packed, records, 6, 15, two) is None
+    planes = [np.ascontiguousarray(records[..., field]) for field in (0, 2)]
+    target = (BLOCKS, 0, 6, 0, two.shape[1])
+    assert kernels.grid_move(packing, target, size, packed, (planes[0], 0.0, planes[1]), 15, -1, None, two) is None
     assert np.array_equal(one, two)
 
 
@@ -149,6 +151,18 @@ def test_a_negative_scale_holds_what_a_positive_cannot(level: str) -> None:
     values = np.empty((1, 32), np.float32)
     kernels.convert(2, out, 0, values, 1, 32)
     assert np.array_equal(values, (codes - 7) * np.float32(0.5))
+
+
+def move(**changed: Any) -> Any:
+    given = {"source": (ROWS, LOW, 4, 0, 16), "target": (BLOCKS, 0, 2, 0, 18), "grid": (1, 32, 32), "codes": bytes(16)}
+    given |= {"planes": (1.0, 0.0, 8.0), "limit": 15, "rezero": -1, "table": None, "out": bytearray(18)} | changed
+    return kernels.grid_move(*given.values())
+
+
+def spread(numbers: bytes, item: int, rows: int = 2, plane: bytearray | None = None) -> Any:
+    groups = np.array([item], np.uintp)
+    out = bytearray(8 * min(rows, 2)) if plane is None else plane
+    return kernels.grid_spread(numbers, False, (1, 1), (0, 1), groups, 0.0, 0, (rows, 1), False, out)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +180,23 @@ def test_a_negative_scale_holds_what_a_positive_cannot(level: str) -> None:
         lambda: kernels.grid_to_blocks(99, (1, 32, 32), 15, bytes(56), None),
         lambda: kernels.grid_to_blocks(2, (1, 32, 32), 999, bytes(56), None),
         lambda: kernels.grid_from_blocks(2, (1, 32, 16), bytes(18), bytearray(80)),
-        lambda: kernels.grid_move((ROWS, LOW, 4, 0, 16), (1, 32, 32), bytes(16), bytes(23), 2, 15, bytearray(18)),
+        lambda: move(planes=(bytes(7), 0.0, 8.0)),
+        lambda: move(codes=bytes(15)),
+        lambda: move(out=bytearray(17)),
+        lambda: move(limit=0),
+        lambda: move(rezero=256),
+        lambda: move(target=(BLOCKS, 0, 99, 0, 18)),
+        lambda: move(target=(BLOCKS, 0, 12, 0, 18)),
+        lambda: move(target=(BLOCKS, 0, 2, 0, 17), out=bytearray(17)),
+        lambda: move(source=(BLOCKS, 0, 0, 0, 128), codes=bytes(128)),
+        lambda: move(table=bytes(8)),
+        lambda: kernels.grid_numbers(2, (1, 32, 32), bytes(17), bytearray(24)),
+        lambda: kernels.grid_numbers(2, (1, 32, 32), bytes(18), bytearray(23)),
+        lambda: kernels.grid_numbers(2, (1, 32, 16), bytes(18), bytearray(48)),
+        lambda: spread(bytes(4), 1),
+        lambda: spread(bytes(8), 2),
+        lambda: spread(bytes(8), 1, rows=1 << 62),
+        lambda: spread(bytes(8), 1, plane=bytearray(8)),
         lambda: kernels.grid_values((1, 8, 8), bytes(32), bytes(8), bytearray(64)),
         lambda: kernels.read_strip(0, -1, 8, 8, bytearray(8)),
         lambda: kernels.read_strip(0, 0, 1 << 62, 1, bytearray(8)),

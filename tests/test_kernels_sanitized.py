@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from modelfmt import _kernels
+
 ROOT = Path(__file__).parent.parent
 
 CALLS = r'''
@@ -121,6 +123,69 @@ for level in kernels.isa_levels():
                 else:
                     raise AssertionError(name)
 
+# grids: every layout into every other, at the end of their buffers, in pieces that are cut off
+PACKINGS = [(0, 0, 4), (0, 1, 4), (0, 2, 4), (0, 0, 3), (0, 0, 8), (1, 0, 4), (1, 0, 3), (1, 0, 8), (2, 0, 4)]
+PACKINGS += [(2, 2, 4)]
+SIZES = ((8, 256, 32), (40, 544, 32), (136, 768, 256), (8, 512, 16), (16, 512, 64), (8, 256, 256), (0, 256, 32))
+BLOCKED = [(3, 0, row[1]) for row in types.values() if row[4] or row[5]]
+n_moves = 0
+
+def line(side, n, k):
+    """Bytes of a line of a layout, and of all of its lines."""
+    lay, _, bits = side
+    if lay == 3:
+        row = next(row for row in types.values() if row[1] == bits)
+        return k // row[2] * row[3], n * (k // row[2] * row[3])
+    size = [(k * bits + 7) // 8, 4 * n, n // 2][lay]
+    return size, size * [n, k * bits // 32, k][lay]
+
+def move(one, two, n, k, group, gap):
+    global n_moves
+    (size, whole), (to, made) = line(one, n, k), line(two, n, k)
+    codes = fill(source.last(whole, gap), noise)
+    planes = fill(weights.last(16 * n * (k // group)), np.resize(floats, 4 * n * (k // group))).view("f8")
+    scale, zero = planes[: n * (k // group)], planes[n * (k // group) :]
+    scale[:], zero[:] = 0.5, np.arange(zero.size) % 16
+    left, right = (*one, 0, size), (*two, 0, to)
+    table = None if two[0] != 3 else np.zeros(256)
+    try:
+        kernels.grid_move(left, right, (n, k, group), codes, (scale, 0.0, zero), 255, -1, table, target.last(made, gap))
+        n_moves += 1
+    except ValueError:
+        pass  # no grid
+
+for level in kernels.isa_levels():
+    kernels.set_isa(level)
+    for n, k, group in SIZES:
+        for gap in (0, 1):
+            for one in PACKINGS + BLOCKED:
+                for two in PACKINGS if one[0] == 3 else PACKINGS + BLOCKED:
+                    move(one, two, n, k, group, gap)
+        for name, row in types.items():
+            if k % max(row[2], 1) == 0 and row[5]:
+                blocks = fill(source.last(size(name, n * k)), noise)
+                rows = target.last(n * (k // group * 24 + k))
+                planes = weights.last(24 * n * (k // group)).view("f8")
+                try:
+                    kernels.grid_from_blocks(row[1], (n, k, group), blocks, rows)
+                    kernels.grid_numbers(row[1], (n, k, group), blocks, planes)
+                    kernels.grid_values((n, k, group), rows, None, back.last(8 * n * k).view("f8"))
+                    third = planes.size // 3
+                    kernels.grid_rounding(tuple(planes.reshape(3, -1)), third, (1, 30, 15.0, True, 8.0))
+                except ValueError:
+                    pass
+        values = fill(source.last(4 * n * k), np.resize(floats[:64], n * k))
+        kernels.grid_round((4, False, True, False), (n, k, group), values, target.last(n * (k // group * 24 + k)))
+for n, m, per, turned in ((1, 1, 1, 0), (7, 5, 1, 1), (9, 4, 3, 0), (9, 4, 0, 1)):
+    lines = -(-n // per) if per else 1
+    for kind, width in ((False, 4), (True, 1)):
+        numbers = fill(source.last(lines * m * width), noise)
+        which = fill(weights.last(8 * m), np.arange(m, dtype=np.uintp)[::-1].copy())
+        for how in (0, 1, 2):
+            plane = target.last(8 * n * m)
+            kernels.grid_spread(numbers, kind, (m, 1), (0, per), which, 1.0, how, (n, m), turned, plane)
+assert n_moves > 5000, n_moves
+
 # bytes: the same at every level
 for rows in (1, 2, 17):
     for row_bytes in (1, 3, 16, 33):
@@ -162,9 +227,10 @@ def build(folder: Path) -> tuple[Path, dict[str, str]]:
         if not Path(path.strip()).is_absolute():
             pytest.skip(f"{compiler} has no {name}")
         libraries.append(path.strip())
-    python = [f"-DPython_EXECUTABLE={sys.executable}", "-DPython_FIND_STRATEGY=LOCATION"]
+    own = [f"-DPython_EXECUTABLE={sys.executable}", "-DPython_FIND_STRATEGY=LOCATION"]
+    own += [f"-DMODELFMT_LEVELS={';'.join(_kernels.isa_levels())}"]  # no other is called
     for step in (
-        [cmake, "-S", ROOT / "csrc", "-B", folder, f"-DCMAKE_C_COMPILER={compiler}", "-DMODELFMT_SANITIZE=ON", *python],
+        [cmake, "-S", ROOT / "csrc", "-B", folder, f"-DCMAKE_C_COMPILER={compiler}", "-DMODELFMT_SANITIZE=ON", *own],
         [cmake, "--build", folder, "-j", "2"],
     ):
         done = subprocess.run(step, env=plain, capture_output=True, text=True, check=False)

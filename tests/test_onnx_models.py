@@ -16,7 +16,15 @@ import modelfmt
 import onnx_models
 from modelfmt.errors import ModelfmtError
 
-SAMPLE = ("phi", "cohere2", "granitemoeshared")
+SAMPLE = (
+    "phi",
+    "cohere2",
+    "granitemoeshared",
+    "gpt-bigcode",
+    "exaone4-sliding",
+    "gemma2-uncapped",
+    "mellum-two-thetas",
+)
 NAMES = [name for name in onnx_models.DECODERS if name not in onnx_models.FURTHER or name in SAMPLE]
 NAMES += onnx_models.ENCODERS
 
@@ -175,13 +183,14 @@ def test_sentence_embeddings_of_the_real_minilm(tmp_path: Path) -> None:
     assert np.abs(np.linalg.norm(found, axis=-1) - 1).max() < 1e-6
 
 
+@pytest.mark.parametrize("profile", ["auto", "ort"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_weights_stay_in_the_checkpoint(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_stay_in_the_checkpoint(dtype: torch.dtype, profile: str, tmp_path: Path) -> None:
     """A small model beside the safetensors file that it points into; bfloat16 is cast in the graph."""
     folder = tmp_path / "model"
     onnx_models.decoder("llama").to(dtype).save_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    report = modelfmt.convert(folder, folder / "m.onnx", external="safetensors", quant="F32")
+    report = modelfmt.convert(folder, folder / "m.onnx", external="safetensors", quant="F32", profile=profile)
     assert report.bytes_written < 60_000 < (folder / "model.safetensors").stat().st_size
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors", ".onnx"}
     assert compare("llama", model, folder / "m.onnx") < 1e-5

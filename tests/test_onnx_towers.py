@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import torch
 import modelfmt
 import onnx_models
 import onnx_towers
+from modelfmt import archs
 from modelfmt.errors import ModelfmtError
-from modelfmt.graphs import reference
+from modelfmt.graphs import build, reference, shapes
+from modelfmt.graphs.builder import Form
 from modelfmt.graphs.seq2seq import buckets
+from modelfmt.graphs.weights import bound
 from modelfmt.tiles import Evaluator
 
 SAMPLE = ("t5", "t5-narrow", "umt5", "whisper-uneven", "t5-encoder", "vit", "vit-states", "clip", "clip-text")
@@ -133,6 +138,32 @@ def test_our_graphs_in_numpy_and_in_onnx_runtime(name: str, file: str, made: Any
             assert np.abs(found[key] - value).max(initial=0) < 2e-5, key
 
 
+@pytest.mark.parametrize("name", SAMPLE)
+def test_shapes_of_the_structure_are_those_that_onnx_runtime_makes(name: str, made: Any, tmp_path: Path) -> None:
+    """Every output, and every value that bears its name in the lowered graph, as onnx infers them. There hidden states
+    have one axis for texts and tokens."""
+    with modelfmt.open(made[name][1]) as model:
+        tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
+        given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
+        graphs = build.structural(bound(tensors=tensors, **given), Form(), model.architecture or "", model.assets)
+    modelfmt.convert(made[name][1], tmp_path / "m", to="onnx")
+    for stem, graph in graphs.items():
+        inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "m" / f"{stem}.onnx"), data_prop=True).graph
+        theirs = {
+            value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+            for value in [*inferred.value_info, *inferred.output]
+        }
+        ours, seen = shapes.infer(graph), 0
+        for key in ours.keys() & theirs.keys():
+            shape = [dim if isinstance(dim, int) else None for dim in ours[key].shape or ()]
+            pairs = list(zip(shape, theirs[key], strict=False))
+            if len(shape) != len(theirs[key]):
+                pairs = [(shape[-1], theirs[key][-1])]
+            assert all(None in pair or pair[0] == pair[1] for pair in pairs), key
+            seen += sum(None not in pair for pair in pairs)
+        assert seen > 20
+
+
 @pytest.mark.parametrize("both_ways", [False, True])
 @pytest.mark.parametrize(("count", "furthest"), [(32, 128), (8, 16), (6, 20)])
 def test_distances_as_t5_counts_them(both_ways: bool, count: int, furthest: int) -> None:
@@ -143,3 +174,32 @@ def test_distances_as_t5_counts_them(both_ways: bool, count: int, furthest: int)
     settings = {"bidirectional": both_ways, "num_buckets": count, "max_distance": furthest}
     theirs = T5Attention._relative_position_bucket(distances, **settings)
     assert (ours[np.clip(distances.numpy(), -furthest, furthest) + furthest] == theirs.numpy()).all()
+
+
+def test_the_registry_of_graphs_says_what_the_tables_say() -> None:
+    for place in {*archs.GRAPHS.values()}:
+        arch = archs.load(place)
+        assert {word for word, table in archs.GRAPHS.items() if table == place} == set(arch.hf), place
+        assert {word for word, table in archs.GRAPH_TYPES.items() if table == place} == set(arch.model_type), place
+        assert not arch.gguf and not any(param.key for param in arch.params), place
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code"),
+    [
+        ("vit", {"image_size": [24, 32]}, "config-value"),
+        ("vit", {"image_size": 32}, "tensor-shape"),
+        ("vit", {"num_attention_heads": 5}, "config-value"),
+        ("vit", {"hidden_act": "mish"}, "no-graph"),
+        ("clip", {"vision_config": None}, "tensor-shape"),
+        ("whisper-uneven", {"decoder_layers": 3}, "unmatched-tensors"),
+        ("whisper-uneven", {"encoder_layers": 1}, "unmatched-tensors"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_named(name: str, change: Any, code: str, made: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(made[name][1], tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelfmtError) as caught:
+        modelfmt.plan(folder, tmp_path / "out", to="onnx")
+    assert caught.value.code == code

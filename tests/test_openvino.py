@@ -17,7 +17,7 @@ import onnx_models
 import openvino_models
 from modelfmt.errors import ModelfmtError
 
-NAMES = ("llama", "gemma2", "gemma3", "phi3-longrope", "qwen3-moe", "glm", "gpt2", "bert", "roberta")
+NAMES = ("llama", "gemma2", "gemma3", "phi3-longrope", "qwen3-moe", "glm", "gpt2", "bert", "roberta", "modernbert")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ KERNELS = {
     "gpt2": {"ScaledDotProductAttention": 3, "MVN": 7},
     "bert": {"MVN": 7, "Subgraph": 3},
     "roberta": {"MVN": 7, "Subgraph": 3},
+    "modernbert": {},
 }
 """What OpenVINO 2026.4 makes of the patterns of each graph; keys and values are joined inside of the attention."""
 

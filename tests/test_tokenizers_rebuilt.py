@@ -224,7 +224,7 @@ BASE = {
     "tokenizer.ggml.merges": ["a b"],
 }
 BROKEN: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
-    ({"tokenizer.ggml.model": "rwkv"}, UnsupportedError, "tokenizer-kind"),
+    ({"tokenizer.ggml.model": "plamo2"}, UnsupportedError, "tokenizer-kind"),
     ({"tokenizer.ggml.tokens": None}, CorruptFile, "metadata-missing"),
     ({"tokenizer.ggml.tokens": "abc"}, CorruptFile, "metadata-type"),
     ({"tokenizer.ggml.tokens": [1, 2, 3]}, CorruptFile, "metadata-type"),

@@ -90,16 +90,16 @@ def test_nothing_exact_is_an_error_that_says_so(golden: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("method", "code"),
-    [("exl3", "quant-method"), ("hqq", "quant-method"), ("brand-new", "quant-method"), ("awq", "quant-config")],
+    [("exl3", "quant-method"), ("eetq", "quant-method"), ("brand-new", "quant-method"), ("awq", "quant-config")],
 )
 def test_what_is_not_read_is_refused_by_name(awq: Path, tmp_path: Path, method: str, code: str) -> None:
     config = json.loads((awq / "config.json").read_text())
-    config["quantization_config"] |= {"quant_method": method, "version": "gemv_fast"}
+    config["quantization_config"] |= {"quant_method": method, "version": "marlin"}
     (awq / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedError) as caught:
         modelfmt.plan(awq, tmp_path / "out.gguf")
     assert caught.value.code == code
-    assert (method if code == "quant-method" else "gemv_fast") in str(caught.value)
+    assert (method if code == "quant-method" else "marlin") in str(caught.value)
     with modelfmt.open(awq) as model:
         assert "model.layers.0.mlp.up_proj.qweight" in model
 

@@ -109,6 +109,7 @@ EXACT = {
 }  # fmt: skip
 
 FROM_GGUF = (("Q4_0", "awq"), ("Q5_0", "mlx"), ("Q4_K", "mlx"))
+FROM_GGUF += (("IQ4_NL", "mlx"), ("IQ4_NL", "compressed-tensors"), ("IQ4_NL", "gptq"), ("MXFP4", "gptq"))
 FROM_GGUF += (("Q8_0", "compressed-tensors"), ("Q6_K", "compressed-tensors"))
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import modelfmt
 import schemes
+from modelfmt.errors import UnsupportedError
+
+MADE = sorted(Path(__file__).parent.glob("data/schemes/*/config.json"))
 
 NESTED = ("bnb-nf4", "bnb-nf4-nested", "bnb-fp4")
 
@@ -20,3 +26,45 @@ def test_values_are_those_of_the_scheme(name: str, golden: Path, tmp_path: Path)
         assert set(values) <= set(model)
         for tensor, expected in values.items():
             assert np.array_equal(model[tensor].numpy(), expected.astype(np.float32)), tensor
+
+
+@pytest.mark.parametrize("config", MADE, ids=lambda path: path.parent.name)
+def test_files_of_other_programs(config: Path) -> None:
+    """What tests/other_schemes.py made with hqq, torchao, Quark, autoawq and transformers."""
+    name, others = "model.layers.0.mlp.up_proj.weight", {"model.norm.weight"}
+    with modelfmt.open(config.parent) as model:
+        assert np.array_equal(model[name].numpy(), np.load(config.parent / "values.npy"))
+        assert set(model) == {name} | (others if "torchao" in config.parent.name else set())
+
+
+def test_there_are_files_of_other_programs() -> None:
+    assert len(MADE) == 21
+
+
+@pytest.mark.parametrize("own", ["hf_quant_config.json", "config.json"])
+def test_modelopt_names_itself_in_either_file(own: str, golden: Path, tmp_path: Path) -> None:
+    """hf_quant_config.json, as its exporter writes it, beside or instead of the section in config.json."""
+    source = golden / "checkpoints/llama3-big"
+    values = schemes.write(schemes.SCHEMES["modelopt-nvfp4"], source, tmp_path / "q", layers=1)
+    path = tmp_path / "q/config.json"
+    config = json.loads(path.read_text())
+    algorithm = {"quant_algo": "NVFP4", "kv_cache_quant_algo": None, "group_size": 16, "exclude_modules": ["lm_head"]}
+    if own == "hf_quant_config.json":
+        del config["quantization_config"]
+        row = {"producer": {"name": "modelopt", "version": "0.47"}, "quantization": algorithm}
+        (tmp_path / "q" / own).write_text(json.dumps(row))
+    else:
+        config["quantization_config"] |= algorithm
+    path.write_text(json.dumps(config))
+    with modelfmt.open(tmp_path / "q") as model:
+        for name, expected in values.items():
+            assert np.array_equal(model[name].numpy(), expected.astype(np.float32))
+
+
+def test_an_old_torchao_file_is_refused_by_name(tmp_path: Path) -> None:
+    shutil.copytree(MADE[-1].parent, tmp_path / "q")
+    tensors = load_file(tmp_path / "q/model.safetensors")
+    save_file(tensors, tmp_path / "q/model.safetensors")  # without its metadata
+    with modelfmt.open(tmp_path / "q") as model, pytest.raises(UnsupportedError) as caught:
+        raise model.extras["quantization"]["error"]
+    assert caught.value.code == "quant-config"

@@ -111,18 +111,12 @@ static stage stage_mxfp4(mf_record record) {
     return found;
 }
 
-static inline bool any_byte(vb mask) {
-    uint64_t halves[2];
-    memcpy(halves, &mask, sizeof halves);
-    return (halves[0] | halves[1]) != 0;
-}
-
 /* Whether n codes lie in a range of bytes; n a multiple of 16. */
 static inline bool all_in(const uint8_t *codes, size_t n, uint8_t low, uint8_t span) {
     vb outside = vb_set1(0);
     const vb lows = vb_set1(low), spans = vb_set1(span);
     for (size_t i = 0; i < n; i += 16) outside |= (vb)((vb_load(codes + i) - lows) > spans);
-    return !any_byte(outside);
+    return !vb_any(outside);
 }
 
 /* The codes as the block has them; false: they do not fit. */
@@ -249,7 +243,7 @@ static void misfit(size_t row, size_t column, mf_fit *fit) {
     fit->fault = (mf_fault){row, column};
 }
 
-static void nvfp4_rows(mf_grid grid, const uint8_t *rows, uint8_t *blocks, mf_fit *fit) {
+static void nvfp4_rows(mf_grid grid, const uint8_t *rows, uint8_t *blocks, size_t stride, mf_fit *fit) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
     uint8_t spare[36];
     for (size_t row = 0; row < grid.n_rows; row++, rows += size)
@@ -257,23 +251,24 @@ static void nvfp4_rows(mf_grid grid, const uint8_t *rows, uint8_t *blocks, mf_fi
             mf_record records[4];
             bool same = true;
             for (size_t g = 0; g < 4; g++) same = same && one_record(grid, rows, col + 16 * g, 16, &records[g]);
-            if (!same || !to_nvfp4(records, rows + head + col, blocks ? blocks : spare)) {
+            uint8_t *block = blocks ? blocks + row * stride + col / 64 * 36 : spare;
+            if (!same || !to_nvfp4(records, rows + head + col, block)) {
                 misfit(row, col, fit);
                 return;
             }
-            blocks = blocks ? blocks + 36 : NULL;
         }
 }
 
 /* The type is a constant wherever this is called, so that a block is straight code. */
 static inline __attribute__((always_inline)) void block_rows(int type, size_t n, size_t bytes, mf_grid grid,
                                                              unsigned limit, const uint8_t *rows, uint8_t *blocks,
-                                                             mf_fit *fit) {
+                                                             size_t stride, mf_fit *fit) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
     const bool whole = grid.group % n == 0;
     uint8_t codes[256];
+    stage at = {0};
     for (size_t row = 0; row < grid.n_rows; row++, rows += size) {
-        stage at = {0};
+        uint8_t *block = blocks ? blocks + row * stride : NULL;
         for (size_t col = 0; col < grid.n_cols; col += n) {
             mf_record record;
             if (!whole || col % grid.group == 0) {
@@ -290,44 +285,44 @@ static inline __attribute__((always_inline)) void block_rows(int type, size_t n,
                 misfit(row, col, fit);
                 return;
             }
-            if (blocks) {
-                store(type, codes, scale, blocks);
-                blocks += bytes;
+            if (block) {
+                store(type, codes, scale, block);
+                block += bytes;
             }
         }
     }
 }
 
 bool MF_LEVEL(grid_to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks,
-                              mf_fit *fit) {
+                              size_t stride, mf_fit *fit) {
     *fit = (mf_fit){0.0, true, {0, 0}};
     switch (type) {
     case MF_Q4_0:
-        block_rows(MF_Q4_0, 32, 18, grid, limit, rows, blocks, fit);
+        block_rows(MF_Q4_0, 32, 18, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_Q4_1:
-        block_rows(MF_Q4_1, 32, 20, grid, limit, rows, blocks, fit);
+        block_rows(MF_Q4_1, 32, 20, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_Q5_0:
-        block_rows(MF_Q5_0, 32, 22, grid, limit, rows, blocks, fit);
+        block_rows(MF_Q5_0, 32, 22, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_Q5_1:
-        block_rows(MF_Q5_1, 32, 24, grid, limit, rows, blocks, fit);
+        block_rows(MF_Q5_1, 32, 24, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_Q8_0:
-        block_rows(MF_Q8_0, 32, 34, grid, limit, rows, blocks, fit);
+        block_rows(MF_Q8_0, 32, 34, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_Q2_0:
-        block_rows(MF_Q2_0, 64, 18, grid, limit, rows, blocks, fit);
+        block_rows(MF_Q2_0, 64, 18, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_TQ2_0:
-        block_rows(MF_TQ2_0, 256, 66, grid, limit, rows, blocks, fit);
+        block_rows(MF_TQ2_0, 256, 66, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_MXFP4:
-        block_rows(MF_MXFP4, 32, 17, grid, limit, rows, blocks, fit);
+        block_rows(MF_MXFP4, 32, 17, grid, limit, rows, blocks, stride, fit);
         return true;
     case MF_NVFP4:
-        nvfp4_rows(grid, rows, blocks, fit);
+        nvfp4_rows(grid, rows, blocks, stride, fit);
         return true;
     default:
         return false;

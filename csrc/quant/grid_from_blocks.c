@@ -183,13 +183,15 @@ static const struct {
 };
 
 /* The grid has the type's own groups. */
-bool MF_LEVEL(grid_from_blocks)(int type, mf_grid grid, const uint8_t *blocks, uint8_t *rows) {
+bool MF_LEVEL(grid_from_blocks)(int type, mf_grid grid, const uint8_t *blocks, size_t stride, uint8_t *rows) {
     size_t t = 0;
     while (t < sizeof readers / sizeof readers[0] && readers[t].type != type) t++;
     if (t == sizeof readers / sizeof readers[0] || readers[t].group != grid.group) return false;
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid), n = readers[t].elements;
-    for (size_t row = 0; row < grid.n_rows; row++, rows += size)
-        for (size_t col = 0; col < grid.n_cols; col += n, blocks += readers[t].bytes)
-            readers[t].read(blocks, rows + head + col, rows, col / grid.group);
+    for (size_t row = 0; row < grid.n_rows; row++, rows += size) {
+        const uint8_t *block = blocks + row * stride;
+        for (size_t col = 0; col < grid.n_cols; col += n, block += readers[t].bytes)
+            readers[t].read(block, rows + head + col, rows, col / grid.group);
+    }
     return true;
 }

@@ -6,11 +6,12 @@
 #include "../grid_level.h"
 #include "../vec.h"
 
-enum { WIDTH = 16, WORD = 4 };
+enum { WIDTH = 16, WORD = 4, UNIT = 256 };
 
 /* Byte b of a word of MF_LAY_COLUMNS: which of eight neighbouring rows its low and its high nibble belong to. */
 static const uint8_t low_row[3][WORD] = {[MF_ORDER_LOW] = {0, 2, 4, 6}, [MF_ORDER_AWQ] = {0, 4, 1, 5}};
 static const uint8_t high_row[3][WORD] = {[MF_ORDER_LOW] = {1, 3, 5, 7}, [MF_ORDER_AWQ] = {2, 6, 3, 7}};
+enum { EIGHT = 8 }; /* codes of a word */
 
 static inline void vb_store(void *p, vb b) { memcpy(p, &b, sizeof b); }
 
@@ -34,6 +35,32 @@ static inline void transpose_16(vb v[WIDTH]) {
     }
 }
 
+/* 4 x 4 words exchanged along the diagonal; lines of `from` are `from_step` bytes apart, of `to` `to_step`. */
+static inline void turn_words(const uint8_t *from, size_t from_step, uint8_t *to, size_t to_step) {
+    typedef uint32_t words __attribute__((vector_size(16)));
+    words a[4];
+    for (size_t i = 0; i < 4; i++) memcpy(&a[i], from + i * from_step, sizeof a[i]);
+    const words low = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5),
+                high = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+    const words more = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5),
+                most = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+    const words turned[4] = {
+        __builtin_shufflevector(low, more, 0, 1, 4, 5), __builtin_shufflevector(low, more, 2, 3, 6, 7),
+        __builtin_shufflevector(high, most, 0, 1, 4, 5), __builtin_shufflevector(high, most, 2, 3, 6, 7)};
+    for (size_t i = 0; i < 4; i++) memcpy(to + i * to_step, &turned[i], sizeof turned[i]);
+}
+
+/* n lines of m words become m lines of n: four of each at a time, then the rest. */
+static void turn(const uint8_t *from, size_t from_step, uint8_t *to, size_t to_step, size_t n, size_t m) {
+    const size_t n_fours = n / 4 * 4, m_fours = m / 4 * 4;
+    for (size_t j = 0; j < m_fours; j += 4)
+        for (size_t i = 0; i < n_fours; i += 4)
+            turn_words(from + i * from_step + j * WORD, from_step, to + j * to_step + i * WORD, to_step);
+    for (size_t j = 0; j < m; j++)
+        for (size_t i = j < m_fours ? n_fours : 0; i < n; i++)
+            memcpy(to + j * to_step + i * WORD, from + i * from_step + j * WORD, WORD);
+}
+
 static void unpack_nibbles(const uint8_t *packed, uint8_t *codes, size_t n, bool high_first, uint8_t flip) {
     size_t i = 0;
     const vb mask = vb_set1(15), flips = vb_set1(flip);
@@ -44,6 +71,14 @@ static void unpack_nibbles(const uint8_t *packed, uint8_t *codes, size_t n, bool
         vb_store(codes + i + WIDTH, high_first ? vb_zip_high(high, low) : vb_zip_high(low, high));
     }
     for (; i < n; i++) codes[i] = (uint8_t)((packed[i / 2] >> (((i & 1) != 0) != high_first ? 4 : 0) & 15) ^ flip);
+}
+
+static void order_eights(uint8_t *codes, size_t n, const uint8_t from[EIGHT]) {
+    for (size_t i = 0; i + EIGHT <= n; i += EIGHT) {
+        uint8_t eight[EIGHT];
+        memcpy(eight, codes + i, EIGHT);
+        for (size_t k = 0; k < EIGHT; k++) codes[i + k] = eight[from[k]];
+    }
 }
 
 static void unpack_stream(const uint8_t *packed, uint8_t *codes, size_t n, unsigned bits, uint8_t flip) {
@@ -62,15 +97,18 @@ static void unpack_stream(const uint8_t *packed, uint8_t *codes, size_t n, unsig
 }
 
 static void unpack_row(const uint8_t *packed, uint8_t *codes, size_t n, mf_packing packing) {
+    static const uint8_t awq[EIGHT] = {0, 4, 1, 5, 2, 6, 3, 7};
     const uint8_t flip = (uint8_t)packing.flip;
-    if (packing.bits == 4)
+    if (packing.bits == 4) {
         unpack_nibbles(packed, codes, n, packing.order == MF_ORDER_HIGH, flip);
-    else if (packing.bits != 8)
+        if (packing.order == MF_ORDER_AWQ) order_eights(codes, n, awq);
+    } else if (packing.bits != 8) {
         unpack_stream(packed, codes, n, packing.bits, flip);
-    else if (flip)
+    } else if (flip) {
         for (size_t i = 0; i < n; i++) codes[i] = packed[i] ^ flip;
-    else
+    } else {
         memcpy(codes, packed, n);
+    }
 }
 
 /* Strips of WIDTH rows: their words are gathered, some at a time. */
@@ -83,11 +121,7 @@ static void unpack_words(mf_packing packing, mf_grid grid, const uint8_t *packed
         const size_t n = grid.n_rows - row < WIDTH ? grid.n_rows - row : WIDTH;
         for (size_t word = 0; word < n_words; word += WORDS) {
             const size_t m = n_words - word < WORDS ? n_words - word : WORDS;
-            for (size_t w = 0; w < m; w++) {
-                uint32_t across[WIDTH];
-                memcpy(across, packed + (word + w) * packing.stride + row * WORD, n * WORD);
-                for (size_t r = 0; r < n; r++) words[r][w] = across[r];
-            }
+            turn(packed + word * packing.stride + row * WORD, packing.stride, (uint8_t *)words, sizeof words[0], m, n);
             const size_t first = word * 32 / packing.bits, count = m * 32 / packing.bits;
             for (size_t r = 0; r < n; r++)
                 unpack_row((const uint8_t *)words[r], rows + (row + r) * size + head + first, count, packing);
@@ -95,24 +129,37 @@ static void unpack_words(mf_packing packing, mf_grid grid, const uint8_t *packed
     }
 }
 
-/* Sixteen packed bytes of sixteen columns are 32 rows of them: the bytes change places, then fall into nibbles. */
+/* Sixteen packed bytes of sixteen columns are 32 rows of them: the bytes change places, then fall into nibbles. n bytes
+ * of m columns; both are constants where it counts. */
+static inline __attribute__((always_inline)) void open_square(const uint8_t *packed, size_t stride, uint8_t *codes,
+                                                              size_t size, size_t n, size_t m, const uint8_t *low,
+                                                              const uint8_t *high, vb flips) {
+    const vb mask = vb_set1(15);
+    vb v[WIDTH] = {{0}};
+    for (size_t k = 0; k < m; k++) memcpy(&v[k], packed + k * stride, n);
+    transpose_16(v);
+    for (size_t b = 0; b < n; b++) {
+        uint8_t *octet = codes + b / WORD * EIGHT * size;
+        const vb first = (v[b] & mask) ^ flips, second = (v[b] >> 4) ^ flips;
+        memcpy(octet + low[b % WORD] * size, &first, m);
+        memcpy(octet + high[b % WORD] * size, &second, m);
+    }
+}
+
 static void unpack_columns(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid), n_bytes = grid.n_rows / 2;
     const uint8_t *low = low_row[packing.order], *high = high_row[packing.order];
-    const vb mask = vb_set1(15), flips = vb_set1((uint8_t)packing.flip);
-    for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
-        const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
-        for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
-            const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
-            vb v[WIDTH] = {{0}};
-            for (size_t k = 0; k < m; k++) memcpy(&v[k], packed + (col + k) * packing.stride + byte, n);
-            transpose_16(v);
-            for (size_t b = 0; b < n; b++) {
-                uint8_t *octet = rows + (byte + b) / WORD * 8 * size + head + col;
-                const vb first = (v[b] & mask) ^ flips, second = (v[b] >> 4) ^ flips;
-                memcpy(octet + low[(byte + b) % WORD] * size, &first, m);
-                memcpy(octet + high[(byte + b) % WORD] * size, &second, m);
-            }
+    const vb flips = vb_set1((uint8_t)packing.flip);
+    for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
+        const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
+        for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
+            const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
+            const uint8_t *from = packed + col * packing.stride + byte;
+            uint8_t *to = rows + byte / WORD * EIGHT * size + head + col;
+            if (n == WIDTH && m == WIDTH)
+                open_square(from, packing.stride, to, size, WIDTH, WIDTH, low, high, flips);
+            else
+                open_square(from, packing.stride, to, size, n, m, low, high, flips);
         }
     }
 }
@@ -129,15 +176,31 @@ void MF_LEVEL(grid_unpack)(mf_packing packing, mf_grid grid, const uint8_t *pack
     }
 }
 
+/* Sixteen nibbles of a code each, with neighbours in one byte: eight bytes, each twice. */
+static inline vb pairs(vb codes, bool high_first) {
+    typedef uint16_t words __attribute__((vector_size(16)));
+    const words w = (words)codes;
+    return (vb)(high_first ? (w << 4 | w >> 8) & 255 : (w | w >> 4) & 255);
+}
+
 static void pack_nibbles(const uint8_t *codes, uint8_t *packed, size_t n, bool high_first) {
-    for (size_t i = 0; i + 2 <= n; i += 2)
+    size_t i = 0;
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        const vb a = pairs(vb_load(codes + i), high_first), b = pairs(vb_load(codes + i + WIDTH), high_first);
+        vb_store(packed + i / 2,
+                 __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
+    }
+    for (; i + 2 <= n; i += 2)
         packed[i / 2] = (uint8_t)(high_first ? codes[i] << 4 | codes[i + 1] : codes[i] | codes[i + 1] << 4);
     if (n & 1) packed[n / 2] = (uint8_t)(codes[n - 1] << (high_first ? 4 : 0));
 }
 
-static void pack_row(const uint8_t *codes, uint8_t *packed, size_t n, mf_packing packing) {
+/* codes are put into another order, where words have one. */
+static void pack_row(uint8_t *codes, uint8_t *packed, size_t n, mf_packing packing) {
+    static const uint8_t awq[EIGHT] = {0, 2, 4, 6, 1, 3, 5, 7};
     const unsigned bits = packing.bits;
     if (bits == 4) {
+        if (packing.order == MF_ORDER_AWQ) order_eights(codes, n, awq);
         pack_nibbles(codes, packed, n, packing.order == MF_ORDER_HIGH);
     } else if (bits == 8) {
         memcpy(packed, codes, n);
@@ -149,6 +212,27 @@ static void pack_row(const uint8_t *codes, uint8_t *packed, size_t n, mf_packing
             memcpy(packed + i / 8 * bits, &eight, (m * bits + 7) / 8);
         }
     }
+}
+
+/* n codes with a number added; false where one is not between 0 and top. */
+static bool shifted(const uint8_t *given, uint8_t *codes, size_t n, int shift, int top, uint8_t flip) {
+    const int first = shift < 0 ? -shift : 0, last = top - shift > 255 ? 255 : top - shift;
+    if (first > last) return n == 0;
+    size_t i = 0;
+    const vb lows = vb_set1((uint8_t)first), spans = vb_set1((uint8_t)(last - first)), adds = vb_set1((uint8_t)shift);
+    const vb flips = vb_set1(flip);
+    vb outside = vb_set1(0);
+    for (; i + WIDTH <= n; i += WIDTH) {
+        const vb code = vb_load(given + i);
+        outside |= (vb)((code - lows) > spans);
+        vb_store(codes + i, (code + adds) ^ flips);
+    }
+    bool fits = !vb_any(outside);
+    for (; i < n; i++) {
+        fits = fits && given[i] >= first && given[i] <= last;
+        codes[i] = (uint8_t)((given[i] + shift) ^ flip);
+    }
+    return fits;
 }
 
 /* Columns first .. first + n of a row as the codes to store; false where one of them has no place. */
@@ -169,14 +253,7 @@ static bool codes_of(mf_packing packing, mf_grid grid, const uint8_t *row, size_
             }
             shift = rezero - (int)zero;
         }
-        uint8_t least = 255, most = 0;
-        for (size_t k = 0; k < m; k++) {
-            const uint8_t code = given[col + k];
-            least = code < least ? code : least;
-            most = code > most ? code : most;
-            codes[at + k] = (uint8_t)(((unsigned)(code + shift) ^ packing.flip) & 255u);
-        }
-        if (least + shift < 0 || most + shift > top) {
+        if (!shifted(given + col, codes + at, m, shift, top, (uint8_t)packing.flip)) {
             *bad = col;
             return false;
         }
@@ -203,47 +280,67 @@ static bool pack_rows(mf_packing packing, mf_grid grid, const uint8_t *rows, uin
     return true;
 }
 
+/* Strips of WIDTH rows: their words are gathered and go out as lines. */
 static bool pack_words(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
                        mf_fault *fault) {
-    enum { WORDS = 8 * 8 };
-    const size_t size = mf_grid_row_bytes(grid), per_piece = WORDS * 32 / 8; /* 256 codes: whole words at every width */
-    uint8_t codes[256];
-    uint32_t words[WORDS];
-    for (size_t col = 0; col < grid.n_cols; col += per_piece) {
-        const size_t n = grid.n_cols - col < per_piece ? grid.n_cols - col : per_piece;
-        const size_t first = col * packing.bits / 32, m = n * packing.bits / 32;
-        for (size_t row = 0; row < grid.n_rows; row++) {
-            if (!codes_of(packing, grid, rows + row * size, col, n, rezero, codes, &fault->column)) {
-                fault->row = row;
-                return false;
+    enum { WORDS = UNIT * 8 / 32 }; /* 256 codes: whole words at every width */
+    const size_t size = mf_grid_row_bytes(grid);
+    uint8_t codes[UNIT];
+    uint32_t words[WIDTH][WORDS];
+    for (size_t row = 0; row < grid.n_rows; row += WIDTH)
+        for (size_t col = 0; col < grid.n_cols; col += UNIT) {
+            const size_t n = grid.n_cols - col < UNIT ? grid.n_cols - col : UNIT;
+            const size_t h = grid.n_rows - row < WIDTH ? grid.n_rows - row : WIDTH;
+            for (size_t r = 0; r < h; r++) {
+                if (!codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, codes, &fault->column)) {
+                    fault->row = row + r;
+                    return false;
+                }
+                pack_row(codes, (uint8_t *)words[r], n, packing);
             }
-            pack_row(codes, (uint8_t *)words, n, packing);
-            for (size_t w = 0; w < m; w++) memcpy(packed + (first + w) * packing.stride + row * WORD, words + w, WORD);
+            const size_t first = col * packing.bits / 32, m = n * packing.bits / 32;
+            turn((const uint8_t *)words, sizeof words[0], packed + first * packing.stride + row * WORD, packing.stride,
+                 h, m);
         }
-    }
     return true;
 }
 
-/* Eight rows make one word of each column. */
+/* The words of sixteen columns of up to 32 rows: nibbles of two rows fall together, then bytes change places. */
+static void pack_square(uint8_t codes[2 * WIDTH][UNIT], size_t col, size_t n_bytes, mf_order order, vb words[WIDTH]) {
+    const uint8_t *low = low_row[order], *high = high_row[order];
+    for (size_t b = 0; b < WIDTH; b++) {
+        const size_t first = b / WORD * EIGHT;
+        words[b] = b < n_bytes
+                       ? vb_load(codes[first + low[b % WORD]] + col) | vb_load(codes[first + high[b % WORD]] + col) << 4
+                       : vb_set1(0);
+    }
+    transpose_16(words);
+}
+
 static bool pack_columns(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
                          mf_fault *fault) {
-    enum { COLS = 128 };
     const size_t size = mf_grid_row_bytes(grid);
-    const uint8_t *low = low_row[packing.order], *high = high_row[packing.order];
-    uint8_t codes[8][COLS];
-    for (size_t row = 0; row < grid.n_rows; row += 8)
-        for (size_t col = 0; col < grid.n_cols; col += COLS) {
-            const size_t n = grid.n_cols - col < COLS ? grid.n_cols - col : COLS;
-            for (size_t r = 0; r < 8; r++)
+    uint8_t codes[2 * WIDTH][UNIT] = {{0}}; /* whole vectors are read of what may be less */
+    for (size_t col = 0; col < grid.n_cols; col += UNIT) {
+        const size_t n = grid.n_cols - col < UNIT ? grid.n_cols - col : UNIT;
+        for (size_t row = 0; row < grid.n_rows; row += 2 * WIDTH) {
+            const size_t m = grid.n_rows - row < 2 * WIDTH ? grid.n_rows - row : 2 * WIDTH;
+            for (size_t r = 0; r < m; r++)
                 if (!codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, codes[r], &fault->column)) {
                     fault->row = row + r;
                     return false;
                 }
-            for (size_t k = 0; k < n; k++) {
-                uint8_t *word = packed + (col + k) * packing.stride + row / 2;
-                for (size_t b = 0; b < WORD; b++) word[b] = (uint8_t)(codes[low[b]][k] | codes[high[b]][k] << 4);
+            for (size_t k = 0; k < n; k += WIDTH) {
+                vb words[WIDTH];
+                pack_square(codes, k, m / 2, packing.order, words);
+                uint8_t *to = packed + (col + k) * packing.stride + row / 2;
+                if (m == 2 * WIDTH && n - k >= WIDTH)
+                    for (size_t c = 0; c < WIDTH; c++) vb_store(to + c * packing.stride, words[c]);
+                else
+                    for (size_t c = 0; c < WIDTH && k + c < n; c++) memcpy(to + c * packing.stride, &words[c], m / 2);
             }
         }
+    }
     return true;
 }
 

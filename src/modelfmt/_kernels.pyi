@@ -114,16 +114,50 @@ def grid_round(
     """
 
 def grid_move(
-    packing: tuple[int, int, int, int, int],
+    source: tuple[int, int, int, int, int],
+    target: tuple[int, int, int, int, int],
     grid: tuple[int, int, int],
-    packed: Buffer,
-    records: Buffer,
-    type: int,
+    codes: Buffer,
+    planes: tuple[float | Buffer, float | Buffer, float | Buffer],
     limit: int,
-    blocks: Buffer,
+    rezero: int,
+    table: Buffer | None,
+    out: Buffer,
 ) -> tuple[int, int] | None:
-    """grid_unpack and grid_to_blocks in one; records: float64 [rows, groups, 3]. (row, column) of what does not fit; of
-    a type that is made of no grid the blocks are left as they are."""
+    """Codes from one layout into another through pieces of a grid: (row, column) of what has no place there.
+
+    source, target: packings as above; of blocks, and of values as targets, (3, 0, type, 0, bytes of a row). planes:
+    scale, offset and zero of codes that are no blocks, each a float or float64 [rows, groups]. limit: the largest code,
+    for blocks; rezero: as in grid_pack; table: as in grid_values.
+    """
+
+def grid_numbers(type: int, grid: tuple[int, int, int], blocks: Buffer, planes: Buffer) -> None:
+    """Scale, offset and zero of blocks: float64 [3, rows, groups]; the group is the type's own."""
+
+def grid_spread(
+    numbers: Buffer,
+    bytes: bool,
+    step: tuple[int, int],
+    lines: tuple[int, int],
+    groups: Buffer,
+    plus: float,
+    how: int,
+    size: tuple[int, int],
+    turned: bool,
+    plane: Buffer,
+) -> bool:
+    """Numbers (float32, or bytes) into a plane, float64 [rows, groups] or turned: False where it is not finite then.
+
+    step: from line to line and item to item, in elements. lines: the first row, and how many share a line (0: all).
+    groups: uintp, the item of each group. how: set 0, multiply 1, divide by 2. size: rows, groups.
+    """
+
+def grid_rounding(
+    planes: tuple[float | Buffer, float | Buffer, float | Buffer], n: int, stored: tuple[int, int, float, bool, float]
+) -> float:
+    """The largest error of storing n groups (scale, offset, zero; each a float or float64 [n]) over the largest
+    magnitude of each group. stored: type of the scales, of the offsets (-1: none), the largest code or magnitude,
+    whether codes are integers, and what their zero becomes (NaN: they stay)."""
 
 def read_strip(handle: int, offset: int, stride: int, size: int, out: Buffer) -> int:
     """Lines of `size` bytes of an open file, `stride` apart from offset on, until out is full: how many are whole.

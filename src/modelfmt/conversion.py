@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "parse_size", "plan"]
 
+SCHEMES = ("mlx", "compressed-tensors", "gptq", "awq", "fp8", "bitsandbytes", "mxfp4")
+"""Folders whose weights are quantized."""
+
 ROUTES = {
     name: f"modelfmt.routes.{name}" for name in ("gguf", "huggingface", "onnx", "openvino", "safetensors", "pytorch")
 }
 ROUTES |= dict.fromkeys(("npz", "npy"), "modelfmt.routes.numpy_files")
-ROUTES |= dict.fromkeys(("mlx", "compressed-tensors", "gptq", "awq", "fp8"), "modelfmt.routes.quantized")
+ROUTES |= dict.fromkeys(SCHEMES, "modelfmt.routes.quantized")
 """Destination format -> the module that drafts it."""
 
 SPECIAL_ROUTES = {
@@ -80,7 +83,8 @@ def plan(
 
     source: file, folder, mapping of arrays or Model. dest: a file; a folder for several types, or a name with `{type}`
     in it. to: one of ROUTES; "huggingface" is a folder (default: from dest's name). quant: a file type
-    such as "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type). recipes: users'
+    such as "Q4_K_M", or several (default: from dest's name, else "auto": the source's own 16-bit type); of a scheme
+    such as awq, a type of its own (docs/transcoding.md). recipes: users'
     own, one or several beside quant: a TOML or JSON file, a mapping with the same keys, or a `Recipe` (docs/recipes.md;
     the plan keeps their contents). target_bpw: bits per weight that the whole file may have at most; a sample of each
     tensor is measured to choose its type; for every one of `recipes`, or by itself. adapter: LoRA adapters to merge
@@ -115,7 +119,10 @@ def plan(
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
             )
-        wanted = _wanted(quant, recipes, target_bpw, dest, target=target)
+        if target in SCHEMES:
+            wanted = _of_scheme(quant, recipes, target_bpw)
+        else:
+            wanted = _wanted(quant, recipes, target_bpw, dest, target=target)
         if pure and any(recipe.target is not None for recipe in wanted):
             raise UsageError("pure and a target of bits per weight exclude each other", code="pure-target")
         pairs = tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types)
@@ -306,6 +313,16 @@ def _wanted(
             hint="recipes are told apart by their `name`, else that of their file",
         )
     return wanted
+
+
+def _of_scheme(quant: str | Sequence[str] | None, own: Any, target_bpw: float | None) -> tuple[Recipe, ...]:
+    """The types of a scheme's own that are named; "auto" where none is."""
+    from modelfmt.quant.recipes import AUTO, Recipe
+
+    if own is not None or target_bpw is not None:
+        raise UsageError("recipes are for GGUF", code="quant-container", allowed="a type of the scheme")
+    names = (AUTO,) if quant is None else (quant,) if isinstance(quant, str) else tuple(quant)
+    return tuple(Recipe(name, None, None, label=name) for name in names)
 
 
 def _several(own: RecipeSource | Sequence[RecipeSource] | None) -> Sequence[RecipeSource]:

@@ -36,6 +36,7 @@ __all__ = ["DEFAULT_MEMORY", "finalize", "run"]
 
 DEFAULT_MEMORY = 1 << 30
 SYNC_SECONDS = 20.0
+_DENSE = ("F16", "BF16", "F32")
 KEPT_WEIGHTS = 8
 """Tensors whose importance weights stay computed while their tiles pass."""
 
@@ -225,10 +226,12 @@ class _Session:
                 self.on_event(TensorDone(name, tuple(sink.encoding for sink in stream.sinks)))
 
     def _moved(self, stream: int) -> Expression | None:
-        """A stream whose only sink takes codes as they are, as the expression of its blocks."""
+        """A stream whose only sink takes codes as they are, or values of a dense type, as the expression of what is
+        written."""
         found = self.plan.streams[stream]
         (sink, *more) = found.sinks
-        if self.plan.stats or more or not sink.moved or sink.encoding not in grids.BLOCKS:
+        moved = sink.encoding in grids.BLOCKS if sink.moved else sink.encoding in _DENSE and not sink.via
+        if self.plan.stats or more or not found.expr.stored.name.startswith("GRID:") or not moved:
             return None
         return grids.blocks_of(found.expr, sink.encoding)
 

@@ -23,6 +23,7 @@ from modelfmt.ir.ops import (
     Expression,
     Numbers,
     Packed,
+    Regrid,
     RopePermute,
     geometry,
     nodes,
@@ -37,8 +38,8 @@ __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 TILE_ELEMENTS = 1 << 20
 """Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
 
-WIDE = 8
-"""So many more where rows are read as columns of their file."""
+WIDE, MOVED = 8, 4
+"""So many more where rows are read as columns of their file, and where codes move."""
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -230,7 +231,8 @@ class Plan(msgspec.Struct, frozen=True):
     def _tile(self, stream: Stream) -> tuple[int, int]:
         n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
         unit = _unit(stream.expr)
-        rows = max(1, self.tile_elements * (WIDE if _across(stream.expr) else 1) // max(_wide(stream.expr, n_cols), 1))
+        elements = self.tile_elements * _times(stream.expr, measured=self.stats)
+        rows = max(1, elements // max(_wide(stream.expr, n_cols), 1))
         return max(unit, rows // unit * unit), n_cols
 
 
@@ -242,7 +244,7 @@ def _wide(expr: Expression, n_cols: int) -> int:
 def _held(expr: Expression) -> int:
     """Bytes of the rows of grids, blocks and values that a row of what is made from them needs at once."""
     if not _of_rows(expr):
-        return 0
+        return 24 * expr.shape[-1] if isinstance(expr, Numbers) else 0  # planes
     held = [row_bytes(node) + (4 * node.shape[-1] if isinstance(node, Encoded) else 0) for node in nodes(expr.input)]
     return sum(held)
 
@@ -265,9 +267,14 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     return -(-n_cols // stored.block_elements) * stored.block_bytes
 
 
-def _across(expr: Expression) -> bool:
-    """Whether rows of an expression are columns of what it is read from: strips should be wide then."""
-    return any(isinstance(node, Coded) and node.packing.lay in ("words", "columns") for node in nodes(expr))
+def _times(expr: Expression, *, measured: bool) -> int:
+    """So many more elements than usual: where rows are columns of what they are read from, since strips should be wide,
+    and where codes move, of which many are few bytes."""
+    parts = nodes(expr)
+    if any(isinstance(node, Coded) and node.packing.lay in ("words", "columns") for node in parts):
+        return WIDE
+    moves = any(isinstance(node, Coded | Regrid) for node in parts)
+    return MOVED if moves and not measured and not any(isinstance(node, Encoded) for node in parts) else 1
 
 
 def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:

@@ -7,7 +7,7 @@ file has among its metadata.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite, prod
@@ -59,18 +59,20 @@ def to_gguf(
     config: Mapping[str, Any],
     assets: Mapping[str, bytes],
     value: Callable[[Expression], float] | None = None,
+    computed: Collection[str] = (),
 ) -> Bound:
     """The tensors and the architecture's metadata of the GGUF file of a Hugging Face checkpoint.
 
     tensors: source name -> expression. config: config.json. assets: small files by relative name, for the pooling.
-    value: reads a tensor of one value; without it the metadata that such tensors become is left out. Raises
+    value: reads a tensor of one value; without it the metadata that such tensors become is left out. computed:
+    conditions under which llama.cpp's graph would be wrong, and the one that is made of this is not. Raises
     UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value, tensor-shape).
     """
     config = config if arch.towers else flat(config)
     scope = {"n_expert": 0} | hparams.read(arch, config)
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
-            return to_gguf(other, tensors=tensors, config=config, assets=assets, value=value)
+            return to_gguf(other, tensors=tensors, config=config, assets=assets, value=value, computed=computed)
     bound = Bound(arch, hparams=scope)
     pooled = pooling.encode(assets, dense=scope["n_embd"] if arch.dense else None) if arch.pooled else pooling.Pooled()
     scope |= {"dense": pooled.dense} if arch.dense else {}
@@ -85,7 +87,7 @@ def to_gguf(
         bound.notes += turned.losses
         bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
     keys |= pooled.metadata(scope.get("n_embd", 0))
-    hparams.refuse(arch, scope)
+    hparams.refuse(arch, scope, computed)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]
     scalars = _Binder(bound, tensors).bind()

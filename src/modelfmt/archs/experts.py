@@ -34,9 +34,9 @@ def leading_dense(default: int) -> Param:
     return Param("n_dense", paths, "leading_dense_block_count", default=default, low=0, leading=leading)
 
 
-def dense_rows(when: str) -> tuple[Row, ...]:
-    """The gated MLP of the layers that have no experts."""
-    return _gated("mlp", "ffn_{kind}", "n_ff", when)
+def dense_rows(when: str, *, alias: str | None = None) -> tuple[Row, ...]:
+    """The gated MLP of the layers that have no experts. alias: another name of it."""
+    return _gated("mlp", "ffn_{kind}", "n_ff", when, alias)
 
 
 def shared_rows(module: str, n_ff: str, when: str = "", *, alias: str | None = None) -> tuple[Row, ...]:

@@ -1,18 +1,21 @@
 """Granite 3: Llama with four scales of its own; with experts, and an MLP shared by all tokens beside them.
+With sliding windows: sinks, and layers without positions.
 
-Checked against transformers 5.24 models/{granite,granitemoe,granitemoeshared}/{configuration,modeling}_*.py and
-llama.cpp src/models/granite.cpp (October 2026).
+Checked against transformers 5.24 models/{granite,granitemoe,granitemoeshared,granite_swa,granitemoe_swa}/*.py and
+llama.cpp src/models/{granite,granite-swa}.cpp (October 2026).
 """
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import targets
+from dataclasses import replace
+
+from modelfmt.archs.decoder import kv_heads, targets
 from modelfmt.archs.experts import router
 from modelfmt.archs.llama import LLAMA
 from modelfmt.archs.specs import Part
-from modelfmt.archs.table import Param, Refuses, Row
+from modelfmt.archs.table import Architecture, Param, Refuses, Row, Window
 
-__all__ = ["GRANITE", "GRANITE_MOE", "GRANITE_MOE_SHARED"]
+__all__ = ["GRANITE", "GRANITE_MOE", "GRANITE_MOE_SHARED", "GRANITE_MOE_SWA", "GRANITE_SWA"]
 
 _MOE, _SHARED, _BLOCK = "model.layers.{i}.block_sparse_moe.", "model.layers.{i}.shared_mlp.", "blk.{i}."
 _FUSED = (_MOE + "input_linear.weight", _MOE + "experts.gate_up_proj")
@@ -76,3 +79,57 @@ GRANITE_MOE = GRANITE.derive(
 )
 
 GRANITE_MOE_SHARED = GRANITE_MOE.derive(hf=("GraniteMoeSharedForCausalLM",), model_type=("granitemoeshared",))
+
+_SINKS = Row("model.layers.{i}.self_attn.sinks", _BLOCK + "attn_sinks.weight", ("n_head",))
+
+
+def _sliding(base: Architecture, hf: str, model_type: str) -> Architecture:
+    """A Granite with sliding windows, sinks, and layers without positions."""
+    return base.derive(
+        gguf="granite_swa",
+        hf=(hf,),
+        model_type=(model_type,),
+        window=Window(period=4, size=128, full_first=True, required=True, stated=True),
+        params=(
+            Param("sliding_window", "sliding_window", default=128, nullable=True),
+            Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
+            Param(
+                "thetas",
+                "layer_rope_theta",
+                type="FLOAT32",
+                low=0,
+                per_layer=True,
+                default=None,
+                implied=(("turns", "theta"), ("", "0")),
+            ),
+            Param("told", "layer_rope_theta", counted=True, default=0, implied=(("", "1"),)),
+            Param(
+                "turns",
+                (),
+                "attention.rope_pattern",
+                "BOOL",
+                per_layer=True,
+                each=(("not told", "1"), ("thetas", "1"), ("", "0")),
+            ),
+        ),
+        rows=(_SINKS,),
+        refuses=(
+            Refuses("told and turns and thetas != rope_theta", "granite_swa files have one rope_theta for all layers"),
+            Refuses("not sliding_window", "llama.cpp's granite_swa graph always has a sliding window"),
+        ),
+        graph={"sinks": True},
+    )
+
+
+GRANITE_SWA = _sliding(GRANITE, "GraniteSWAForCausalLM", "granite_swa").derive(params=(kv_heads(4),))
+GRANITE_MOE_SWA = _sliding(GRANITE_MOE, "GraniteMoeSWAForCausalLM", "granitemoe_swa").derive(
+    without=targets("ffn_gate_shexp"),
+    rows=(
+        *(
+            replace(row, source=row.sources[::-1])  # saved as transformers has them in memory
+            for row in GRANITE_MOE.rows
+            if row.target in targets("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+        ),
+        Row(_SHARED + "input_linear.weight", _BLOCK + "ffn_up_shexp.weight", ("2*n_shared", "n_embd"), when="n_shared"),
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
 from modelfmt.archs.table import Architecture, Param, Window
@@ -138,6 +138,8 @@ def _said(param: Param, value: Any, n_layer: int, arch: Architecture) -> Any:
         return [_word(param, entry, arch) for entry in values]
     if param.codes:
         return _word(param, value, arch)
+    if param.type == "FLOAT32" and isinstance(value, list):
+        return [shortest(entry) for entry in value]
     if param.type == "FLOAT32":
         value = shortest(value)
         return int(value) if type(param.default) is int and value.is_integer() else value
@@ -172,10 +174,11 @@ def _implied(param: Param, scope: Mapping[str, Any]) -> Any:
     return bool(value) if param.type == "BOOL" else value
 
 
-def refuse(arch: Architecture, scope: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError where the table says that the file would be wrong."""
+def refuse(arch: Architecture, scope: Mapping[str, Any], computed: Collection[str] = ()) -> None:
+    """Raise UnsupportedError where the table says that the file would be wrong. computed: conditions that do not count,
+    since another graph than llama.cpp's is made."""
     for rule in arch.refuses:
-        if any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
+        if rule.when not in computed and any(holds(rule.when, scope, layer) for layer in range(scope["n_layer"])):
             names = {
                 word: scope[word] for word in rule.when.replace("/", " ").replace("*", " ").split() if word in scope
             }
@@ -329,8 +332,9 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
 def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> list[Any]:
     """The entries of a list with one for each layer."""
     if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
-        chosen = {integer(one, f"{place}[{at}]", 0, n_layer - 1) for at, one in enumerate(value)}
-        return [int(layer in chosen) for layer in range(n_layer)]
+        last = param.first + n_layer - 1
+        chosen = {integer(one, f"{place}[{at}]", param.first, last) for at, one in enumerate(value)}
+        return [int(layer + param.first in chosen) for layer in range(n_layer)]
     if not isinstance(value, list | str) or len(value) != n_layer:
         found = len(value) if isinstance(value, list | str) else value
         raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
@@ -351,6 +355,8 @@ def _one(param: Param, value: Any, place: str, path: str) -> Any:
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
         return bool(codes[word]) if param.type == "BOOL" else codes[word]
+    if param.type == "FLOAT32" and param.low == 0 and type(value) in (int, float) and value == 0:
+        return 0.0
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
     return integer(value, place, param.low, param.high, path=path)

@@ -1,8 +1,9 @@
-"""Llama, InternLM 3, IQuest Coder, Mistral and Mixtral: all are `llama` in GGUF. Mistral Small 3 with its vision part
-is `mistral3`, and so is Ministral 3, whose queries grow with the position.
+"""Llama, InternLM 3, IQuest Coder, Mistral, Ministral and Mixtral: all are `llama` in GGUF. Mistral Small 3 with its
+vision part is `mistral3`, and so is Ministral 3, whose queries grow with the position.
 
-Checked against transformers 5.24 models/{llama,internlm3,iquestcoder,mistral,mixtral,mistral3,ministral3}/*.py and
-llama.cpp src/models/{llama,mistral3}.cpp (October 2026).
+Checked against transformers 5.24
+models/{llama,internlm3,iquestcoder,ministral,mistral,mixtral,mistral3,ministral3}/*.py and llama.cpp
+src/models/{llama,mistral3}.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from modelfmt.archs.decoder import (
 from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
-__all__ = ["INTERNLM3", "IQUEST_CODER", "LLAMA", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
+__all__ = ["INTERNLM3", "IQUEST_CODER", "LLAMA", "MINISTRAL", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
@@ -88,6 +89,19 @@ MISTRAL = LLAMA.derive(
             "sliding_window",
             "llama.cpp's llama graph attends to the whole context: texts longer than the window come out differently",
         ),
+    ),
+)
+
+MINISTRAL = MISTRAL.derive(
+    hf=("MinistralForCausalLM",),
+    model_type=("ministral",),
+    without=("sliding_window",),
+    params=(
+        Param(
+            "slides", "layer_types", codes=(("sliding_attention", 1), ("full_attention", 0)), default=1, per_layer=True
+        ),
+        Param("windows", (), derive="largest(slides)"),
+        Param("sliding_window", "sliding_window", cases=(("not windows", "0"),), default=4096, nullable=True),
     ),
 )
 

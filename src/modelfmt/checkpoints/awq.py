@@ -3,7 +3,8 @@
 gemm: qweight I32 [in, out / 8] with words across outputs, qzeros I32 [groups, out / 8], scales F16 [groups, out].
 gemv: qweight I32 [out, in / 8] in order, qzeros I32 [out, w], scales F16 [out, 8 w], whose columns behind the groups
 are padding. weight = (code - zero) * scale. Source: autoawq 0.2.9 modules/linear/gemm.py, gemv.py, utils/
-packing_utils.py. Not here: gemv_fast (its zeros are scaled), the tilings of marlin and exllama.
+packing_utils.py, gemv_fast.py: qweight I16 [out / 4, in], scales and qzeros F16 [8 w, out], the latter -zero * scale
+already rounded, which is added. Not here: the tilings of marlin and exllama.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelfmt.checkpoints.coded import FLOATS, Parts
-from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.checkpoints.coded import FLOATS, Parts, viewed
+from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
+from modelfmt.ir.ops import Coded, Expression, Fields, Packed, Param, Reader, Reshape, Swap
 from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
 
-__all__ = ["configuration", "read", "write"]
+__all__ = ["FORMS", "configuration", "read", "write"]
 
-VERSIONS = ("gemm", "gemv")
+FORMS = {"int4": Form("asymmetric", "U4", 128)}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
+
+VERSIONS = ("gemm", "gemv", "gemv_fast")
 _PER_WORD = 8
+_FAST = tuple(8 * (i % 8 // 2) + 2 * (i // 8) + i % 2 for i in range(32))
+_FAST = tuple(_FAST[i // 8 * 8 + (0, 2, 4, 6, 1, 3, 5, 7)[i % 8]] for i in range(32))
+"""The columns of 32 that gemv_fast has one after another."""
 
 
 def read(parts: Parts) -> None:
@@ -35,8 +42,8 @@ def read(parts: Parts) -> None:
         raise parts.refused("version", version, ", ".join(VERSIONS))
     size = parts.integer("group_size", 128)
     for module in parts.modules("qweight"):
-        weight = parts.need(module, "qweight", "I32")
-        make = _gemm if version == "gemm" else _gemv
+        weight = parts.need(module, "qweight", "I16" if version == "gemv_fast" else "I32")
+        make = {"gemm": _gemm, "gemv": _gemv, "gemv_fast": _gemv_fast}[version]
         expr = make(parts, module, weight, size)
         parts.put(f"{module}.weight", expr, *(f"{module}.{part}" for part in ("qweight", "qzeros", "scales")))
 
@@ -63,12 +70,29 @@ def _gemv(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
     n_cols = n_words * _PER_WORD
     group = _group(parts, size, n_cols)
     scales, zeros = parts.need(module, "scales", *FLOATS), parts.need(module, "qzeros", "I32")
-    width = zeros.shape[-1]
+    width = zeros.shape[-1] if zeros.shape else 0
     parts.shape(f"{module}.qzeros", zeros, (n_rows, max(width, -(-n_cols // group // _PER_WORD))))
     parts.shape(f"{module}.scales", scales, (n_rows, width * _PER_WORD), (n_rows, n_cols // group))
     zero = Param(zeros, group=group, bits=4, along="groups")
     scale = Param(scales, group=group)
     return Coded(weight, Packing(4), (n_rows, n_cols), "U4", group, (scale,), zero, label=f"AWQ int4, group {group}")
+
+
+def _gemv_fast(parts: Parts, module: str, weight: Expression, size: int) -> Coded:
+    """Four rows by turns, 64 columns of each in 16 words of 16 bits; in every 32 columns an order of its own."""
+    quarter, n_cols = _matrix(parts, module, weight)
+    n_rows, group = 4 * quarter, _group(parts, size, n_cols)
+    if n_cols % 64:
+        raise parts.refused(f"{module}.qweight", list(weight.shape), "columns by 64")
+    lines = viewed(weight, "U8", (quarter, n_cols // 64, 4, 32), parts, f"{module}.qweight")
+    codes = Fields(Reshape(Swap(lines, 1), (n_rows, n_cols // 2)), 4, (0, 4), _FAST)
+    both = [parts.need(module, part, "F16") for part in ("scales", "qzeros")]
+    n_lines = both[0].shape[0] if both[0].shape else 0
+    for part, expr in zip(("scales", "qzeros"), both, strict=True):
+        parts.shape(f"{module}.{part}", expr, (max(n_lines, n_cols // group), n_rows))
+    scale, offset = (Param(expr, turned=True, group=group) for expr in both)
+    label, shape = f"AWQ int4, group {group}", (n_rows, n_cols)
+    return Coded(codes, Packing(8), shape, "U4", group, (scale,), offset=offset, label=label)
 
 
 def _matrix(parts: Parts, module: str, weight: Expression) -> tuple[int, int]:

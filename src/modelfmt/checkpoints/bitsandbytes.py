@@ -8,16 +8,40 @@ Source: bitsandbytes 0.50.2 functional.py (QuantState), nn/modules.py. Not here:
 
 from __future__ import annotations
 
+import json
 import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
 from math import gcd, prod
 from typing import Any
 
 from modelfmt.checkpoints.coded import Parts, viewed
+from modelfmt.checkpoints.written import Form, Written, numbers
 from modelfmt.ir.grid import TABLES, Packing
-from modelfmt.ir.ops import Coded, Constant, Expression, Nested, Param, Reshape
+from modelfmt.ir.ops import (
+    Coded,
+    Constant,
+    Expression,
+    Nested,
+    NestedCodes,
+    Packed,
+    Param,
+    Reader,
+    Reshape,
+    ToGrid,
+    geometry,
+)
+from modelfmt.quant.transcode import Policy, verdict
 from modelfmt.storage import strict_json
 
-__all__ = ["read"]
+__all__ = ["FORMS", "configuration", "read", "write"]
+
+FORMS = {
+    "nf4": Form("nf4", "NF4", 64, "F32", flat=True, fixed=True),
+    "nf4-nested": Form("nf4-nested", "NF4", 64, "F32", flat=True, fixed=True),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 _STATE = "weight.quant_state.bitsandbytes__"
 _KINDS = {"nf4": "NF4", "fp4": "FP4"}
@@ -91,6 +115,120 @@ def _eight(parts: Parts, module: str) -> Coded:
     whole = Param(Constant(struct.pack("<f", 127.0), (1, 1), "F32"), rows=0, divide=True)
     params = (Param(Reshape(scale, (n_rows, 1))), whole)
     return Coded(weight, Packing(8, flip=128), weight.shape, "U8", n_cols, params, 128.0, label="bitsandbytes int8")
+
+
+def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
+    """4 bits: what lies in this scheme already, and what was quantized for it; None of anything else."""
+    if isinstance(expr, ToGrid) and expr.table == "NF4":
+        return _quantized(expr, reader)
+    if not isinstance(expr, Coded) or expr.packing != Packing(4, order="high") or expr.offset is not None:
+        return None
+    kind = next((kind for kind, table in _KINDS.items() if table == expr.table), None)
+    if kind is None or len(expr.scales) != 1 or not expr.scales[0].flat or expr.whole:
+        return None
+    (scale,) = expr.scales
+    n = prod(expr.shape)
+    state = {"blocksize": scale.group, "dtype": "float32", "shape": expr.shape}
+    if isinstance(scale.input, Nested):
+        return _written(kind, Reshape(expr.codes, (n // 2, 1)), state, _nest(scale.input))
+    return _written(kind, Reshape(expr.codes, (n // 2, 1)), state, {"weight.absmax": scale.input})
+
+
+def _quantized(expr: ToGrid, reader: Reader) -> Written:
+    shape = expr.input.input.shape if isinstance(expr.input, Reshape) else expr.input.shape
+    n_blocks = expr.shape[0]
+    scales = numbers(expr, "scale", "F32", expr.size)
+    dtype = {"F16": "float16", "BF16": "bfloat16"}.get(expr.input.stored.name, "float32")
+    state = {"blocksize": expr.size, "dtype": dtype, "shape": shape}
+    codes = Reshape(Packed(expr, Packing(4, order="high"), "U8"), (n_blocks * expr.size // 2, 1))
+    if expr.how != "nf4-nested":
+        return _written("nf4", codes, state, {"weight.absmax": Reshape(scales, (n_blocks,))})
+    offset = _mean(scales, reader)
+    made = NestedCodes(scales, dynamic_map(), _NESTED, offset)
+    largest = NestedCodes(scales, dynamic_map(), _NESTED, offset, largest=True)
+    nested = {
+        "weight.absmax": Reshape(made, (n_blocks,)),
+        "weight.nested_absmax": Reshape(largest, (largest.shape[0],)),
+        "weight.nested_quant_map": _floats(dynamic_map()),
+        "state": {"nested_blocksize": _NESTED, "nested_dtype": "float32", "nested_offset": offset},
+    }
+    return _written("nf4", codes, state, nested)
+
+
+def _nest(found: Nested) -> dict[str, Any]:
+    """The parts of scales that are codes themselves."""
+    return {
+        "weight.absmax": Reshape(found.input, (prod(found.input.shape),)),
+        "weight.nested_absmax": found.scales,
+        "weight.nested_quant_map": _floats(found.table),
+        "state": {"nested_blocksize": found.block, "nested_dtype": "float32", "nested_offset": found.offset},
+    }
+
+
+def _written(kind: str, codes: Expression, state: Mapping[str, Any], scales: Mapping[str, Any]) -> Written:
+    """Parts in the form of QuantState.as_dict(packed=True)."""
+    nested = scales.get("state", {})
+    text = json.dumps({"quant_type": kind, **state, **nested}).encode()
+    parts: dict[str, Expression] = {
+        "weight": codes,
+        **{name: expr for name, expr in scales.items() if name != "state"},
+        "weight.quant_map": _floats(TABLES[_KINDS[kind]]),
+        _STATE + kind: Constant(text, (len(text),), "U8"),
+    }
+    block = state["blocksize"]
+    settings = {"kind": kind, "nested": bool(nested), "dtype": state["dtype"]}
+    return Written(parts, verdict(0.0), settings, 4 + (8 if nested else 32) / block)
+
+
+def _mean(scales: Expression, reader: Reader) -> float:
+    """The mean of all scales, rounded to float32: it stands in the header, so that they are looked at beforehand."""
+    import numpy as np
+
+    n, total = geometry(scales.shape, scales.stored)[0], 0.0
+    for start in range(0, n, 1 << 16):
+        total += float(reader.values(scales, start, min(start + (1 << 16), n)).sum(dtype=np.float64))
+    return _single(total / n)
+
+
+@cache
+def dynamic_map() -> tuple[float, ...]:
+    """The 256 numbers of bitsandbytes' create_dynamic_map(signed=True), to the last bit."""
+    import numpy as np
+
+    found = [0.0, 1.0]
+    for i in range(7):
+        n, least = (1 << i) + 1, np.float32(0.1)
+        step, k = np.float64((np.float32(1) - least) / np.float32(n - 1)), np.arange(n)
+        # torch.linspace: from both ends to the middle, with one rounding for product and sum
+        bounds = np.where(k < n // 2, np.float64(least) + step * k, 1.0 - step * (n - 1 - k)).astype(np.float32)
+        means = (bounds[:-1] + bounds[1:]) / np.float32(2) * np.float32(10.0 ** (i - 6))
+        found += [*map(float, means), *map(float, -means)]
+    return tuple(sorted(found))
+
+
+def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
+    """The section of config.json, as transformers' BitsAndBytesConfig writes it."""
+    kinds = {row["kind"] for row in modules.values()}
+    own = {
+        "quant_method": "bitsandbytes",
+        "_load_in_4bit": True,
+        "_load_in_8bit": False,
+        "load_in_4bit": True,
+        "load_in_8bit": False,
+        "bnb_4bit_quant_type": "nf4" if "nf4" in kinds else "fp4",
+        "bnb_4bit_use_double_quant": any(row["nested"] for row in modules.values()),
+        "bnb_4bit_compute_dtype": Counter(row["dtype"] for row in modules.values()).most_common(1)[0][0],
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_enable_fp32_cpu_offload": False,
+        "llm_int8_has_fp16_weight": False,
+        "llm_int8_skip_modules": [name for name in others if not name.endswith("embed_tokens")],
+        "llm_int8_threshold": 6.0,
+    }
+    return {"quantization_config": own}
+
+
+def _floats(values: Sequence[float]) -> Constant:
+    return Constant(struct.pack(f"<{len(values)}f", *values), (len(values),), "F32")
 
 
 def _single(value: float) -> float:

@@ -20,7 +20,7 @@ from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Expression, Leaf, Param, Reader, Reshape, geometry
 from modelfmt.report import Note
 
-__all__ = ["FLOATS", "Parts", "floats", "scale_of", "viewed"]
+__all__ = ["FLOATS", "Parts", "block_of", "floats", "group_index", "matching", "scale_of", "viewed"]
 
 FLOATS = ("F16", "BF16", "F32")
 SMALL = 1 << 22
@@ -31,7 +31,7 @@ SMALL = 1 << 22
 class Parts:
     """The tensors of a checkpoint while conventions are taken out of them.
 
-    settings: the quantization section of the configuration. skipped: what has no effect on weights.
+    settings: the quantization section of the configuration. metadata: what the headers of the files say.
     """
 
     path: str
@@ -39,6 +39,7 @@ class Parts:
     settings: Mapping[str, Any]
     reader: Reader
     config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 
     def modules(self, suffix: str) -> Iterator[str]:
@@ -158,6 +159,8 @@ def scale_of(
 
     shape: of the weight, [rows, columns]. block: (rows, columns) of a block, or None.
     """
+    if len(shape) < 2:
+        raise parts.refused(place, list(shape), "the scale of a matrix")
     *outer, n_rows, n_cols = shape
     if prod(scale.shape) == 1:
         return Param(Reshape(scale, (1, 1)), rows=0), n_cols
@@ -180,6 +183,35 @@ def scale_of(
         found=list(scale.shape),
         allowed=f"one for all of {list(shape)}, one for each row, or one for each group",
     )
+
+
+def block_of(found: object) -> tuple[int, int] | None:
+    """(rows, columns) of a block, as a configuration says; None where it says nothing of the kind."""
+    if isinstance(found, list) and len(found) == 2 and all(isinstance(n, int) and n > 0 for n in found):
+        return found[0], found[1]
+    return None
+
+
+def group_index(parts: Parts, place: str, index: Expression, n_groups: int, group: int) -> Expression | None:
+    """The group of each column, I32 [1, columns]; None where they are in order, or all -1 (none is meant).
+
+    Raises CorruptFile (group-index) where there is no such group.
+    """
+    import numpy as np
+
+    found = parts.array(index, place)
+    if np.array_equal(found, np.arange(len(found)) // group) or (found == -1).all():
+        return None
+    if found.min() < 0 or found.max() >= n_groups:
+        raise CorruptFile(
+            "g_idx names a group that is not there",
+            code="group-index",
+            path=parts.path,
+            place=place,
+            found=int(found.min() if found.min() < 0 else found.max()),
+            allowed=f"0 to {n_groups - 1}",
+        )
+    return Reshape(index, (1, len(found)))
 
 
 def floats(

@@ -16,20 +16,33 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
-from modelfmt.checkpoints.coded import FLOATS, Parts, floats, matching, scale_of, viewed
-from modelfmt.checkpoints.written import LEAST, Written, numbers
+from modelfmt.checkpoints.act_order import in_storage_order
+from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, group_index, matching, scale_of, viewed
+from modelfmt.checkpoints.fp8 import blocks
+from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
 
-__all__ = ["configuration", "read", "write"]
+__all__ = ["FORMS", "configuration", "read", "write"]
+
+FORMS = {
+    "int4": Form("symmetric", "U4", 128, ""),
+    "int4-asymmetric": Form("asymmetric", "U4", 128, ""),
+    "int8": Form("symmetric", "U8", 128, ""),
+    "fp8": Form("e4m3", "E4M3", 0, ""),
+    "fp8-block": Form("e4m3", "E4M3", 128, "F32", rows=128),
+    "mxfp4": Form("MXFP4", "E2M1", 32, fixed=True),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 _FORMATS = (
     *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
+_ACT_ORDER = "act-order (weight_g_idx) is read by compressed-tensors up to 0.20.0: GPTQ is the scheme that keeps it"
 _PARTS = ("weight_packed", "weight", "weight_scale", "weight_zero_point", "weight_shape", "weight_global_scale")
 _ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
 _CACHE = ("k_scale", "v_scale", "k_zero_point", "v_zero_point")
@@ -51,8 +64,10 @@ def read(parts: Parts) -> None:
 def _check(parts: Parts) -> None:
     if parts.settings.get("transform_config"):
         raise parts.refused("transform_config", "transforms of weights", "none")
-    if parts.settings.get("sparsity_config", {}).get("format") not in (None, "dense"):
-        raise parts.refused("sparsity_config", parts.settings["sparsity_config"].get("format"), "dense")
+    sparsity = parts.settings.get("sparsity_config")
+    sparse = sparsity.get("format") if isinstance(sparsity, dict) else sparsity
+    if sparse not in (None, "dense"):
+        raise parts.refused("sparsity_config", sparse, "dense")
     groups = parts.settings.get("config_groups")
     groups = groups if isinstance(groups, dict) else {}
     named = [parts.settings.get("format"), *(g.get("format") for g in groups.values() if isinstance(g, dict))]
@@ -65,12 +80,16 @@ def _scheme(parts: Parts, module: str) -> Mapping[str, Any]:
     """The weights' arguments of the group that a module belongs to: one that names it, else one of a class."""
     groups = parts.settings.get("config_groups")
     rows = [row for row in groups.values() if isinstance(row, dict)] if isinstance(groups, dict) else []
-    named = [row for row in rows if any(matching(str(target), module) for target in row.get("targets") or ())]
+    named = [row for row in rows if any(matching(target, module) for target in _texts(row.get("targets")))]
     found = next(iter(named or rows), {})
     weights = found.get("weights")
     if not isinstance(weights, dict):
         raise parts.refused("config_groups", found.get("weights"), f"a scheme for the weights of {module}")
     return {**weights, "format": found.get("format") or parts.settings.get("format")}
+
+
+def _texts(found: object) -> list[str]:
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _module(parts: Parts, module: str, scheme: Mapping[str, Any]) -> Coded:
@@ -108,21 +127,13 @@ def _packed(parts: Parts, module: str, packed: Expression, bits: int) -> Coded:
     index = parts.get(module, "weight_g_idx", "I32")
     if index is not None:
         parts.shape(f"{module}.weight_g_idx", index, (n_cols,))
-        index = _index(parts, module, index, group)
+        index = group_index(parts, f"{module}.weight_g_idx", index, n_cols // group, group)
     label = f"compressed-tensors int{bits}, group {group}" + (", act-order" if index is not None else "")
     own = group if index is None else 1
     packing = Packing(bits, "padded" if is_padded else "rows")
     if index is not None and is_padded:
         raise parts.refused(f"{module}.weight_packed", "padded words with weight_g_idx", "dense words")
     return Coded(packed, packing, shape, f"U{bits}", own, (scale,), zero, index=index, label=label)
-
-
-def _index(parts: Parts, module: str, index: Expression, group: int) -> Expression | None:
-    import numpy as np
-
-    found = parts.array(index, f"{module}.weight_g_idx")
-    plain = np.array_equal(found, np.arange(len(found)) // group) or (len(found) > 0 and found[0] < 0)
-    return None if plain else Reshape(index, (1, len(found)))
 
 
 def _zero(
@@ -151,7 +162,7 @@ def _bytes(parts: Parts, module: str, weight: Expression, scheme: Mapping[str, A
     scale = parts.need(module, "weight_scale", *FLOATS, "U8", "F8_E8M0")
     place = f"{module}.weight_scale"
     block = scheme.get("block_structure")
-    pair = (int(block[0]), int(block[1])) if isinstance(block, list) and len(block) == 2 else None
+    pair = block_of(block)
     if scale.stored.name == "U8":
         scale = viewed(scale, "F8_E8M0", scale.shape, parts, place)
     param, group = scale_of(parts, place, scale, weight.shape, pair)
@@ -172,6 +183,8 @@ def _of(group: int, weight: Expression) -> str:
 
 def _fours(parts: Parts, module: str, packed: Expression) -> Coded:
     packed = parts.need(module, "weight_packed", "U8")
+    if not packed.shape:
+        raise parts.refused(f"{module}.weight_packed", [], "a matrix")
     *outer, n_bytes = packed.shape
     shape, place = (*outer, 2 * n_bytes), f"{module}.weight_scale"
     scale = parts.need(module, "weight_scale", "U8", "F8_E8M0", "F8_E4M3")
@@ -194,23 +207,24 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     Integers with whole zeros, packed; 8-bit floats; four-bit floats under powers of two. Scales take the first of
     float16, bfloat16 and float32 that holds them as exactly as asked.
     """
+    expr, order = in_storage_order(expr)
     own = grid.parse(expr.stored.name)
     if len(expr.shape) != 2 or own.group < LEAST:
         return None
     if own.table == "E2M1":
         return _written_mxfp4(expr, own, reader) or _written_nvfp4(expr, reader, wanted)
-    if own.table == "E4M3" and isinstance(expr, Coded) and len(expr.scales) == 1 and expr.scales[0].rows > 1:
-        return _written_blocks(expr)
+    if (in_blocks := blocks(expr)) is not None:
+        return _written_blocks(*in_blocks)
     if not own.integer and own.table != "E4M3":
         return None
-    found = [_form(expr, own, reader, encoding) for encoding in ("F16", "BF16", "F32")]
+    found = [_form(expr, own, reader, encoding, order) for encoding in ("F16", "BF16", "F32")]
     usable = [row for row in found if row is not None]
     exact = (row for row in usable if row.verdict.kind == "exact")
     near = (row for row in usable if wanted.takes(row.verdict))
     return next(exact, None) or next(near, None) if wanted.name == "auto" else next(near, None)
 
 
-def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str) -> Written | None:
+def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str, order: Expression | None) -> Written | None:
     n_rows, n_cols = expr.shape
     group = own.group
     settings: dict[str, Any] = {"group_size": None, "strategy": "channel", "symmetric": True}
@@ -232,7 +246,11 @@ def _form(expr: Expression, own: grid.Grid, reader: Reader, encoding: str) -> Wr
     if not settings["symmetric"]:
         words = (-(-n_rows * bits // 32), n_cols // group)
         parts["weight_zero_point"] = numbers(expr, "zero", "I32", group, bits=bits, along="rows", shape=words)
-    return Written(parts, verdict(error), settings, bits + 8 * ENCODINGS[encoding].block_bytes / group)
+    if order is not None:
+        settings["actorder"] = "group"
+        parts["weight_g_idx"] = Reshape(order, (n_cols,))
+    size = bits + 8 * ENCODINGS[encoding].block_bytes / group
+    return Written(parts, verdict(error), settings, size, "" if order is None else _ACT_ORDER)
 
 
 def _written_mxfp4(expr: Expression, own: grid.Grid, reader: Reader) -> Written | None:
@@ -264,12 +282,11 @@ def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written 
     return found if wanted.takes(form) or wanted.name == "auto" else None
 
 
-def _written_blocks(expr: Coded) -> Written:
+def _written_blocks(codes: Expression, scale: Expression, block: tuple[int, int]) -> Written:
     """8-bit floats under blocks of rows and columns: other names for the same bytes."""
-    (scale,) = expr.scales
     settings = {"num_bits": 8, "type": "float", "group_size": None, "strategy": "block", "symmetric": True}
-    settings |= {"block_structure": [scale.rows, scale.group], "format": "float-quantized"}
-    return Written({"weight": expr.codes, "weight_scale": scale.input}, verdict(0.0), settings, 8.0)
+    settings |= {"block_structure": list(block), "format": "float-quantized"}
+    return Written({"weight": codes, "weight_scale": scale}, verdict(0.0), settings, 8.0)
 
 
 def _integers(values: tuple[int, ...]) -> Constant:

@@ -12,14 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelfmt.checkpoints.coded import FLOATS, Parts, floats, scale_of, viewed
-from modelfmt.checkpoints.written import Written
+from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, scale_of, viewed
+from modelfmt.checkpoints.written import Form, Written, numbers
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Param, Reader, Reshape
+from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader, Reshape, ToGrid
 from modelfmt.quant.transcode import Policy, verdict
 
-__all__ = ["configuration", "read", "write"]
+__all__ = ["FORMS", "blocks", "configuration", "read", "write"]
+
+FORMS = {"fp8": Form("e4m3", "E4M3", 128, "F32", rows=128)}
+"""Type -> how weights that are not quantized become one."""
 
 _EIGHT = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")
@@ -46,16 +49,16 @@ def _eight(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
     scale = parts.need(module, name, *FLOATS, "F8_E8M0", "U8")
     if scale.stored.name == "U8":
         scale = viewed(scale, "F8_E8M0", scale.shape, parts, f"{module}.{name}")
-    size = parts.settings.get("weight_block_size")
-    block = (128, 128) if name == "weight_scale_inv" else None
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size):
-        block = (size[0], size[1])
+    given = block_of(parts.settings.get("weight_block_size"))
+    block = given or ((128, 128) if name == "weight_scale_inv" else None)
     param, group = scale_of(parts, f"{module}.{name}", scale, weight.shape, block)
     label = "FP8" + (f", blocks of {block[0]} x {block[1]}" if group != weight.shape[-1] and block else "")
     return floats(parts, module, "weight", weight, (param,), group, label)
 
 
 def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
+    if not weight.shape:
+        raise parts.refused(f"{module}.weight", [], "a matrix")
     *outer, n_bytes = weight.shape
     shape = (*outer, 2 * n_bytes)
     param, group = scale_of(parts, f"{module}.{name}", parts.need(module, name, "F8_E4M3"), shape, None)
@@ -67,11 +70,24 @@ def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
     """8-bit floats under one scale for each block, as DeepSeek and Qwen have them: other names for the same bytes."""
+    found = blocks(expr)
+    if found is None:
+        return None
+    codes, scale, block = found
+    parts = {"weight": codes, "weight_scale_inv": scale}
+    return Written(parts, verdict(0.0), {"weight_block_size": list(block)}, 8.0)
+
+
+def blocks(expr: Expression) -> tuple[Expression, Expression, tuple[int, int]] | None:
+    """Codes, scales and (rows, columns) of 8-bit floats in blocks that reach over rows; None of anything else."""
+    if isinstance(expr, ToGrid) and expr.table == "E4M3" and expr.rows > 1:
+        shape = tuple(-(-n // block) for n, block in zip(expr.shape, (expr.rows, expr.size), strict=True))
+        scale = numbers(expr, "scale", expr.scale, expr.size, rows=expr.rows, shape=shape)
+        return Packed(expr, Packing(8), "F8_E4M3"), scale, (expr.rows, expr.size)
     if not isinstance(expr, Coded) or expr.table != "E4M3" or len(expr.scales) != 1 or expr.scales[0].rows <= 1:
         return None
-    (scale,) = expr.scales
-    parts = {"weight": expr.codes, "weight_scale_inv": scale.input}
-    return Written(parts, verdict(0.0), {"weight_block_size": [scale.rows, scale.group]}, 8.0)
+    (given,) = expr.scales
+    return expr.codes, given.input, (given.rows, given.group)
 
 
 def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:

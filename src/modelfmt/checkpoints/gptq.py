@@ -14,15 +14,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelfmt.checkpoints.coded import FLOATS, Parts
-from modelfmt.checkpoints.written import LEAST, Written, numbers
-from modelfmt.errors import CorruptFile
+from modelfmt.checkpoints.act_order import in_storage_order
+from modelfmt.checkpoints.coded import FLOATS, Parts, group_index
+from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, rounding, verdict, zeros
 
-__all__ = ["ONES", "configuration", "read", "write"]
+__all__ = ["FORMS", "ONES", "configuration", "read", "write"]
+
+FORMS = {
+    "int4": Form("symmetric", "U4", 128),
+    "int8": Form("symmetric", "U8", 128),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 ONES = {2: 0x55555555, 3: 1, 4: 0x11111111, 8: 0x01010101}
 """Width -> one in each code of a word; of 3 bits, which straddle words, one for each code by itself."""
@@ -58,7 +64,10 @@ def _module(parts: Parts, module: str, less_one: bool) -> Coded:
     parts.shape(f"{module}.qzeros", zeros, (n_groups, n_rows * bits // 32))
     size = parts.integer("group_size", -1)
     group = _group(parts, module, n_cols, n_groups, size)
-    index = _index(parts, module, n_cols, n_groups, group)
+    index = parts.get(module, "g_idx", "I32")
+    if index is not None:
+        parts.shape(f"{module}.g_idx", index, (n_cols,))
+        index = group_index(parts, f"{module}.g_idx", index, n_groups, group)
     zero = Param(zeros, turned=True, group=group, bits=bits, along="rows", add=ONES[bits] if less_one else 0)
     scale = Param(scales, turned=True, group=group)
     label = f"GPTQ int{bits}, group {group}" + (", act-order" if index is not None else "")
@@ -77,30 +86,9 @@ def _group(parts: Parts, module: str, n_cols: int, n_groups: int, size: int) -> 
     return group
 
 
-def _index(parts: Parts, module: str, n_cols: int, n_groups: int, group: int) -> Expression | None:
-    """g_idx, where it is not the plain order of groups."""
-    import numpy as np
-
-    found = parts.get(module, "g_idx", "I32")
-    if found is None:
-        return None
-    parts.shape(f"{module}.g_idx", found, (n_cols,))
-    index = parts.array(found, f"{module}.g_idx")
-    if n_cols and not (index.min() >= 0 and index.max() < n_groups):
-        raise CorruptFile(
-            "g_idx names a group that is not there",
-            code="group-index",
-            path=parts.path,
-            place=f"{module}.g_idx",
-            found=int(index.max()),
-            allowed=f"0 to {n_groups - 1}",
-        )
-    plain = np.array_equal(index, np.arange(n_cols) // group)
-    return None if plain else Reshape(found, (1, n_cols))
-
-
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     """A grid of whole zeros as version 2, [out, in]; None where there is no such form within a policy."""
+    expr, order = in_storage_order(expr)
     own = grid.parse(expr.stored.name)
     if len(expr.shape) != 2 or own.group < LEAST or not own.integer or grid.INTEGERS[own.table] not in ONES:
         return None
@@ -109,15 +97,16 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     if not 0 <= low <= high <= own.limit or n_cols * bits % 32 or n_rows * bits % 32:
         return None
     form = verdict(rounding(expr, reader, scale="F16"))
-    index = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
+    plain = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
     shape = (n_cols // group, n_rows * bits // 32)
     parts: dict[str, Expression] = {
         "qweight": Packed(expr, Packing(bits, "words"), "I32"),
         "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=bits, shape=shape),
         "scales": numbers(expr, "scale", "F16", group, turned=True),
-        "g_idx": Constant(index, (n_cols,), "I32"),
+        "g_idx": Constant(plain, (n_cols,), "I32") if order is None else Reshape(order, (n_cols,)),
     }
     settings = {"bits": bits, "group_size": -1 if group == n_cols else group, "sym": low == high == 1 << (bits - 1)}
+    settings["desc_act"] = order is not None
     return Written(parts, form, settings, bits + (16 + bits) / group) if wanted.takes(form) else None
 
 
@@ -135,7 +124,7 @@ def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str
         "quant_method": "gptq",
         "bits": bits,
         "group_size": group,
-        "desc_act": False,
+        "desc_act": any(row["desc_act"] for row in modules.values()),
         "sym": all(row["sym"] for row in modules.values()),
         "lm_head": False,
         "checkpoint_format": "gptq_v2",

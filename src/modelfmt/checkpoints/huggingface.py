@@ -170,7 +170,7 @@ def read(path: str, files: Files, reader: Reader) -> Model:
     }
     extras: dict[str, Any] = {"huggingface": own, "notes": notes}
     assets = _assets(folder, home, modules, files)
-    extras |= _quantized(path, tensors, config, assets, reader)
+    extras |= _quantized(path, tensors, config, assets, reader, metadata)
     return Model(
         "huggingface",
         path,
@@ -185,7 +185,12 @@ def read(path: str, files: Files, reader: Reader) -> Model:
 
 
 def _quantized(
-    path: str, tensors: dict[str, Tensor], config: Mapping[str, Any], assets: Assets, reader: Reader
+    path: str,
+    tensors: dict[str, Tensor],
+    config: Mapping[str, Any],
+    assets: Assets,
+    reader: Reader,
+    metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a quantized folder has besides: its tensors as its scheme means them, the scheme, and the tensors as they
     lie in the files. A scheme that cannot be read leaves them alone: what needs weights raises its error then."""
@@ -193,7 +198,7 @@ def _quantized(
 
     try:
         exprs = {name: tensor.expr for name, tensor in tensors.items()}
-        found = quantized.read(path, exprs, config, cast("Mapping[str, bytes]", assets), reader)
+        found = quantized.read(path, exprs, config, cast("Mapping[str, bytes]", assets), reader, metadata)
     except (UnsupportedError, CorruptFile) as error:
         return {"quantization": {"method": None, "error": error}}
     if found is None:

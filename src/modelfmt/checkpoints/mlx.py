@@ -12,17 +12,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelfmt.checkpoints.coded import FLOATS, Parts, viewed
-from modelfmt.checkpoints.written import Written, group_of, numbers
+from modelfmt.checkpoints.written import Form, Written, group_of, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import INTEGERS, Packing
 from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
 from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
 
-__all__ = ["MODES", "configuration", "read", "write"]
+__all__ = ["FORMS", "MODES", "adapted", "configuration", "read", "write"]
 
 MODES = {"affine": ("", 0), "mxfp4": ("E2M1", 4), "mxfp8": ("E4M3", 8), "nvfp4": ("E2M1", 4)}
 """Mode -> table and bits; affine has any bits."""
+
+FORMS = {
+    **{f"int{bits}": Form("mlx", f"U{bits}", 64, "") for bits in (4, 8, 6, 5, 3, 2)},
+    "mxfp4": Form("MXFP4", "E2M1", 32, fixed=True),
+}
+"""Type -> how weights that are not quantized become one; the first where none is named."""
 
 _BITS = (1, 2, 3, 4, 5, 6, 8)
 
@@ -38,13 +44,15 @@ def _module(parts: Parts, module: str) -> Coded:
     own = parts.settings.get(module)
     settings = {**parts.settings, **own} if isinstance(own, dict) else parts.settings
     mode = settings.get("mode") or "affine"
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise parts.refused("mode", mode, ", ".join(MODES))
     table, bits = MODES[mode]
     bits = bits or settings.get("bits", 4)
-    if bits not in _BITS:
+    if not isinstance(bits, int) or bits not in _BITS:
         raise parts.refused("bits", bits, ", ".join(map(str, _BITS)))
     weight, scales = parts.need(module, "weight", "U32"), parts.need(module, "scales", *FLOATS, "U8")
+    if not weight.shape:
+        raise parts.refused(f"{module}.weight", [], "a matrix")
     *outer, n_words = weight.shape
     n_cols, n_groups = n_words * 32 // bits, scales.shape[-1] if scales.shape else 0
     shape, group = (*outer, n_cols), n_cols // max(n_groups, 1)
@@ -115,6 +123,16 @@ def _small(expr: Expression, mode: str, bits: int, group: int) -> Written:
         "scales": numbers(expr, "exponent", "U8", group),
     }
     return Written(parts, verdict(0.0), {"group_size": group, "bits": bits, "mode": mode}, bits + 8 / group)
+
+
+def adapted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with what mlx-lm looks for: rope_theta and rope_scaling beside the rope_parameters of transformers
+    5."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" in config or not isinstance(rope.get("rope_theta"), int | float):
+        return dict(config)
+    scaling = None if rope.get("rope_type", "default") == "default" else rope
+    return {**config, "rope_theta": rope["rope_theta"], "rope_scaling": config.get("rope_scaling") or scaling}
 
 
 def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:

@@ -29,13 +29,17 @@ CONVENTIONS = {
     "mxfp4": "mxfp4",
     "bitsandbytes": "bitsandbytes",
     "mlx": "mlx",
+    "hqq": "hqq",
+    "torchao": "torchao",
+    "quark": "quark",
+    "bitnet": "bitnet",
 }
 """quant_method -> the file beside this one that reads it."""
 
 REFUSED = {
     **dict.fromkeys(("exl2", "exl3", "aqlm", "quip", "vptq", "spqr", "higgs"), "its values lie on no grid"),
     **dict.fromkeys(("fp_quant", "fouroversix"), "its weights are transformed"),
-    **dict.fromkeys(("hqq", "torchao", "quark", "bitnet", "quanto", "eetq", "sinq", "auto-round"), "not read yet"),
+    **dict.fromkeys(("quanto", "eetq", "sinq", "auto-round"), "not read yet"),
     **dict.fromkeys(("mxfp8", "nvfp4", "metal", "gemma", "gguf"), "not read yet"),
 }  # fmt: skip
 """quant_method -> why it is not read."""
@@ -68,6 +72,7 @@ def read(
     config: Mapping[str, Any],
     assets: Mapping[str, bytes],
     reader: Reader,
+    metadata: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, Expression], list[Note]] | None:
     """(method, the tensors with each quantized one as one expression, notes); None where nothing is quantized.
 
@@ -87,7 +92,7 @@ def read(
             allowed=", ".join(CONVENTIONS),
             hint="convert from the original weights",
         )
-    parts = Parts(path, dict(tensors), settings, reader, config)
+    parts = Parts(path, dict(tensors), settings, reader, config, metadata or {})
     convention: Callable[[Parts], None] = import_module(f"modelfmt.checkpoints.{CONVENTIONS[method]}").read
     convention(parts)
     return method, parts.tensors, parts.notes

@@ -34,10 +34,10 @@ _SAME_NAME = (
 )
 
 _PLAN = (
-    click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. Default: from the destination's name, else auto."),
+    click.option("--quant", "-t", multiple=True, metavar="TYPE", help="File type (see `modelfmt types --files`); repeat it for several, the source is read once. For ONNX also int4, uint4, int8, uint8, in blocks of 32 or as in int4:128; of a scheme such as --to awq, docs/transcoding.md. Default: from the destination's name, else auto."),
     click.option("--recipe", multiple=True, metavar="FILE", help="A recipe of your own, TOML or JSON (docs/recipes.md), one more type to make; repeat it for several."),
     click.option("--target-bpw", type=float, metavar="BITS", help="Bits per weight that the whole file may have at most: each tensor's type is chosen by measuring a sample of its rows, the one case in which planning reads weights. With --recipe, that recipe's target."),
-    click.option("--to", type=click.Choice(["gguf", "huggingface", "onnx", "openvino", "pytorch", "safetensors", "mlx", "compressed-tensors", "gptq", "awq", "fp8"]), help="Destination format. Default: from its name."),
+    click.option("--to", type=click.Choice(["gguf", "huggingface", "onnx", "openvino", "pytorch", "safetensors", "mlx", "compressed-tensors", "gptq", "awq", "fp8", "bitsandbytes", "mxfp4"]), help="Destination format. Default: from its name."),
     click.option("--adapter", multiple=True, metavar="PATH[=WEIGHT]", help="LoRA adapter (a folder of PEFT) to merge into the model, times WEIGHT; repeat it for several (docs/lora.md)."),
     click.option("--base", metavar="PATH", help="The model that SOURCE, a LoRA adapter, is for; it becomes a GGUF adapter (docs/lora.md)."),
     click.option("--imatrix", metavar="FILE", help="Importance matrix, .dat or GGUF."),

@@ -31,6 +31,15 @@ class Made:
     notes: list[Note | Loss] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def program(self) -> Program:
+        """The only one. Raises UnsupportedError where there are several."""
+        if len(self.programs) > 1:
+            raise UnsupportedError(
+                "this model is more than one graph", code="several-graphs", found=", ".join(self.programs)
+            )
+        return next(iter(self.programs.values()))
+
 
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -64,12 +73,13 @@ def from_checkpoint(
     Raises UnsupportedError (an architecture without a graph, tensors that are not its own), CorruptFile.
     """
     weights = bound(architecture=architecture, config=config, tensors=tensors, assets=assets)
+    graphs = structural(weights, form, architecture or "", assets)
     made = Made({}, [*weights.losses, *weights.notes])
-    for stem, graph in structural(weights, form, architecture or "", assets).items():
+    for stem, graph in graphs.items():
         made.programs[stem], said = _LOWER.get(form.profile, standard.lower)(graph, form)
         made.notes += [Note(weights.arch.gguf or weights.kind, text) for text in said]
     if form.profile == GENAI:
-        made.files, more = genai.beside(next(iter(made.programs.values())).graph, weights, assets)
+        made.files, more = genai.beside(made.program.graph, weights, assets)
         made.notes += more
     return made
 

@@ -26,6 +26,7 @@ SUPPORTED = frozenset(
         *("phi3", "gpt2", "smollm3", "granite", "olmo2", "arcee", "starcoder2", "phi", "gpt_neox", "cohere", "cohere2"),
         *("olmo", "olmo3", "olmoe", "seed_oss", "ernie4_5", "nemotron", "granitemoe", "granitemoeshared", "qwen2_moe"),
         *("stablelm", "glm", "glm4", "falcon", "exaone4", "modernbert", "eurobert"),
+        *("exaone", "gpt_bigcode", "granitemoehybrid", "internlm3", "iquestcoder", "jais2", "mellum"),
     }
 )
 """Model types whose graphs were checked against transformers."""

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
+from modelfmt.graphs.lowering import Lowering, Table, activate
 from modelfmt.ir.graph import Node
-
-if TYPE_CHECKING:
-    from modelfmt.graphs.standard import Lowering
 
 __all__ = ["LOWERINGS"]
 
 
 def _convolution(low: Lowering, node: Node) -> None:
     """[batch, channels, length] or [batch, channels, height, width], and an activation where there is one."""
-    from modelfmt.graphs.standard import activate
-
     name, kind = node.outputs[0], node.get("activation")
     shape = {"strides": node.get("strides"), "pads": node.get("pads")}
     made = low.op("Conv", node.inputs, f"{name}/plain" if kind else name, **shape)
@@ -89,7 +82,7 @@ def _similarity(low: Lowering, node: Node) -> None:
     low.op("Transpose", [name], turned, perm=[1, 0])
 
 
-LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+LOWERINGS: Table = {
     "AddRows": _add_rows,
     "ChannelsLast": _channels_last,
     "Convolution": _convolution,
@@ -99,4 +92,3 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "Similarity": _similarity,
     "Unit": _unit,
 }
-"""Structural operation -> what lowers it."""

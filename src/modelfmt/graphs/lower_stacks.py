@@ -3,19 +3,15 @@ filled once, biases by distance, branches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from modelfmt.graphs.builder import attribute
-from modelfmt.ir.graph import Graph, Node, Value
+from modelfmt.graphs.lower_masks import rows_and_columns
+from modelfmt.graphs.lowering import Lowering, Table, width_of
+from modelfmt.ir.graph import Graph, Node
 
-if TYPE_CHECKING:
-    from modelfmt.graphs.standard import Lowering
-
-__all__ = ["LOWERINGS", "choice", "width_of"]
+__all__ = ["LOWERINGS"]
 
 
-def choice(low: Lowering, node: Node) -> None:
+def _choice(low: Lowering, node: Node) -> None:
     """If, whose branches are structural nodes over what is around them. Outputs are hidden states where both say so."""
     branches = {}
     for key in ("then_branch", "else_branch"):
@@ -30,13 +26,6 @@ def choice(low: Lowering, node: Node) -> None:
     for name, value in zip(node.outputs, node.get("then_branch").outputs, strict=True):
         if value.role == "hidden":
             low.made_sequence(name, width_of(value))
-
-
-def width_of(value: Value) -> int:
-    """The width of a hidden state."""
-    width = (value.shape or (None,))[-1]
-    assert isinstance(width, int)
-    return width
 
 
 def _split_heads(low: Lowering, node: Node) -> None:
@@ -66,8 +55,6 @@ def _relative_bias(low: Lowering, node: Node) -> None:
     buckets: the row of the table for the distances from -n to n; what is farther counts as n."""
     import numpy as np
 
-    from modelfmt.graphs.standard import rows_and_columns
-
     ids, table, buckets, bias, *past = node.inputs
     name, furthest = node.outputs[0], node.get("furthest")
     rows, columns = rows_and_columns(low, ids, past)
@@ -92,10 +79,10 @@ def _empty_cache(low: Lowering, node: Node) -> None:
     low.op("Expand", [low.scalar(0.0), low.op("Concat", [batch, rest], f"{name}/shape", axis=0)], name)
 
 
-LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+LOWERINGS: Table = {
     "CrossAttention": _cross_attention,
     "EmptyCache": _empty_cache,
+    "If": _choice,
     "RelativeBias": _relative_bias,
     "SplitHeads": _split_heads,
 }
-"""Structural operation -> what lowers it."""

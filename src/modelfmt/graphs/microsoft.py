@@ -15,7 +15,8 @@ from typing import Any
 
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form
-from modelfmt.graphs.standard import LOWEST, MICROSOFT, Lowering, Table
+from modelfmt.graphs.lower_experts import expert_parts
+from modelfmt.graphs.lowering import LOWEST, MICROSOFT, Lowering, Table
 from modelfmt.ir.graph import Graph, GraphTensor, Node, Program
 from modelfmt.ir.ops import Reshape, Stack, Swap
 
@@ -50,26 +51,36 @@ def _unfit(graph: Graph) -> str | None:
     """Why GroupQueryAttention cannot say the attention of a graph; None where it can."""
     makers = {name: node for node in graph.nodes for name in node.outputs}
     attentions = [node for node in graph.nodes if node.op == "Attention"]
-    if not all(len(node.inputs) == _CACHED and makers[node.inputs[3]].get("causal") for node in attentions):
-        return "GroupQueryAttention is for decoders with a cache"
+    biases = [makers.get(node.inputs[3]) if len(node.inputs) == _CACHED else None for node in attentions]
+    if not all(bias is not None and _causal(bias) for bias in biases):
+        return "GroupQueryAttention is for decoders with a cache and a mask"
     sizes = {node.get("width") // node.get("heads") for node in attentions}
     odd = [size for size in sorted(sizes) if size % _HEAD]
     return f"GroupQueryAttention wants heads of a multiple of {_HEAD}, not of {odd[0]} values" if odd else None
 
 
+def _causal(bias: Node) -> bool:
+    """Whether scores get a bias that GroupQueryAttention knows by itself: order, windows, the padding of a mask."""
+    return bias.op == "AttentionBias" and bool(bias.get("causal") and bias.inputs[1])
+
+
 def _joined(graph: Graph) -> Graph:
-    """The graph with each sum and the norm of it as one node, in the place of the sum."""
-    norms = {node.inputs[0]: node for node in graph.nodes if node.op in _NORMS and node.get("heads") is None}
-    nodes, taken = [], set()
+    """The graph with each sum and the norm that is the first to use it as one node, in the place of the norm."""
+    first: dict[str, Node] = {}
     for node in graph.nodes:
-        norm = norms.get(node.outputs[0]) if node.op == "Add" and node.domain == "" else None
-        if id(node) in taken:
-            continue
-        if norm is not None:
-            taken.add(id(norm))
-            inputs, outputs = [*node.inputs, *norm.inputs[1:]], [norm.outputs[0], node.outputs[0]]
-            node = Node(f"Sum{norm.op}", inputs, outputs, norm.attributes, STRUCTURAL, name=norm.name)
-        nodes.append(node)
+        for name in node.inputs:
+            first.setdefault(name, node)
+    sums, nodes = {}, []
+    for node in graph.nodes:
+        user = first.get(node.outputs[0]) if node.op == "Add" and node.domain == "" else None
+        if user is not None and user.op in _NORMS and user.get("heads") is None and user.inputs[0] == node.outputs[0]:
+            sums[node.outputs[0]] = node
+        elif node.inputs and node.op in _NORMS and node is first.get(node.inputs[0]) and node.inputs[0] in sums:
+            added = sums[node.inputs[0]]
+            inputs, outputs = [*added.inputs, *node.inputs[1:]], [node.outputs[0], added.outputs[0]]
+            nodes.append(Node(f"Sum{node.op}", inputs, outputs, node.attributes, STRUCTURAL, name=node.name))
+        else:
+            nodes.append(node)
     made = Graph(graph.name, inputs=graph.inputs, outputs=graph.outputs, nodes=nodes)
     made.tensors.update(graph.tensors)
     return made
@@ -95,13 +106,12 @@ def _block_embedding(low: Lowering, node: Node) -> None:
 def _sum_norm(low: Lowering, node: Node) -> None:
     """Of a sum: the norm, and the sum itself."""
     x, more, *weights = node.inputs
-    normed, total = node.outputs
+    made = [low.result(Node("", [], [name])) for name in node.outputs]
     op = "SkipLayerNormalization" if node.op == "SumLayerNorm" else "SkipSimplifiedLayerNormalization"
-    low.flat[total] = total
     low.nodes(
         op,
         [low.hidden(x), low.hidden(more), *weights],
-        [low.result(Node("", [], [normed])), "", "", total],
+        [made[0], "", "", made[1]],
         domain=MICROSOFT,
         epsilon=node.get("epsilon"),
     )
@@ -187,7 +197,7 @@ def _experts(low: Lowering, node: Node) -> None:
     """QMoE where every matrix has four bits in blocks of one size (with eight it rounds what it multiplies), and shares
     are normalised; else the loop over experts. Rows of gate and up take turns, as its kernel wants them."""
     x, router = node.inputs[:2]
-    parts = standard.expert_parts(node)
+    parts = expert_parts(node)
     kinds = {(bits, block, low.types(names)[2]) for names, (_, _, bits, block) in parts}
     bits, block, zeros = next(iter(kinds))
     taken = len(kinds) == 1 and bits == 4 and zeros in ("", "UINT8")

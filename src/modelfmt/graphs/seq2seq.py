@@ -102,7 +102,7 @@ class _Text(_Part):
     """T5's encoder."""
 
     def build(self) -> Graph:
-        b, shape = self.b, (_BATCH, _ENCODED)
+        b, shape = self.b, (_BATCH, "sequence_length")
         b.input("input_ids", "INT64", shape, "token_ids")
         b.input("attention_mask", "INT64", shape, "attention_mask")
         hidden = self.embedding("input_ids", self.weights["token_embd.weight"], "/encoder/embed_out")

@@ -1,7 +1,7 @@
 """Types and shapes of a structural graph: what each node makes, from what it is given.
 
 Sizes are numbers, symbols and sums of these (`modelfmt.ir.graph.Dim`); None is a size that is not known. The functions
-over shapes serve the operators of a runtime as well (`modelfmt.graphs.openvino.operators`).
+over shapes serve the operators of a runtime as well (`modelfmt.graphs.openvino_ops`).
 """
 
 from __future__ import annotations
@@ -30,24 +30,35 @@ def infer(graph: Graph, float_type: str = "FLOAT") -> dict[str, Value]:
     """
     found = {value.name: value for value in graph.inputs}
     found |= {name: Value(name, tensor.type, tensor.shape) for name, tensor in graph.tensors.items()}
-    _follow(graph, found, float_type)
+    return _walked(graph.nodes, found, float_type)
+
+
+def _walked(nodes: Sequence[Node], found: dict[str, Value], float_type: str) -> dict[str, Value]:
+    """The values that are known, and those that nodes make of them."""
+    for node in nodes:
+        if node.op == "If":
+            made = _chosen(node, found, float_type)
+        elif node.op in RULES:
+            made = RULES[node.op](node, [found[name] for name in node.inputs if name])
+        else:
+            raise UnsupportedError("an operation without a shape", code="shape", found=node.op)
+        pairs = zip(node.outputs, made, strict=True)
+        found |= {name: Value(name, kind or float_type, shape) for name, (kind, shape) in pairs}
     return found
 
 
-def _follow(graph: Graph, found: dict[str, Value], float_type: str) -> None:
-    """What the nodes of a graph make, into `found`. Of a choice what is made where nothing is cached."""
-    for node in graph.nodes:
-        if node.op == "If":
-            branch: Graph = node.get("else_branch")
-            _follow(branch, found, float_type)
-            for name, one in zip(node.outputs, branch.outputs, strict=True):
-                found[name] = Value(name, found[one.name].type, found[one.name].shape)
-            continue
-        if node.op not in RULES:
-            raise UnsupportedError("an operation without a shape", code="shape", found=node.op)
-        made = RULES[node.op](node, [found[name] for name in node.inputs if name])
-        pairs = zip(node.outputs, made, strict=True)
-        found |= {name: Value(name, kind or float_type, shape) for name, (kind, shape) in pairs}
+def _chosen(node: Node, found: dict[str, Value], float_type: str) -> Made:
+    """What both branches say."""
+    made: list[list[Value]] = []
+    for key in ("then_branch", "else_branch"):
+        branch: Graph = node.get(key)
+        inside = _walked(branch.nodes, dict(found), float_type)
+        made.append([inside[value.name] for value in branch.outputs])
+    pairs = zip(*made, strict=True)
+    return [
+        (a.type, tuple(one if one == other else None for one, other in zip(_shape(a), _shape(b), strict=True)))
+        for a, b in pairs
+    ]
 
 
 def broadcast(*shapes: Shape) -> Shape:
@@ -157,22 +168,22 @@ def _rope_table(_: Node, given: Sequence[Value]) -> Made:
 
 
 def _attention_bias(node: Node, given: Sequence[Value]) -> Made:
-    """[batch, 1, sequence, keys]; one row for all queries where these see the same."""
-    (batch, length), rest_of_inputs = _shape(given[0]), given[1:]
-    keys = _shape(rest_of_inputs[0])[1] if node.inputs[1] else _keys(length, rest_of_inputs)
-    alike = not node.get("causal") and node.get("window") is None
-    return [("", (batch if node.inputs[1] else 1, 1, 1 if alike else length, keys))]
+    """[batch, 1, sequence, keys]; one row for all queries where these see the same, one for all texts without a
+    mask."""
+    _, mask, *past = node.inputs
+    batch, length = _shape(given[0])
+    apart = node.get("causal") or node.get("window")
+    if mask:
+        return [("", (batch, 1, length if apart else 1, _shape(given[1])[-1]))]
+    return [("", (length, total([_shape(given[-1])[2], length]) if past else length))]
 
 
-def _keys(length: Dim, past: Sequence[Value]) -> Dim:
-    return total([length, *(_shape(one)[2] for one in past[:1])])
-
-
-def _relative_bias(_: Node, given: Sequence[Value]) -> Made:
-    ids, table, _buckets, bias, *past = given
-    length = _shape(ids)[1]
-    own = (1, _shape(table)[1], length, _keys(length, past))
-    return [("", broadcast(_shape(bias), own))]
+def _attention(node: Node, given: Sequence[Value]) -> Made:
+    made = _wide(given, node.get("width"))
+    for past in given[len(node.inputs[:4]) - node.inputs[:4].count("") :]:
+        batch, heads, length, size = _shape(past)
+        made.append((past.type, (batch, heads, total([length, _shape(given[0])[1]]), size)))
+    return made
 
 
 def _split_heads(node: Node, given: Sequence[Value]) -> Made:
@@ -181,12 +192,18 @@ def _split_heads(node: Node, given: Sequence[Value]) -> Made:
     return [(given[0].type, (batch, node.get("heads"), length, width // node.get("heads")))]
 
 
-def _empty_cache(node: Node, given: Sequence[Value]) -> Made:
-    return [("", (_shape(given[0])[0], node.get("heads"), 0, node.get("size")))]
-
-
 def _cross_attention(node: Node, given: Sequence[Value]) -> Made:
     return _wide(given, node.get("width"))
+
+
+def _relative_bias(_: Node, given: Sequence[Value]) -> Made:
+    """The bias, for each head and each query."""
+    ids, table, _buckets, bias, *_past = given
+    return [(table.type, broadcast(_shape(bias), (_shape(table)[1], _shape(ids)[1], 1)))]
+
+
+def _empty_cache(node: Node, given: Sequence[Value]) -> Made:
+    return [("", (_shape(given[0])[0], node.get("heads"), 0, node.get("size")))]
 
 
 def _convolution(node: Node, given: Sequence[Value]) -> Made:
@@ -202,13 +219,16 @@ def convolved(size: Dim, kernel: Dim, stride: int, before: int, behind: int) -> 
     >>> convolved(24, 8, 8, 0, 0)
     3
     """
-    known = isinstance(size, int) and isinstance(kernel, int)
-    return (size + before + behind - kernel) // stride + 1 if known else None  # type: ignore[operator]
+    if not isinstance(size, int) or not isinstance(kernel, int):
+        return None
+    return (size + before + behind - kernel) // stride + 1
 
 
-def _channels_last(_: Node, given: Sequence[Value]) -> Made:
-    batch, channels, *places = _shape(given[0])
-    return [(given[0].type, (batch, rest(places, ()), channels))]
+def _channels_last(node: Node, given: Sequence[Value]) -> Made:
+    batch, *inner = _shape(given[0])
+    sizes = inner[1:]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return [(given[0].type, (batch, prod(numbers) if len(numbers) == len(sizes) else None, node.get("width")))]
 
 
 def _prepend_token(_: Node, given: Sequence[Value]) -> Made:
@@ -216,28 +236,21 @@ def _prepend_token(_: Node, given: Sequence[Value]) -> Made:
     return [(given[0].type, (batch, total([length, 1]), width))]
 
 
-def _one_token(_: Node, given: Sequence[Value]) -> Made:
-    shape = _shape(given[0])
-    return [(given[0].type, (shape[0], shape[-1]))]
-
-
 def _similarity(_: Node, given: Sequence[Value]) -> Made:
     a, b = _shape(given[0])[0], _shape(given[1])[0]
     return [(given[0].type, (a, b)), (given[0].type, (b, a))]
 
 
-def _attention(node: Node, given: Sequence[Value]) -> Made:
-    made = _wide(given, node.get("width"))
-    for past in given[4:]:
-        batch, heads, length, size = _shape(past)
-        made.append((past.type, (batch, heads, total([length, _shape(given[0])[1]]), size)))
-    return made
+def _pool(_: Node, given: Sequence[Value]) -> Made:
+    shape = _shape(given[0])
+    return [(given[0].type, (shape[0], shape[-1]))]
 
 
 RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     **dict.fromkeys(("Activation", "Identity", "LayerNorm", "MaskPositions", "MoE", "Positions", "RMSNorm"), _same),
-    **dict.fromkeys(("BlockMoE", "RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
-    **dict.fromkeys(("Add", "AddRows", "Mul"), _elementwise),
+    **dict.fromkeys(("AddRows", "BlockMoE", "RoPE", "Scale", "Softcap", "Unit", "ZeroIds"), _same),
+    **dict.fromkeys(("EndToken", "FirstToken", "Pool"), _pool),
+    **dict.fromkeys(("Add", "Mul"), _elementwise),
     "Attention": _attention,
     "AttentionBias": _attention_bias,
     "BlockEmbedding": _block_embedding,
@@ -248,10 +261,7 @@ RULES: dict[str, Callable[[Node, Sequence[Value]], Made]] = {
     "CrossAttention": _cross_attention,
     "Embedding": _embedding,
     "EmptyCache": _empty_cache,
-    "EndToken": _one_token,
-    "FirstToken": _one_token,
     "Linear": _linear,
-    "Pool": _one_token,
     "PrependToken": _prepend_token,
     "RelativeBias": _relative_bias,
     "RopeTable": _rope_table,

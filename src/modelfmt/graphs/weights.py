@@ -22,6 +22,25 @@ from modelfmt.report import Loss, Note
 __all__ = ["Weight", "Weights", "bound", "replace_input", "simplified"]
 
 
+_COMPUTED = frozenset(
+    {
+        "n_head*head_size != n_embd",
+        "n_layer != 46 and query_scale != head_size",
+        "n_layer == 46 and query_scale != n_embd/n_head",
+        "n_layer != 62 and query_scale != head_size",
+        "n_layer == 62 and query_scale != n_embd/n_head",
+        "not attention_cap",
+        "not output_cap",
+        "not sliding_window",
+        "not sliding_window and n_layer == 64",
+        "rope_theta != rope_theta_local",
+        "sliding_window and n_layer != 64",
+        "tied",
+    }
+)
+"""Conditions of tables that llama.cpp's graphs do not allow for, and ours do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A weight: its name in the checkpoint (the first of those that it is made of), and how it is made."""
@@ -81,7 +100,8 @@ def bound(
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
     arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"))
-    found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets)
+    computed = _COMPUTED if any(row.tied_to for row in arch.rows) else _COMPUTED - {"tied"}
+    found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=computed)
     arch = found.architecture
     prefix = f"{arch.gguf}."
     flattened = config if arch.towers else flat(config)

@@ -20,9 +20,12 @@ from modelfmt.grids.kinds import (
     regridded,
     restricted,
     source,
+    sources,
+    widened,
 )
-from modelfmt.grids.params import records, zeros_of
-from modelfmt.grids.values import as_blocks, decode, doubles, fit, values
+from modelfmt.grids.params import Planes, records, zeros_of
+from modelfmt.grids.parts import planes_of
+from modelfmt.grids.values import as_blocks, decode, doubles, fit, rounding, values
 from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ __all__ = [
     "LAYOUTS",
     "Apart",
     "Layout",
+    "Planes",
     "apart",
     "as_blocks",
     "blocks_of",
@@ -43,13 +47,17 @@ __all__ = [
     "fit",
     "half_scales",
     "is_row_operation",
+    "planes_of",
     "records",
     "records_of",
     "regridded",
     "restricted",
+    "rounding",
     "source",
+    "sources",
     "tile",
     "values",
+    "widened",
     "zeros_of",
 ]
 

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelfmt.grids.kinds import GROUPS, TABLES, records_of, regridded
+from modelfmt.grids.kinds import GROUPS, TABLES, implied_zero, records_of, regridded
 from modelfmt.ir import grid
-from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Param, Regrid, Uniform, nodes
 
@@ -58,17 +57,10 @@ def _layout(table: str, group: int, *, zeros: bool) -> Layout | None:
     return None if bits is None else Layout(4 if bits <= 4 else 8, group, zeros)
 
 
-def _type_has_zeros(name: str) -> bool:
-    """Whether a type's zeros are others than half of the range: offsets, or the half step of Q1_0's signs."""
-    row = ENCODINGS[name]
-    signs = row.element.kind == "table" and TABLES[name] in grid.INTEGERS
-    return signs or any(level.role == "offset" for level in row.levels)
-
-
 LAYOUTS: dict[str, Layout] = {
     name: found
     for name, group in GROUPS.items()
-    if (found := _layout(TABLES[name], group, zeros=_type_has_zeros(name))) is not None
+    if (found := _layout(TABLES[name], group, zeros=implied_zero(name) is None)) is not None
 }
 """GGUF type -> how it comes apart."""
 
@@ -87,8 +79,11 @@ def apart(expr: Expression) -> Apart | None:
     layout = _layout(own.table, own.group, zeros=zeros)
     if layout is None or own.n_cols * layout.bits % 8:
         return None
-    codes = Packed(Uniform(given, own.table), Packing(layout.bits), "U8", -1 if zeros else 1 << (layout.bits - 1))
-    records, shape = Uniform(records_of(given), own.table), (*given.shape[:-1], own.n_cols // own.group)
+    plain = whole and own.integer  # nothing for Uniform to do
+    rezero = -1 if zeros else 1 << (layout.bits - 1)
+    codes = Packed(given if plain else Uniform(given, own.table), Packing(layout.bits), "U8", rezero)
+    records = records_of(given) if plain else Uniform(records_of(given), own.table)
+    shape = (*given.shape[:-1], own.n_cols // own.group)
     scales = Numbers(records, "scale", "F32", shape, group=own.group)
     return Apart(
         layout, codes, scales, Numbers(records, "zero", "F32", shape, group=own.group) if zeros else None, whole
@@ -105,7 +100,7 @@ def _zeros(expr: Expression) -> tuple[bool, bool]:
             zero = node.zero
             zeros = zeros or node.offset is not None or isinstance(zero, Param) or not zero.is_integer()
             whole = whole and node.offset is None and _whole(zero)
-        elif isinstance(node, Regrid) and _type_has_zeros(node.input.stored.name):
+        elif isinstance(node, Regrid) and implied_zero(node.input.stored.name) is None:
             zeros, whole = True, False
     return zeros, whole
 

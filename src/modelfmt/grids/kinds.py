@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from modelfmt.errors import UnsupportedError
+from modelfmt.ir import grid
+from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import (
     Blocks,
     Coded,
@@ -17,6 +19,8 @@ from modelfmt.ir.ops import (
     Slice,
     Stack,
     Swap,
+    ToGrid,
+    Widened,
     with_inputs,
 )
 
@@ -25,11 +29,15 @@ __all__ = [
     "GROUPS",
     "TABLES",
     "blocks_of",
+    "direct",
+    "implied_zero",
     "is_row_operation",
     "records_of",
     "regridded",
     "restricted",
     "source",
+    "sources",
+    "widened",
 ]
 
 
@@ -66,6 +74,10 @@ BLOCKS = ("TQ2_0", "Q2_0", "MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8
 """Types whose blocks are made from grids, smallest first."""
 
 
+_WHOLE = {"E2M1": (("U5", 0.5), ("U8", 0.5)), "IQ4": (("U8", 1.0),)}
+"""Table -> integers that hold it, and of which number its values are multiples."""
+
+
 def source(name: str) -> bool:
     """True where blocks of a type can be seen as a grid."""
     return name in GROUPS
@@ -83,16 +95,50 @@ def regridded(expr: Expression) -> Expression:
     return Regrid(expr, TABLES[name], GROUPS[name])
 
 
+def widened(expr: Expression) -> list[Expression]:
+    """A grid of a table whose values are whole multiples of one number, as grids of integers, the smallest first."""
+    own = grid.parse(expr.stored.name)
+    found: list[Expression] = []
+    for table, factor in _WHOLE.get(own.table, ()):
+        zero = 1 << grid.INTEGERS[table] - 1
+        codes = tuple(int(value / factor) + zero for value in grid.TABLES[own.table])
+        found.append(Widened(expr, table, codes, float(zero), factor))
+    return found
+
+
 def blocks_of(expr: Expression, target: str) -> Expression | None:
     """The same rows, made into blocks of a type where they are read, before operations move them: those move blocks as
     well. None where codes are not read from tensors of their own."""
-    if isinstance(expr, Coded):
-        direct = expr.index is None and not expr.records and expr.packing.lay != "padded"
-        return Blocks(expr, target) if direct else None
+    if isinstance(expr, Coded | Regrid):
+        return Blocks(expr, target) if direct(expr) else None
     if is_row_operation(expr):
         parts = [blocks_of(part, target) for part in expr.inputs]
         return None if None in parts else with_inputs(expr, lambda part: blocks_of(part, target) or part)
     return None
+
+
+def implied_zero(name: str) -> float | None:
+    """The zero that all groups of a type have; None where they have offsets: also Q1_0, whose signs lie half a step
+    beside its codes."""
+    row, table = ENCODINGS[name], TABLES[name]
+    if any(level.role == "offset" for level in row.levels) or (row.element.kind == "table" and table in grid.INTEGERS):
+        return None
+    element = row.element
+    return float(1 << (element.bits - 1)) if element.signed and element.kind == "int" else float(element.zero)
+
+
+def sources(expr: Expression) -> list[Expression]:
+    """The grids whose rows, all of them and nothing else, an expression moves; itself where it is more than a move."""
+    whole = isinstance(expr, Reshape | RopePermute | Stack | Concat | Swap)
+    return [source for part in expr.inputs for source in sources(part)] if whole else [expr]
+
+
+def direct(expr: Expression) -> bool:
+    """True for codes in tensors of their own, in the order of their groups, and for blocks: what moves in one step."""
+    if isinstance(expr, Coded):
+        return expr.index is None and not expr.records and expr.packing.lay != "padded"
+    elements = expr.input.stored.block_elements if isinstance(expr, Regrid) else 0
+    return isinstance(expr, Regrid) and not expr.records and not (expr.first % elements or expr.width % elements)
 
 
 def is_row_operation(expr: Expression) -> bool:
@@ -102,7 +148,7 @@ def is_row_operation(expr: Expression) -> bool:
 
 def records_of(expr: Expression) -> Expression:
     """The same rows of a grid without their codes: what scales and zeros there are, for a fraction of the bytes."""
-    if isinstance(expr, Coded | Regrid | Nearest):
+    if isinstance(expr, Coded | Regrid | Nearest | ToGrid):
         return msgspec.structs.replace(expr, records=True)
     return with_inputs(expr, records_of)
 
@@ -112,7 +158,7 @@ def restricted(expr: Expression, first: int, last: int, group: int) -> Expressio
     if isinstance(expr, Coded):
         shape = (*expr.shape[:-1], last - first)
         return msgspec.structs.replace(expr, shape=shape, group=group, first=expr.first + first, whole=expr.n_cols)
-    if isinstance(expr, Regrid):
+    if isinstance(expr, Regrid | ToGrid):
         return msgspec.structs.replace(expr, first=expr.first + first, width=last - first, group=group)
     if isinstance(expr, Reshape):
         inner = restricted(expr.input, first, last, group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelfmt import _kernels
 from modelfmt.errors import BadValue
@@ -14,32 +14,67 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
+    Columns = NDArray[np.int64]
 
-__all__ = ["AWQ", "padded", "records", "zeros_of"]
+__all__ = ["LAYS", "ORDERS", "Planes", "padded", "planes", "records", "zeros_of"]
+
+LAYS = {"rows": 0, "words": 1, "columns": 2, "blocks": 3}
+ORDERS = {"low": 0, "high": 1, "awq": 2}
+"""Names of ir.grid.Packing -> numbers of csrc/grid.h."""
 
 
-AWQ = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Where AWQ's word has each of eight neighbours."""
+_HOW = {"set": 0, "times": 1, "over": 2}
 
 
-def records(expr: Coded, start: int, stop: int, columns: NDArray[np.int64], reader: Reader) -> Values:
-    """scale, offset and zero of the groups that begin at `columns`: float64 [n, groups, 3]."""
+class Planes(NamedTuple):
+    """A number for all, or float64 [rows, groups] (turned: [groups, rows])."""
+
+    scale: float | Values
+    offset: float | Values
+    zero: float | Values
+
+
+def planes(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader, *, turned: bool = False) -> Planes:
+    """Scale, offset and zero of rows start..stop in the groups that begin at `columns`. Raises BadValue
+    (scale-not-finite, group-index)."""
+    import numpy as np
+
+    shape = (len(columns), stop - start) if turned else (stop - start, len(columns))
+    rows = (start, stop, columns)
+    scale: float | Values = 1.0
+    if expr.scales:
+        scale = np.empty(shape)
+        finite = True
+        for n, param in enumerate(expr.scales):
+            if n == 0 and param.divide:
+                scale.fill(1.0)
+            how = "over" if param.divide else "times" if n else "set"
+            finite = _spread(param, rows, expr, reader, scale, how, turned=turned)
+        if not finite:
+            raise BadValue(
+                "a scale that is not finite",
+                code="scale-not-finite",
+                place=expr.label,
+                found="NaN or infinity",
+                row=start,
+            )
+    others: list[float | Values] = []
+    for given in (0.0 if expr.offset is None else expr.offset, expr.zero):
+        plane: float | Values = given if isinstance(given, float) else np.empty(shape)
+        if isinstance(given, Param) and not isinstance(plane, float):
+            _spread(given, rows, expr, reader, plane, "set", turned=turned)
+        others.append(plane)
+    return Planes(scale, *others)
+
+
+def records(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader) -> Values:
+    """The same as float64 [n, groups, 3]."""
     import numpy as np
 
     found = np.empty((stop - start, len(columns), 3))
-    scale: Any = 1.0
-    for param in expr.scales:
-        numbers = _param(param, start, stop, columns, expr, reader)
-        scale = scale / numbers if param.divide else scale * numbers
-    if not np.isfinite(scale).all():
-        raise BadValue(
-            "a scale that is not finite", code="scale-not-finite", place=expr.label, found="NaN or infinity", row=start
-        )
-    found[..., 0] = scale
-    found[..., 1] = 0.0 if expr.offset is None else _param(expr.offset, start, stop, columns, expr, reader)
-    found[..., 2] = _param(expr.zero, start, stop, columns, expr, reader) if isinstance(expr.zero, Param) else expr.zero
+    for field, plane in enumerate(planes(expr, start, stop, columns, reader)):
+        found[..., field] = plane
     return found
 
 
@@ -47,44 +82,77 @@ def zeros_of(expr: Coded, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest zero that a tensor stores."""
     import numpy as np
 
-    if not isinstance(expr.zero, Param):
-        return expr.zero, expr.zero
+    param = expr.zero
+    if not isinstance(param, Param):
+        return param, param
     n_rows, low, high = geometry(expr.shape, expr.stored)[0], float("inf"), float("-inf")
-    columns = np.zeros(1, np.int64) if expr.zero.group == 0 else np.arange(0, expr.n_cols, expr.zero.group)
+    columns = np.zeros(1, np.int64) if param.group == 0 else np.arange(0, expr.n_cols, param.group)
     step = max(8, (1 << 18) // len(columns) // 8 * 8)
     for start in range(0, n_rows, step):
-        found = _param(expr.zero, start, min(start + step, n_rows), columns, expr, reader)
-        low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))
+        stop = min(start + step, n_rows)
+        if param.flat:
+            found: NDArray[Any] = _flat(param, start, stop, columns, expr, reader)
+        else:
+            found = _lines(param, *_line_range(param, start, stop), reader)[:, : len(columns)] + param.plus
+        low, high = min(low, float(found.min(initial=np.inf))), max(high, float(found.max(initial=-np.inf)))
     return low, high
 
 
-def _param(
-    param: Param, start: int, stop: int, columns: NDArray[np.int64], expr: Coded, reader: Reader
-) -> NDArray[Any]:
-    """The numbers of rows start..stop for groups that begin at `columns`, broadcastable to [n, groups]."""
+def _line_range(param: Param, start: int, stop: int) -> tuple[int, int]:
+    return (start // param.rows, (stop - 1) // param.rows + 1) if param.rows and stop > start else (0, stop > start)
+
+
+def _flat(param: Param, start: int, stop: int, columns: Columns, expr: Coded, reader: Reader) -> NDArray[np.float32]:
+    """Numbers of neighbouring elements of the whole, in row-major order."""
     import numpy as np
 
+    places = (np.arange(start, stop)[:, None] * expr.n_cols + columns) // param.group
+    first, last = int(places.min(initial=0)), int(places.max(initial=-1)) + 1
+    line = Reshape(param.input, (int(np.prod(param.input.shape)), 1))
+    found: NDArray[np.float32] = reader.values(line, first, max(first, last)).reshape(-1)[places - first]
+    return found
+
+
+def _spread(
+    param: Param,
+    rows: tuple[int, int, Columns],
+    expr: Coded,
+    reader: Reader,
+    plane: Values,
+    how: str,
+    *,
+    turned: bool,
+) -> bool:
+    """The numbers of a parameter into a plane; False where some of it are not finite."""
+    import numpy as np
+
+    start, stop, columns = rows
     if param.flat:
-        places = (np.arange(start, stop)[:, None] * expr.n_cols + columns) // param.group
-        first, last = int(places.min(initial=0)), int(places.max(initial=-1)) + 1
-        line = Reshape(param.input, (int(np.prod(param.input.shape)), 1))
-        flat: Values = reader.values(line, first, max(first, last)).reshape(-1)[places - first].astype(np.float64)
-        return flat
-    groups = np.zeros(len(columns), np.int64) if param.group == 0 else columns // param.group
-    rows = np.zeros(stop - start, np.int64) if param.rows == 0 else np.arange(start, stop) // param.rows
-    first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-    found = _lines(param, first, last, reader)[rows - first]
-    if len(groups) != found.shape[1] or not np.array_equal(groups, np.arange(len(groups))):
-        if len(groups) and int(groups.max()) >= found.shape[1]:
-            raise BadValue(
-                "a column names a group that is not there",
-                code="group-index",
-                place=expr.label,
-                found=int(groups.max()),
-                allowed=f"below {found.shape[1]}",
-            )
-        found = found[:, groups]
-    return found.astype(np.float64) + param.plus if param.plus else found.astype(np.float64)
+        found: NDArray[Any] = _flat(param, start, stop, columns, expr, reader)
+        groups, per_line, begin = np.arange(len(columns)), 1, 0
+    else:
+        groups = np.zeros(len(columns), np.int64) if param.group == 0 else columns // param.group
+        per_line, begin = param.rows, start
+        found = _lines(param, *_line_range(param, start, stop), reader)
+    if len(groups) and int(groups.max()) >= found.shape[1]:
+        raise BadValue(
+            "a column names a group that is not there",
+            code="group-index",
+            place=expr.label,
+            found=int(groups.max()),
+            allowed=f"below {found.shape[1]}",
+        )
+    kind = np.uint8 if found.dtype == np.uint8 else np.float32
+    found = found.astype(kind, copy=False)
+    step = (found.shape[1], 1)
+    if found.T.flags.c_contiguous:
+        found, step = found.T, (1, found.shape[0])
+    size = (stop - start, len(columns))
+    numbers = np.ascontiguousarray(found)
+    lines, which = (begin, per_line), groups.astype(np.uintp)
+    return _kernels.grid_spread(
+        numbers, kind is np.uint8, step, lines, which, param.plus, _HOW[how], size, turned, plane
+    )
 
 
 def _lines(param: Param, first: int, last: int, reader: Reader) -> NDArray[Any]:
@@ -130,11 +198,10 @@ def _fields(words: NDArray[Any], param: Param) -> NDArray[np.uint8]:
     out = rows[:, grid.RECORD :]
     packed = np.ascontiguousarray(words)
     if n:
-        _kernels.grid_unpack((0, 0, param.bits, 0, words.shape[1] * 4), (len(words), n, n), packed, rows)
+        packing = (LAYS["rows"], ORDERS[param.order], param.bits, 0, words.shape[1] * 4)
+        _kernels.grid_unpack(packing, (len(words), n, n), packed, rows)
     if param.add and 32 % param.bits:
         out = (out + np.uint8(param.add)) & np.uint8((1 << param.bits) - 1)
-    if param.order == "awq":
-        out = out.reshape(len(words), -1, 8)[..., AWQ].reshape(len(words), -1)
     return out
 
 

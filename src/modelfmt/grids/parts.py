@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from modelfmt import _kernels
-from modelfmt.grids.kinds import restricted
-from modelfmt.grids.params import AWQ
-from modelfmt.grids.rows import LAYS, ORDERS
+from modelfmt.grids.kinds import direct, restricted
+from modelfmt.grids.moving import move, opened_planes
+from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Numbers, Packed, Reader, geometry
+from modelfmt.ir.ops import Coded, Expression, Numbers, Packed, Reader, Regrid, geometry
 from modelfmt.kernels import convert
 
 if TYPE_CHECKING:
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["numbers", "packed"]
+__all__ = ["numbers", "packed", "planes_of"]
 
 
 def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
     import numpy as np
 
     packing, word = expr.packing, expr.stored.block_bytes
+    if packing.lay != "words" or 32 % packing.bits == 0:
+        made = _moved(expr, start, stop, reader)
+        if made is not None:
+            return made
     if packing.lay == "rows":
         own, rows = grid.parse(expr.input.stored.name), reader.rows(expr.input, start, stop)
         n_lines, stride = stop - start, expr.shape[-1] * word
@@ -48,6 +52,27 @@ def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
     fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), np.ascontiguousarray(rows), out, expr.rezero)
     if fault is not None:
         raise no_place(*fault, f"{packing.bits} bits")
+    return out
+
+
+def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
+    """The same without a grid between, where the codes can be moved in one step."""
+    import numpy as np
+
+    packing, inner, first, last = expr.packing, expr.input, start, stop
+    if packing.lay != "rows":
+        per_line = 32 // packing.bits if packing.lay == "words" else 1
+        first, last = start * per_line, stop * per_line
+        group = gcd(grid.parse(inner.stored.name).group, first, last - first)
+        inner = restricted(inner, first, last, group)
+        first, last = 0, geometry(inner.shape, inner.stored)[0]
+    if not (isinstance(inner, Coded | Regrid) and direct(inner)):
+        return None
+    out = np.empty((stop - start, expr.shape[-1] * expr.stored.block_bytes), np.uint8)
+    target = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, out.shape[1])
+    fault = move(inner, first, last, reader, target, out, expr.rezero)
+    if fault is not None:
+        raise no_place(*fault, f"{packing.bits} bits", first)
     return out
 
 
@@ -76,38 +101,62 @@ def numbers(expr: Numbers, start: int, stop: int, reader: Reader) -> Rows:
 
     n_rows = geometry(expr.input.shape, expr.input.stored)[0]
     if expr.turned:  # every line has a number of every row
-        found = _of_records(expr, 0, n_rows, reader).T[start:stop]
+        found = _of_planes(expr, (0, n_rows), (start, stop), reader)
         return _words(found, expr) if expr.bits else _dense(found, expr.encoding)
+    n_groups = grid.parse(expr.input.stored.name).n_cols // (expr.group or expr.input.shape[-1])
     if expr.along == "rows":  # words of neighbouring rows, one line for each word; as many words as bits hold 32 rows
         first = start // expr.bits * 32
-        codes = _of_records(expr, first, min(-(-stop // expr.bits) * 32, n_rows), reader)
+        codes = _of_planes(expr, (first, min(-(-stop // expr.bits) * 32, n_rows)), (0, n_groups), reader)
         lines = _words(codes.T, expr).view(np.uint32).T
         skip = start - start // expr.bits * expr.bits
         return np.ascontiguousarray(lines[skip : skip + stop - start]).view(np.uint8)
-    found = _of_records(expr, start, stop, reader)
+    rows = (start * expr.rows, min(stop * expr.rows, n_rows))
+    found = _of_planes(expr, rows, (0, n_groups), reader)[:: expr.rows]
     return _words(found, expr) if expr.bits else _dense(found, expr.encoding)
 
 
-def _of_records(expr: Numbers, start: int, stop: int, reader: Reader) -> Values:
-    """The numbers of lines start..stop, each of expr.rows rows: float64 [n, groups]."""
+def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], reader: Reader) -> Values:
+    """The numbers of some rows in some of the groups that are written: float64 [rows, groups], or turned."""
     import numpy as np
 
-    own = grid.parse(expr.input.stored.name)
-    last = min(stop * expr.rows, geometry(expr.input.shape, expr.input.stored)[0])
-    rows = reader.rows(expr.input, start * expr.rows, last)
-    records = np.ascontiguousarray(rows).view(np.float64).reshape(len(rows), -1, 3)[:: expr.rows]
-    step = max(1, expr.group // own.group) if expr.group else records.shape[1]
-    records = records[:, ::step]
-    scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
+    size = expr.group or expr.input.shape[-1]
+    scale, offset, zero = planes_of(expr.input, rows, np.arange(*groups) * size, reader, turned=expr.turned)
     if expr.what == "scale":
-        return scale
-    if expr.what == "exponent":  # of a power of two, as an E8M0 byte
-        return np.frexp(scale)[1] + 126.0
-    if expr.what == "offset":  # of codes that were moved so that `rezero` is their zero
-        return offset - scale * (zero if expr.rezero == 0.0 else expr.rezero)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a zero that says what an offset says
-        found: Values = zero - np.where(scale == 0.0, 0.0, offset / scale)
-    return found if expr.stored.element.kind == "float" else np.rint(found)
+        found = scale
+    elif expr.what == "exponent":  # of a power of two, as an E8M0 byte
+        found = np.frexp(scale)[1] + 126.0
+    elif expr.what == "offset":  # of codes that were moved so that `rezero` is their zero
+        found = offset - scale * (zero if expr.rezero == 0.0 else expr.rezero)
+    else:
+        found = zero  # that says what the offset says
+        if not isinstance(offset, float) or offset:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found = zero - np.where(np.equal(scale, 0.0), 0.0, offset / scale)
+        found = found if expr.stored.element.kind == "float" else np.rint(found)
+    n, m = rows[1] - rows[0], groups[1] - groups[0]
+    whole: Values = np.broadcast_to(found, (m, n) if expr.turned else (n, m))
+    return whole
+
+
+def planes_of(
+    expr: Expression, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader, *, turned: bool = False
+) -> Planes:
+    """Scale, offset and zero of the groups that begin at some columns, from parameters or blocks where these are at
+    hand, else from records."""
+    import numpy as np
+
+    if isinstance(expr, Coded) and expr.index is None:
+        return planes(expr, *rows, expr.first + columns, reader, turned=turned)
+    if isinstance(expr, Regrid):
+        found = opened_planes(expr, rows, columns, reader)
+    else:
+        own = grid.parse(expr.stored.name)
+        n_rows = rows[1] - rows[0]
+        records = np.ascontiguousarray(reader.rows(expr, *rows)[:, : own.n_cols // own.group * grid.RECORD])
+        found = Planes(*np.moveaxis(records.view(np.float64).reshape(n_rows, -1, 3)[:, columns // own.group], 2, 0))
+    if turned:
+        found = Planes(*(plane if isinstance(plane, float) else plane.T for plane in found))
+    return found
 
 
 def _words(codes: NDArray[Any], expr: Numbers) -> Rows:
@@ -119,15 +168,12 @@ def _words(codes: NDArray[Any], expr: Numbers) -> Rows:
     per_unit = word // bits if word % bits == 0 else word  # whole codes in whole words
     padded = np.zeros((n, -(-m // per_unit) * per_unit), np.uint8)
     padded[:, :m] = codes
-    if order == "awq":
-        inverse = np.argsort(AWQ)
-        padded = padded.reshape(n, -1, 8)[..., inverse].reshape(n, -1)
     n_cols = padded.shape[1]
     rows = np.zeros((n, grid.RECORD + n_cols), np.uint8)
     rows[:, grid.RECORD :] = padded
     out = np.empty((n, n_cols * bits // 8), np.uint8)
     if n_cols:
-        _kernels.grid_pack((0, 0, bits, 0, n_cols * bits // 8), (n, n_cols, n_cols), rows, out, -1)
+        _kernels.grid_pack((0, ORDERS[order], bits, 0, n_cols * bits // 8), (n, n_cols, n_cols), rows, out, -1)
     return out
 
 

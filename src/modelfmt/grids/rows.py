@@ -8,6 +8,7 @@ from modelfmt import _kernels
 from modelfmt.errors import BadValue
 from modelfmt.grids import params
 from modelfmt.grids.kinds import GROUPS
+from modelfmt.grids.moving import move, span
 from modelfmt.grids.values import no_place, opened
 from modelfmt.ir import grid
 from modelfmt.ir.ops import Blocks, Coded, Nearest, Reader, Regrid, Uniform, row_bytes
@@ -20,12 +21,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["LAYS", "ORDERS", "blocks", "coded", "nearest", "regrid", "uniform"]
-
-
-LAYS = {"rows": 0, "words": 1, "columns": 2}
-
-ORDERS = {"low": 0, "high": 1, "awq": 2}
+__all__ = ["blocks", "coded", "nearest", "regrid", "uniform"]
 
 
 def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
@@ -49,25 +45,6 @@ def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
     return out
 
 
-def _span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols: int) -> tuple[Rows, int]:
-    """The packed bytes of columns first .. first + n_cols of rows start..stop, and the bytes of a line of them."""
-    import numpy as np
-
-    codes, packing = expr.codes, expr.packing
-    word = codes.stored.block_bytes
-    if packing.lay == "rows":
-        if first == 0 and n_cols == expr.n_cols:
-            found = reader.rows(codes, start, stop)
-        else:
-            begin, end = first * packing.bits // (8 * word), (first + n_cols) * packing.bits // (8 * word)
-            found = reader.columns(codes, (start, stop), begin, end)
-    elif packing.lay == "words":
-        found = reader.columns(codes, (first * packing.bits // 32, (first + n_cols) * packing.bits // 32), start, stop)
-    else:
-        found = reader.columns(codes, (first, first + n_cols), start // 8, stop // 8)
-    return np.ascontiguousarray(found), found.shape[1]
-
-
 def _unpack(expr: Coded, start: int, stop: int, reader: Reader, out: Rows) -> None:
     packing = expr.packing
     if packing.lay == "padded":
@@ -75,8 +52,8 @@ def _unpack(expr: Coded, start: int, stop: int, reader: Reader, out: Rows) -> No
         head = expr.shape[-1] // expr.group * grid.RECORD
         out[:, head:] = codes[:, expr.first : expr.first + expr.shape[-1]]
         return
-    packed, stride = _span(expr, start, stop, reader, expr.first, expr.shape[-1])
-    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+    packed, stride = span(expr, start, stop, reader, expr.first, expr.shape[-1])
+    layout = (params.LAYS[packing.lay], params.ORDERS[packing.order], packing.bits, packing.flip, stride)
     _kernels.grid_unpack(layout, (stop - start, expr.shape[-1], expr.group), packed, out)
 
 
@@ -85,9 +62,9 @@ def _sorted_codes(expr: Coded, start: int, stop: int, reader: Reader, order: NDA
     import numpy as np
 
     n_all, n_cols = expr.n_cols, expr.shape[-1]
-    packed, stride = _span(expr, start, stop, reader, 0, n_all)
+    packed, stride = span(expr, start, stop, reader, 0, n_all)
     packing = expr.packing
-    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+    layout = (params.LAYS[packing.lay], params.ORDERS[packing.order], packing.bits, packing.flip, stride)
     whole = np.empty((stop - start, grid.RECORD + n_all), np.uint8)
     _kernels.grid_unpack(layout, (stop - start, n_all, n_all), packed, whole)
     chosen = grid.RECORD + order[expr.first : expr.first + n_cols]
@@ -162,18 +139,11 @@ def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
     import numpy as np
 
     inner, row = expr.input, kernel_types()[expr.encoding]
-    if inner.packing.lay == "columns" and (start % 8 or stop % 8):
+    if isinstance(inner, Coded) and inner.packing.lay == "columns" and (start % 8 or stop % 8):
         first, last = start // 8 * 8, -(-stop // 8) * 8
         return blocks(expr, first, last, reader)[start - first : stop - first]
-    own, n = grid.parse(inner.stored.name), stop - start
-    packed, stride = _span(inner, start, stop, reader, inner.first, own.n_cols)
-    columns = inner.first + np.arange(own.n_cols // own.group) * own.group
-    records = params.records(inner, start, stop, columns, reader)
-    out = np.empty((n, row_bytes(expr)), np.uint8)
-    packing = inner.packing
-    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
-    size = (n, own.n_cols, own.group)
-    fault = _kernels.grid_move(layout, size, packed, records, row.id, own.limit, out)
+    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
+    fault = move(inner, start, stop, reader, (params.LAYS["blocks"], 0, row.id, 0, out.shape[1]), out)
     if fault is not None:
         raise no_place(*fault, expr.encoding, start)
     return out

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "values"]
+__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "rounding", "table", "values"]
 
 
 def values(rows: Rows, name: str) -> Values:
@@ -27,7 +27,7 @@ def values(rows: Rows, name: str) -> Values:
 
     own = grid.parse(name)
     out = np.empty((len(rows), own.n_cols), np.float64)
-    _kernels.grid_values((len(rows), own.n_cols, own.group), rows, _table(own.table), out)
+    _kernels.grid_values((len(rows), own.n_cols, own.group), rows, table(own.table), out)
     return out
 
 
@@ -51,13 +51,13 @@ def decode(rows: NDArray[np.uint8], name: str, n_cols: int) -> NDArray[np.float3
         return rows.view(np.float32)
     if name.startswith("GRID:"):
         return values(rows, name).astype(np.float32)
-    if name in kernel_types():
-        out = np.empty((len(rows), n_cols), np.float32)
-        convert(name, rows, "F32", out, len(rows), n_cols)
-        return out
     from modelfmt.ir.encoding import ENCODINGS
 
     row = ENCODINGS[name]
+    if name in kernel_types() and not (row.dense and row.element.kind == "int"):
+        out = np.empty((len(rows), n_cols), np.float32)
+        convert(name, rows, "F32", out, len(rows), n_cols)
+        return out
     if not row.numpy or row.element.kind == "complex":
         raise UnsupportedError("values of this encoding cannot be computed", code="no-values", found=name)
     import ml_dtypes
@@ -109,13 +109,33 @@ def no_place(row: int, column: int, target: str, first: int = 0) -> BadValue:
     )
 
 
+def rounding(
+    planes: tuple[float | Values, float | Values, float | Values],
+    count: int,
+    top: float,
+    integer: bool,
+    scale: str,
+    offset: str | None,
+    rezero: float | None,
+) -> float:
+    """The largest error of storing scales, and offsets or whole zeros, in dense types (mf_grid_rounding)."""
+    import numpy as np
+
+    types = kernel_types()
+    to = (types[scale].id, -1 if offset is None else types[offset].id)
+    size, shift, zero = (plane if isinstance(plane, float) else np.ascontiguousarray(plane) for plane in planes)
+    return _kernels.grid_rounding(
+        (size, shift, zero), count, (*to, top, integer, float("nan") if rezero is None else rezero)
+    )
+
+
 @cache
-def _table(name: str) -> NDArray[np.float64] | None:
+def table(name: str) -> NDArray[np.float64] | None:
     import numpy as np
 
     found = grid.values(name)
     if found is None:
         return None
-    table = np.zeros(256)
-    table[: len(found)] = found
-    return table
+    entries = np.zeros(256)
+    entries[: len(found)] = found
+    return entries

@@ -25,6 +25,7 @@ __all__ = [
     "GRIDDED",
     "Blocks",
     "Coded",
+    "Fields",
     "Nearest",
     "Nested",
     "Numbers",
@@ -32,6 +33,7 @@ __all__ = [
     "Param",
     "Regrid",
     "Uniform",
+    "Widened",
 ]
 
 
@@ -173,9 +175,10 @@ class Uniform(Op, frozen=True):
 
 
 class Blocks(Op, frozen=True):
-    """Codes moved into blocks of a GGUF type, where all of them fit: what a sink makes, made before rows are moved."""
+    """A grid moved into blocks of a GGUF type, where all codes fit, or into values of a dense one: what a sink makes,
+    made before rows are moved."""
 
-    input: Coded
+    input: Coded | Regrid
     encoding: str
 
     @property
@@ -274,6 +277,81 @@ class Nested(Computed, frozen=True):
         found = table[codes.reshape(-1)] * scales[blocks - first] + np.float32(self.offset)
         made: Rows = found.reshape(codes.shape).view(np.uint8)
         return made
+
+
+class Widened(Op, frozen=True):
+    """Rows of a grid whose table has multiples of one number, as integers of more bits: codes[i] is what code i
+    becomes, zero that of nothing, and scales are taken times `factor`, a power of two."""
+
+    input: Expression
+    table: str
+    codes: tuple[int, ...]
+    zero: float
+    factor: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    @property
+    def stored(self) -> Encoding:
+        own = grid.parse(self.input.stored.name)
+        return ENCODINGS[grid.grid_name("-" if own.table == "-" else self.table, own.group, own.n_cols)]
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        own = grid.parse(self.input.stored.name)
+        rows = reader.rows(self.input, start, stop)
+        head = own.n_cols // own.group * grid.RECORD
+        records = np.ascontiguousarray(rows[:, :head]).view(np.float64).reshape(len(rows), -1, 3)
+        records = records * np.array([self.factor, 1.0, 0.0]) + np.array([0.0, 0.0, self.zero])
+        codes = np.array(self.codes, np.uint8)[rows[:, head:]]
+        made: Rows = np.concatenate([records.reshape(len(rows), -1).view(np.uint8), codes], axis=1)
+        return made
+
+
+class Fields(Op, frozen=True):
+    """Codes in bytes of their own, U8, from words of a dense integer type: of each word the fields of `bits` bits that
+    begin at `shifts`, one after another along the row. order: field i of each run of so many is column order[i] of it.
+    """
+
+    input: Expression
+    bits: int
+    shifts: tuple[int, ...]
+    order: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        row = self.input.stored
+        wide = row.block_bytes * 8
+        if (
+            row.element.kind != "int"
+            or row.block_elements != 1
+            or not all(0 <= shift <= wide - self.bits for shift in self.shifts)
+        ):
+            raise ShapeError("these are no words with such fields", code="packing", found=row.name)
+        if self.order and (sorted(self.order) != list(range(len(self.order))) or self.shape[-1] % len(self.order)):
+            raise ShapeError("columns that do not fall into runs", code="packing", found=self.shape)
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS["U8"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.input.shape[:-1], self.input.shape[-1] * len(self.shifts))
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        rows = np.ascontiguousarray(reader.rows(self.input, start, stop))
+        words = rows.view(f"u{self.input.stored.block_bytes}")
+        mask = words.dtype.type((1 << self.bits) - 1)
+        found = np.stack([(words >> words.dtype.type(shift)) & mask for shift in self.shifts], axis=-1).astype(np.uint8)
+        if self.order:
+            found = found.reshape(len(rows), -1, len(self.order))[..., np.argsort(self.order)]
+        codes: Rows = np.ascontiguousarray(found.reshape(len(rows), -1))
+        return codes
 
 
 GRIDDED = (Coded, Regrid, Nearest, Uniform, Packed, Numbers, Blocks)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Concat",
     "FlipBits",
+    "GroupOrder",
     "Pad",
     "Reinterpret",
     "Reshape",
@@ -221,6 +222,33 @@ class Swap(Op, frozen=True):
         outer, inner = row // (first * second * behind), row % behind
         low, high = row // behind % first, row // (behind * first) % second
         return gather(self.input, ((outer * first + low) * second + high) * behind + inner, reader)
+
+
+class GroupOrder(Op, frozen=True):
+    """Rows in the order of the groups that `index`, I32 [1, rows], gives each of them; those of a group as they are."""
+
+    input: Expression
+    index: Expression
+
+    def __post_init__(self) -> None:
+        if geometry(self.input.shape, self.stored)[0] != prod(self.index.shape) or self.index.stored.name != "I32":
+            raise ShapeError(
+                "rows without their groups", code="group-order", found=self.index.shape, allowed=self.input.shape
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return (self.input, self.index)
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        groups = reader.rows(self.index, 0, 1).reshape(-1).view(np.int32)
+        return gather(self.input, np.argsort(groups, kind="stable")[start:stop], reader)
 
 
 class Pad(Op, frozen=True):

@@ -12,8 +12,21 @@ from collections.abc import Callable
 
 import msgspec
 
-from modelfmt.ir import coded, computed, moves, op
-from modelfmt.ir.coded import GRIDDED, Blocks, Coded, Nearest, Nested, Numbers, Packed, Param, Regrid, Uniform
+from modelfmt.ir import coded, computed, moves, op, to_grid
+from modelfmt.ir.coded import (
+    GRIDDED,
+    Blocks,
+    Coded,
+    Fields,
+    Nearest,
+    Nested,
+    Numbers,
+    Packed,
+    Param,
+    Regrid,
+    Uniform,
+    Widened,
+)
 from modelfmt.ir.computed import (
     AddConstant,
     AddLowRank,
@@ -29,6 +42,7 @@ from modelfmt.ir.computed import (
 from modelfmt.ir.moves import (
     Concat,
     FlipBits,
+    GroupOrder,
     Pad,
     Reinterpret,
     Reshape,
@@ -41,6 +55,7 @@ from modelfmt.ir.moves import (
     Transpose,
 )
 from modelfmt.ir.op import Constant, Leaf, Reader, geometry, row_bytes
+from modelfmt.ir.to_grid import NestedCodes, ToGrid, nearest
 
 __all__ = [
     "GRIDDED",
@@ -56,13 +71,16 @@ __all__ = [
     "Dequantize",
     "Encoded",
     "Expression",
+    "Fields",
     "Finite",
     "FlipBits",
+    "GroupOrder",
     "Leaf",
     "Nearest",
     "NegativeExp",
     "NegativeLog",
     "Nested",
+    "NestedCodes",
     "Numbers",
     "Packed",
     "Pad",
@@ -78,9 +96,12 @@ __all__ = [
     "Strided",
     "Swap",
     "Tiled",
+    "ToGrid",
     "Transpose",
     "Uniform",
+    "Widened",
     "geometry",
+    "nearest",
     "nodes",
     "read_bytes",
     "row_bytes",
@@ -109,6 +130,7 @@ Expression = (
     | Finite
     | AddLowRank
     | Pad
+    | GroupOrder
     | Strided
     | Tiled
     | FlipBits
@@ -117,14 +139,18 @@ Expression = (
     | Regrid
     | Nearest
     | Uniform
+    | ToGrid
+    | NestedCodes
     | Packed
     | Numbers
     | Nested
     | Blocks
+    | Fields
+    | Widened
     | Reinterpret
 )
 
-for _module in (op, moves, computed, coded):
+for _module in (op, moves, computed, coded, to_grid):
     vars(_module)["Expression"] = Expression  # msgspec resolves the annotations of fields where their class stands
 
 ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
@@ -135,7 +161,7 @@ def with_inputs(expr: Expression, change: Callable[[Expression], Expression]) ->
     """The same operation over other inputs: `change` of each. Sources of grids and leaves stay as they are."""
     if isinstance(expr, Stack | Concat | Tiled):
         return msgspec.structs.replace(expr, parts=tuple(map(change, expr.parts)))
-    if isinstance(expr, Leaf | Constant | Coded | Regrid | Blocks):
+    if isinstance(expr, Leaf | Constant | Coded | Regrid | Nearest | ToGrid | Blocks):
         return expr
     return msgspec.structs.replace(expr, input=change(expr.input))
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import isfinite, lcm
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from math import frexp, isfinite, lcm
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -20,7 +21,22 @@ from modelfmt import grids
 from modelfmt.errors import LossyError, UsageError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.ir.ops import Coded, Constant, Expression, Param, Reader, geometry, nodes, row_bytes, with_inputs
+from modelfmt.ir.ops import (
+    Cast,
+    Coded,
+    Constant,
+    Expression,
+    Param,
+    Reader,
+    Regrid,
+    ToGrid,
+    Widened,
+    geometry,
+    nodes,
+    row_bytes,
+    with_inputs,
+)
+from modelfmt.kernels import convert
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,6 +234,43 @@ def _without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression,
     return inner, Constant(struct.pack("<f", rounded), (1, 1), "F32"), abs(rounded * divisor - 1.0)
 
 
+class _Fits(NamedTuple):
+    """The dense types that have every value, and the largest magnitude."""
+
+    types: frozenset[str]
+    largest: float
+
+
+@dataclass
+class _Seen:
+    """What was looked at of one open model, since several types ask the same."""
+
+    fits: dict[Expression, _Fits] = field(default_factory=dict)
+    zeros: dict[Coded, tuple[float, float]] = field(default_factory=dict)
+    corners: dict[Expression, tuple[str, NDArray[np.uint8]]] = field(default_factory=dict)
+
+
+_SEEN: WeakKeyDictionary[Reader, _Seen] = WeakKeyDictionary()
+
+
+def _seen_by(reader: Reader) -> _Seen:
+    return _SEEN.setdefault(reader, _Seen())
+
+
+def _planes(expr: Expression, reader: Reader) -> Iterator[tuple[int, grids.Planes]]:
+    """How many groups, and their scales, offsets and zeros, some rows at a time; in any order."""
+    import numpy as np
+
+    for source in grids.sources(expr):
+        own, n_rows = grid.parse(source.stored.name), geometry(source.shape, source.stored)[0]
+        n_groups = own.n_cols // own.group
+        step = max(8, _CHUNK // (n_groups * grid.RECORD) // 8 * 8)
+        for start in range(0, n_rows, step):
+            stop = min(start + step, n_rows)
+            columns = np.arange(n_groups) * own.group
+            yield (stop - start) * n_groups, grids.planes_of(source, (start, stop), columns, reader)
+
+
 def _records(expr: Expression, reader: Reader) -> Iterator[NDArray[np.float64]]:
     """scale, offset and zero of every group: float64 [n, 3], some rows at a time."""
     import numpy as np
@@ -239,13 +292,13 @@ def _plain(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> boo
     if target not in _SYMMETRIC or own.group % ENCODINGS[target].block_elements:
         return False
     middle, top = _SYMMETRIC[target]
-    if own.limit > top:
+    if own.limit > top or any(isinstance(node, Widened) for node in nodes(expr)):
         return False
     for node in nodes(expr):
         if isinstance(node, Coded):
             bounds = _zero_bounds(node)
             fits = bounds is not None and (
-                _fits(*bounds, own.limit, middle, top) or _fits(*grids.zeros_of(node, reader), own.limit, middle, top)
+                _fits(*bounds, own.limit, middle, top) or _fits(*_zeros_of(node, reader), own.limit, middle, top)
             )
             if not fits or not scales_fit(node, "F16", reader):
                 return False
@@ -259,6 +312,13 @@ def _fits(least: float, most: float, limit: int, middle: int, top: int) -> bool:
     return plain or (middle + least - limit >= 0 and middle + most <= top)
 
 
+def _zeros_of(node: Coded, reader: Reader) -> tuple[float, float]:
+    seen = _seen_by(reader).zeros
+    if node not in seen:
+        seen[node] = grids.zeros_of(node, reader)
+    return seen[node]
+
+
 def _zero_bounds(node: Coded) -> tuple[float, float] | None:
     """The zeros that a scheme can have, where its form tells."""
     if node.offset is not None:
@@ -270,30 +330,49 @@ def _zero_bounds(node: Coded) -> tuple[float, float] | None:
 
 def scales_fit(node: Coded, encoding: str, reader: Reader) -> bool:
     """Whether every scale of a tensor with one level of them is a number of a dense type."""
-    import numpy as np
 
     if len(node.scales) != 1 or node.scales[0].divide:
         return False
     expr = node.scales[0].input
-    if expr.stored.name == encoding:
-        return True
-    n_rows = geometry(expr.shape, expr.stored)[0]
-    step = max(1, _CHUNK // max(row_bytes(expr), 1))
+    return expr.stored.name == encoding or encoding in _fits_of(expr, reader).types
+
+
+def _fits_of(expr: Expression, reader: Reader) -> _Fits:
+    seen = _seen_by(reader).fits
+    if expr not in seen:
+        seen[expr] = _fitting(expr, reader)
+    return seen[expr]
+
+
+def _fitting(expr: Expression, reader: Reader) -> _Fits:
+    import numpy as np
+
+    n_rows, n_cols = geometry(expr.shape, expr.stored)
+    step, fits, largest = max(1, _CHUNK // max(4 * n_cols, 1)), set(DENSE), 0.0
     for start in range(0, n_rows, step):
-        given = reader.values(expr, start, min(start + step, n_rows)).astype(np.float64)
-        if not np.array_equal(_rounded(given, encoding), given):
-            return False
-    return True
+        given = np.ascontiguousarray(reader.values(expr, start, min(start + step, n_rows)))
+        largest = max(largest, float(given.max(initial=0.0)), -float(given.min(initial=0.0)))
+        for encoding in fits - {"F32"}:
+            narrow = np.empty((len(given), 2 * n_cols), np.uint8)
+            convert("F32", given, encoding, narrow, len(given), n_cols)
+            if not np.array_equal(grids.decode(narrow, encoding, n_cols), given):
+                fits.remove(encoding)
+    return _Fits(frozenset(fits), largest)
 
 
 def _probed(expr: Expression, target: str, reader: Reader, at_most: float) -> bool:
     """False where a corner of the tensor already has a code or a scale without a place."""
-    own = grid.parse(expr.stored.name)
-    unit = lcm(own.group, ENCODINGS[target].block_elements)
-    width = unit * max(1, 512 // unit)
-    window = grids.restricted(expr, 0, width, own.group) if width < own.n_cols and own.n_cols % unit == 0 else expr
-    n_rows = min(64, geometry(expr.shape, expr.stored)[0])
-    found = grids.fit(reader.rows(window, 0, n_rows), window.stored.name, target)
+    corners = _seen_by(reader).corners
+    if expr not in corners:
+        corners.clear()
+        own = grid.parse(expr.stored.name)
+        unit = lcm(own.group, 256)  # a multiple of every block
+        width = unit * max(1, 512 // unit)
+        window = grids.restricted(expr, 0, width, own.group) if width < own.n_cols and own.n_cols % unit == 0 else expr
+        n_rows = min(64, geometry(expr.shape, expr.stored)[0])
+        corners[expr] = window.stored.name, reader.rows(window, 0, n_rows)
+    name, rows = corners[expr]
+    found = grids.fit(rows, name, target)
     return found is not None and found <= at_most
 
 
@@ -380,30 +459,38 @@ def rounding(
     rezero: the codes are moved so that this is their zero. Without offset, zeros must be whole and offsets nothing:
     what is left of them counts. Infinity where a number has no place.
     """
-    import numpy as np
-
+    if isinstance(expr, ToGrid):  # its scales were rounded to their type before codes were chosen
+        return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
-    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
-    whole = offset is None and len(coded) == sum(
-        is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr)
-    )
-    if whole and all(_zero_bounds(node) and scales_fit(node, scale, reader) for node in coded):
+    coded = _sources(expr)
+    whole = len(coded) == sum(is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr))
+    if coded and whole and all(_kept(node, reader, scale=scale, offset=offset, rezero=rezero) for node in coded):
         return 0.0
     top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
-    for records in _records(expr, reader):
-        size, shift, zero = _distinct(records).T
-        low = shift - size * zero
-        reach = np.maximum(np.abs(low), np.abs(low + size * own.limit)) if own.integer else np.abs(size) * top
-        off = np.abs(_rounded(size, scale) - size) * (own.limit if own.integer else top)
-        if offset is not None:
-            base = low if rezero is None else shift - size * rezero
-            off = off + np.abs(_rounded(base, offset) - base)
-        elif own.integer:
-            off = off + np.abs(shift - size * (zero - whole_zeros(size, shift, zero)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.where(off == 0.0, 0.0, off / reach)
-        worst = max(worst, float(np.nan_to_num(found, nan=np.inf).max(initial=0.0)))
+    for count, planes in _planes(expr, reader):
+        limit = float(own.limit) if own.integer else top
+        worst = max(worst, grids.rounding(planes, count, limit, own.integer, scale, offset, rezero))
     return worst
+
+
+def _kept(node: Coded, reader: Reader, *, scale: str, offset: str | None, rezero: float | None) -> bool:
+    """Whether scales, and offsets that are these times a power of two, are numbers of the types, as far as the parts'
+    own types tell."""
+    if not _zero_bounds(node) or not scales_fit(node, scale, reader):
+        return False
+    if offset is None:
+        return True
+    times = node.zero if rezero is None else rezero
+    if isinstance(times, Param) or scale != offset:
+        return False
+    whole = times == 0.0 or (abs(times) >= 1.0 and frexp(abs(times))[0] == 0.5)
+    return whole and _fits_of(node.scales[0].input, reader).largest * abs(times) < 2.0 ** DENSE[scale][2]
+
+
+def _sources(expr: Expression) -> list[Coded]:
+    """The tensors of codes behind a grid, where their zeros are its own."""
+    found = nodes(expr)
+    return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
 
 
 def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
@@ -416,10 +503,12 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
-    coded = [node for node in nodes(expr) if isinstance(node, Coded)]
+    if isinstance(expr, ToGrid):
+        return expr.zeros
+    coded = _sources(expr)
     low, high = float("inf"), float("-inf")
     if coded and all(_zero_bounds(node) is not None for node in coded):
-        stored = [grids.zeros_of(node, reader) for node in coded]
+        stored = [_zeros_of(node, reader) for node in coded]
         return min(pair[0] for pair in stored), max(pair[1] for pair in stored)
     for records in _records(expr, reader):
         found = whole_zeros(*records.T)
@@ -430,6 +519,11 @@ def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
 def powers(expr: Expression, reader: Reader) -> bool:
     """True where every scale is a power of two that an E8M0 byte holds."""
     import numpy as np
+
+    if isinstance(expr, ToGrid):
+        return False
+    if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
+        return True
 
     for records in _records(expr, reader):
         fraction, exponent = np.frexp(records[:, 0])

@@ -56,7 +56,8 @@ def drafts(model: Model, wanted: Sequence[recipes.Recipe], options: Options) -> 
     Raises UnsupportedError (architecture, tensors, tokenizer), LossyError (requantization that was not allowed),
     UsageError (an importance matrix that is missing or of another model, a target that cannot be reached).
     """
-    content = _from_gguf(model) if model.format == "gguf" else _from_checkpoint(model, options)
+    free = options.importance is None and all(recipe.label == recipes.AUTO for recipe in wanted)
+    content = _from_gguf(model) if model.format == "gguf" else _from_checkpoint(model, options, fold=free)
     shapes = {name: expr.shape for name, expr in content.tensors.items()}
     covered = frozenset() if options.importance is None else options.importance.usable(shapes)
     if options.importance is not None:
@@ -286,11 +287,11 @@ def _kind(key: str, value: Any) -> str:
     return kind
 
 
-def _bound(model: Model) -> tuple[Architecture, Bound]:
-    """The architecture's table, and the checkpoint's tensors and metadata by it."""
+def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
+    """The architecture's table, and the checkpoint's tensors and metadata by it. fold: act-order, where it can be."""
     from modelfmt import archs
     from modelfmt.archs import bind
-    from modelfmt.checkpoints import modules
+    from modelfmt.checkpoints import act_order, modules
 
     if not model.config:
         raise UnsupportedError(
@@ -301,6 +302,7 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
+    exprs, notes = act_order.folded(exprs) if fold else (exprs, [])
     if arch.dense:
         exprs |= modules.tensors(model)
     reader = Evaluator(model.files)
@@ -311,14 +313,15 @@ def _bound(model: Model) -> tuple[Architecture, Bound]:
         assets=model.assets,
         value=lambda expr: float(reader.values(expr, 0, 1)[0, 0]),
     )
+    bound.notes.extend(notes)
     return bound.architecture, bound
 
 
-def _from_checkpoint(model: Model, options: Options) -> _Content:
+def _from_checkpoint(model: Model, options: Options, *, fold: bool) -> _Content:
     from modelfmt import tokenizers
     from modelfmt.checkpoints import carried, general, model_card
 
-    arch, bound = _bound(model)
+    arch, bound = _bound(model, fold=fold)
     shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
     vocab_size = shapes["token_embd.weight"][0] if "token_embd.weight" in shapes else None
     tokenizer = tokenizers.read(

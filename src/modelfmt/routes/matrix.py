@@ -15,7 +15,7 @@ from modelfmt import grids
 from modelfmt.errors import ModelfmtError
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Constant, Expression, Param
+from modelfmt.ir.ops import Coded, Constant, Expression, Param, Reshape
 from modelfmt.quant import transcode
 from modelfmt.routes.quantized import SCHEMES
 from modelfmt.storage.files import Files
@@ -87,6 +87,13 @@ def _tabled(
     return make
 
 
+def _nf4(rng: Generator) -> Expression:
+    """As bitsandbytes lays it out: blocks of the flattened tensor, the first nibble high."""
+    scales = Param(_array(rng.uniform(0.001, 0.002, N * K // 64), "F32"), group=64, flat=True)
+    codes = _array(rng.integers(0, 256, (N, K // 2)), "U8")
+    return Coded(codes, Packing(4, order="high"), (N, K), "NF4", 64, (scales,))
+
+
 def _blocks(kind: str) -> Callable[[Generator], Expression]:
     def make(rng: Generator) -> Expression:
         import numpy as np
@@ -116,7 +123,7 @@ ROWS: dict[str, Callable[[Generator], Expression]] = {
     "FP8, scales of powers of two": _tabled("E4M3", 8, 128, "F8_E8M0", rows=128),
     "MXFP4": _tabled("E2M1", 4, 32, "F8_E8M0"),
     "NVFP4": _tabled("E2M1", 4, 16, "F8_E4M3", whole=True),
-    "bitsandbytes nf4": _tabled("NF4", 4, 64, "F32"),
+    "bitsandbytes nf4": _nf4,
     "MLX 4 bits, F16": _integers(4, 64, "F16", "free"),
     "MLX 4 bits, BF16": _integers(4, 64, "BF16", "free"),
     "MLX 8 bits, F16": _integers(8, 64, "F16", "free"),
@@ -160,7 +167,9 @@ def _gguf(expr: Expression, reader: Evaluator) -> str:
 
 def _folder(expr: Expression, target: str, reader: Evaluator) -> str:
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[target]}")
-    written = scheme.write(expr, reader, transcode.policy("auto"))
+    given = Reshape(expr, (1, N, K)) if target == "mxfp4" else expr  # a scheme for stacked experts alone
+    tries = (scheme.write(one, reader, transcode.policy("auto")) for one in (given, *grids.widened(given)))
+    written = next((one for one in tries if one is not None), None)
     if written is None:
         return "-"
     bits = written.settings.get("bits") or written.settings.get("num_bits")

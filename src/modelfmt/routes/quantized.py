@@ -1,24 +1,26 @@
-"""Any quantized model to a folder of another scheme: MLX, compressed-tensors, GPTQ, AWQ, FP8. Codes move as they are.
+"""Any model to a folder of a scheme of quantization: MLX, compressed-tensors, GPTQ, AWQ, FP8, bitsandbytes, MXFP4.
 
-The source is a quantized checkpoint, or a GGUF file, which first becomes a checkpoint by the inverse of its
-architecture's table. Each weight takes the smallest form of the scheme that the policy allows; what is not quantized in
-the source, and embeddings where the scheme has none, stays as it is. config.json gets the section that loaders read.
+The source is a checkpoint, or a GGUF file, which first becomes a checkpoint by the inverse of its architecture's table.
+Codes of a quantized source move as they are: each weight takes the smallest form of the scheme that the policy allows;
+what is not quantized in the source, and embeddings where the scheme has none, stays as it is. The matrices of a source
+that is not quantized at all are, each value to the nearest code. config.json gets the section that loaders read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from modelfmt import grids
-from modelfmt.checkpoints import from_gguf
-from modelfmt.checkpoints.written import Written
+from modelfmt.checkpoints import act_order, from_gguf
+from modelfmt.checkpoints.written import LEAST, Form, Written, on_grid
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Dequantize, Expression, Transpose
+from modelfmt.ir.ops import Dequantize, Expression, Reader, Transpose
 from modelfmt.quant import transcode
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
@@ -29,38 +31,47 @@ from modelfmt.tokenizers.rebuild import pretty
 
 __all__ = ["SCHEMES", "drafts"]
 
-SCHEMES = {"mlx": "mlx", "compressed-tensors": "compressed_tensors", "gptq": "gptq", "awq": "awq", "fp8": "fp8"}
+SCHEMES = {
+    "mlx": "mlx",
+    "compressed-tensors": "compressed_tensors",
+    "gptq": "gptq",
+    "awq": "awq",
+    "fp8": "fp8",
+    "bitsandbytes": "bitsandbytes",
+    "mxfp4": "mxfp4",
+}
 """Destination -> the convention that writes it."""
 
 SHARD_SIZE = 5 * 10**9
 _EMBEDDINGS = {"mlx"}
+_ACT_ORDER = {"gptq", "compressed-tensors"}
 _LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
+_SIZES = (128, 64, 32, 16)
+_KEPT = re.compile(r"embed|lm_head|norm|router|gate\.weight$|shared_expert_gate|visual|vision|audio|\.wpe\.|\.wte\.")
+"""Matrices that loaders of the schemes want as they are, or whose few weights decide much."""
+_OUTER = re.compile(r"embed_tokens|lm_head|\.wte\.")
+"""Those of them that MLX quantizes nevertheless."""
+_COLUMNS_FIRST = frozenset({"gpt2", "openai-gpt"})
+"""Model types whose matrices are [in, out]: no scheme has a form for them."""
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
     """One draft: the scheme is options.target. Raises UnsupportedError, UsageError, LossyError (transcode)."""
-    if len(wanted) != 1 or wanted[0].label != AUTO:
-        raise UsageError(
-            "a folder of another scheme has the types of its source",
-            code="quant-container",
-            found=", ".join(recipe.label for recipe in wanted),
-            allowed=AUTO,
-        )
-    tensors, files, config, losses, notes = _source(model)
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[options.target]}")
-    policy, reader = transcode.policy(options.transcode), Evaluator(model.files)
+    tensors, files, config, losses, notes = _source(model)
+    if options.target not in _ACT_ORDER:
+        tensors, more = act_order.folded(tensors)
+        notes += more
+    reader = Evaluator(model.files)
+    chooser = _Chooser(scheme, tensors, config, wanted, options, reader)
     chosen: dict[str, DraftTensor] = {}
-    losses = list(losses)
+    losses, notes = list(losses), list(notes)
     modules: dict[str, Mapping[str, Any]] = {}
     others: list[str] = []
     for name, given in tensors.items():
-        expr = _grid(given)
-        written = None
-        if expr is not None and (options.target in _EMBEDDINGS or "embed" not in name):
-            written = scheme.write(expr, reader, policy)
-            if written is None and options.transcode != "any":
-                raise _no_form(name, expr, options, policy)
-        if written is None or expr is None:
+        written, loss = chooser.choose(name, given)
+        losses += [loss] if loss else []
+        if written is None:
             chosen[name] = _kept(given)
             losses += [] if given.stored.dense else [Loss("narrowed", name, f"values of {transcode.label(given)}")]
             if len(given.shape) > 1:
@@ -68,15 +79,18 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
             continue
         module = name.removesuffix(".weight")
         modules[module] = written.settings
-        chosen |= _drafted(module, written)
-        if written.verdict.kind != "exact":
-            detail = f"{transcode.label(expr)} to {options.target}, within {written.verdict.bound:.1e}"
-            losses.append(Loss("approximated", name, detail))
+        notes += [Note("scheme", written.note)] if written.note else []
+        chosen |= _drafted(module, written, quantized=name in chooser.quantized)
     if not modules:
         raise UnsupportedError(
-            "nothing in this model is quantized on a grid", code="nothing-quantized", path=model.path
+            "nothing in this model is a matrix that the scheme has a form for",
+            code="nothing-quantized",
+            path=model.path,
+            found=options.target,
         )
-    config |= scheme.configuration(modules, others)
+    if chooser.quantized:
+        notes.append(Note("weights", chooser.said))
+    config = getattr(scheme, "adapted", dict)(config) | scheme.configuration(modules, others)
     files["config.json"] = pretty(config)
     entries = [Entry(name, row.encoding, row.expr.shape) for name, row in chosen.items()]
 
@@ -91,6 +105,97 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         return [*layouts, *(FileLayout(name, len(data), data, ()) for name, data in files.items())]
 
     return [Draft(options.target, chosen, build, losses, notes, folder=True)]
+
+
+class _Chooser:
+    """What becomes of each tensor. quantized: names of those that are not moved but quantized."""
+
+    def __init__(
+        self,
+        scheme: Any,
+        tensors: Mapping[str, Expression],
+        config: Mapping[str, Any],
+        wanted: Sequence[Recipe],
+        options: Options,
+        reader: Reader,
+    ) -> None:
+        self.scheme, self.options, self.reader = scheme, options, reader
+        self.policy = transcode.policy(options.transcode)
+        self.form, self.label = _form(scheme, wanted, options)
+        self.quantized: set[str] = set()
+        self.turned = config.get("model_type") in _COLUMNS_FIRST
+        self.plain = not any(transcode.is_grid(e) or not e.stored.dense or _turned(e) for e in tensors.values())
+        named = wanted[0].label != AUTO
+        self.anew = named and not self.plain
+        if self.anew and not options.allow_requantize:
+            raise LossyError(
+                "the source is quantized already",
+                code="requantize",
+                found=self.label,
+                hint="leave the type out, and its codes move as they are; or say --allow-requantize",
+            )
+        shapes = [expr.shape for name, expr in tensors.items() if self._is_matrix(name, expr)]
+        sizes = [self.form.size, *(() if self.form.fixed else (n for n in _SIZES if n < self.form.size))]
+        usable = [shape for shape in shapes if self.form.divides(shape, sizes[-1])]
+        self.size = next((n for n in sizes if all(self.form.divides(shape, n) for shape in usable)), sizes[-1])
+
+    @property
+    def said(self) -> str:
+        groups = f", groups of {self.size}" if self.size else ""
+        count = len(self.quantized)
+        return f"{count} matrices are quantized to {self.label}{groups}: to the nearest codes, without calibration"
+
+    def choose(self, name: str, given: Expression) -> tuple[Written | None, Loss | None]:
+        """The tensor as parts of the scheme, or None where it stays as it is; and what that loses."""
+        target = self.options.target
+        expr = None if self.anew else _grid(given, turned=target == "mxfp4")
+        if expr is not None and (target in _EMBEDDINGS or "embed" not in name):
+            tries = (self.scheme.write(one, self.reader, self.policy) for one in (expr, *grids.widened(expr)))
+            written: Written | None = next((one for one in tries if one is not None), None)
+            if written is not None and written.verdict.kind != "exact":
+                detail = f"{transcode.label(expr)} to {target}, within {written.verdict.bound:.1e}"
+                return written, Loss("approximated", name, detail)
+            if written is not None:
+                return written, None
+            if self.policy.name != "any" and (target != "mxfp4" or self._is_matrix(name, given)):
+                raise _no_form(name, expr, self.options, self.policy)
+        again = not (given.stored.dense and not _turned(given))
+        if not (self.plain or (again and self.options.allow_requantize)) or not self._is_matrix(name, given):
+            return None, None
+        if not self.form.divides(given.shape, self.size):
+            return None, None
+        written = self.scheme.write(on_grid(given, self.form, self.size), self.reader, self.policy)
+        if written is None:
+            return None, None
+        self.quantized.add(name)
+        label = transcode.label(given)
+        return written, Loss("requantized", name, f"{label} to {self.label}") if again else None
+
+    def _is_matrix(self, name: str, expr: Expression) -> bool:
+        """Whether a tensor is a weight that the scheme's loaders take as quantized."""
+        from modelfmt.checkpoints.mxfp4 import EXPERTS
+
+        kind = expr.stored
+        if (kind.dense and kind.element.kind != "float") or self.turned:
+            return False
+        if self.form.turned:
+            return len(expr.shape) == 3 and name.endswith(EXPERTS)
+        kept = _KEPT.search(name) and not (self.options.target in _EMBEDDINGS and _OUTER.search(name))
+        return len(expr.shape) == 2 and name.endswith(".weight") and not kept and min(expr.shape) >= LEAST
+
+
+def _form(scheme: Any, wanted: Sequence[Recipe], options: Options) -> tuple[Form, str]:
+    forms: Mapping[str, Form] = scheme.FORMS
+    labels = [recipe.label for recipe in wanted]
+    name = next(iter(forms)) if labels == [AUTO] else labels[0].lower()
+    if len(labels) != 1 or name not in forms:
+        raise UsageError(
+            "no such type of this scheme",
+            code="quant-container",
+            found=", ".join(labels),
+            allowed=f"{options.target}: " + ", ".join((AUTO, *forms)),
+        )
+    return forms[name], name
 
 
 def _metadata(options: Options) -> dict[str, str]:
@@ -118,10 +223,15 @@ def _source(
     return tensors, files, config, [], list(model.extras.get("quantization", {}).get("notes", ()))
 
 
-def _grid(expr: Expression) -> Expression | None:
-    """The grid behind a tensor, as [.., out, in]; None where it has none."""
+def _turned(expr: Expression) -> bool:
+    """True for quantized experts seen as the dense tensor [.., in, out] that architectures know."""
+    return isinstance(expr, Transpose) and isinstance(expr.input, Dequantize)
+
+
+def _grid(expr: Expression, *, turned: bool) -> Expression | None:
+    """The grid behind a tensor, as [.., out, in]; None where it has none. turned: also of experts, [in, out]."""
     if isinstance(expr, Transpose) and isinstance(expr.input, Dequantize):
-        return None
+        return _grid(expr.input.input, turned=turned) if turned else None
     if transcode.is_grid(expr):
         return expr
     return grids.regridded(expr) if grids.source(expr.stored.name) and len(expr.shape) > 1 else None
@@ -133,12 +243,14 @@ def _kept(expr: Expression) -> DraftTensor:
     return DraftTensor(expr, "BF16", reason="the scheme has no form for it")
 
 
-def _drafted(module: str, written: Written) -> dict[str, DraftTensor]:
+def _drafted(module: str, written: Written, *, quantized: bool) -> dict[str, DraftTensor]:
+    """The parts by name; one that begins with an underscore goes on with the module's name."""
     verdict = written.verdict
+    how: dict[str, Any] = {"reason": f"transcoded: {verdict}", "moved": verdict.kind, "bound": verdict.bound}
+    if quantized:
+        how = {"reason": "quantized"}
     return {
-        f"{module}.{part}": DraftTensor(
-            expr, expr.stored.name, reason=f"transcoded: {verdict}", moved=verdict.kind, bound=verdict.bound
-        )
+        f"{module}{'' if part.startswith('_') else '.'}{part}": DraftTensor(expr, expr.stored.name, **how)
         for part, expr in written.parts.items()
     }
 

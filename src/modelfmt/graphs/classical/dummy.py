@@ -22,7 +22,7 @@ def dummy_classifier(build: Build, e: Fields, x: Columns) -> Classified:
     classes = e.classes()
     prior = e.array("class_prior_", len(classes))
     if way == "most_frequent":
-        prior = e.units("classes_", prior.argmax(keepdims=True), len(classes))[0]
+        prior = e.units("classes_", np.asarray([prior.argmax()]), len(classes))[0]
     elif way == "constant":
         held = [n for n, one in enumerate(classes.tolist()) if one == e.get("constant")]
         if len(held) != 1:
