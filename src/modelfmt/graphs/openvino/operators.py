@@ -222,7 +222,6 @@ OPERATORS = {
     "Sigmoid": Operator("opset1", _same),
     "Sin": Operator("opset1", _same),
     "SoftMax": Operator("opset8", _same),
-    "Abs": Operator("opset1", _same),
     "Sqrt": Operator("opset1", _same),
     "Squeeze": Operator("opset1", _squeeze),
     "Subtract": Operator("opset1", _broadcasting, _NUMPY),
