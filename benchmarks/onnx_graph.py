@@ -1,7 +1,7 @@
-"""A checkpoint to a runnable ONNX graph, beside `cp` of its weights and beside onnxruntime-genai's model builder.
+"""A checkpoint to a runnable graph of ONNX or OpenVINO, beside `cp` of its weights and onnxruntime-genai's builder.
 
     python benchmarks/onnx_graph.py [--folder build/bench] [--layers 16] [--runs 3] [--types F16,F32,Q4_0,Q8_0]
-    [--profile auto] [--builder]
+    [--to onnx] [--profile auto] [--builder]
 
 The checkpoint is the made-up 0.85 B-parameter bfloat16 Llama of benchmarks/made_up_llama.py. Every time is a whole
 process, to the final fsync; peak resident memory is that of the process. Each round runs everything once, in turn;
@@ -22,8 +22,8 @@ from end_to_end import timed
 
 CONVERT = """
 import sys, modelfmt
-_, source, out, quant, threads, profile = sys.argv
-modelfmt.convert(source, out, to="onnx", quant=quant, threads=int(threads), profile=profile, overwrite=True)
+_, source, out, quant, threads, profile, to = sys.argv
+modelfmt.convert(source, out, to=to, quant=quant, threads=int(threads), profile=profile, overwrite=True)
 """
 BUILDER = {"F16": ("fp16", "cuda"), "F32": ("fp32", "cpu"), "Q4_0": ("int4", "cpu"), "int4": ("int4", "cpu")}
 TOKENIZER = Path(__file__).parent.parent / "tests" / "data" / "golden" / "checkpoints" / "llama-spm"
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--types", default="F16,F32,Q4_0,Q8_0")
+    parser.add_argument("--to", choices=("onnx", "openvino"), default="onnx")
     parser.add_argument("--profile", default="auto", help="ort-genai: the same folder that the builder makes")
     parser.add_argument("--builder", action="store_true")
     given = parser.parse_args()
@@ -53,7 +54,8 @@ def main() -> None:
         shutil.rmtree(copy)
         for name in types:
             out = given.folder / "made"
-            run = [sys.executable, "-c", CONVERT, str(source), str(out), name, str(given.threads), given.profile]
+            run = [sys.executable, "-c", CONVERT, str(source), str(out), name, str(given.threads)]
+            run += [given.profile, given.to]
             found.setdefault(f"modelfmt {name}", []).append(timed(run))
             shutil.rmtree(out)
             if given.builder and name in BUILDER:

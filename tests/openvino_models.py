@@ -16,10 +16,15 @@ import numpy as np
 import openvino
 import torch
 import transformers
+from openvino import opset13 as opset
 
 import modelfmt
 import onnx_models
 from modelfmt.formats.openvino import ELEMENT_NAMES
+from modelfmt.graphs import build, shapes
+from modelfmt.graphs import openvino as lowering
+from modelfmt.graphs.builder import Form
+from modelfmt.graphs.weights import bound
 
 PRECISIONS = {port: name for name, port in ELEMENT_NAMES.values()}
 EXACT = {
@@ -41,6 +46,16 @@ def kernels(run: openvino.CompiledModel) -> Counter[str]:
     return Counter(node.get_rt_info()["layerType"].astype(str) for node in run.get_runtime_model().get_ops())
 
 
+def constants(run: openvino.CompiledModel, kind: str) -> list[openvino.PartialShape]:
+    """The shapes of the constants of a type that the plugin keeps."""
+    nodes = [
+        node for node in run.get_runtime_model().get_ops() if node.get_rt_info()["layerType"].astype(str) == "Const"
+    ]
+    return [
+        node.get_output_partial_shape(0) for node in nodes if node.get_output_element_type(0).get_type_name() == kind
+    ]
+
+
 def misjudged(path: Path) -> list[str]:
     """Outputs of layers whose type or shape in the file is not what OpenVINO infers."""
     found = {node.get_friendly_name(): node for node in openvino.Core().read_model(path).get_ops()}
@@ -54,6 +69,40 @@ def misjudged(path: Path) -> list[str]:
             if ours != theirs or kinds[0] != kinds[1]:
                 wrong.append(f"{node.get_friendly_name()}: {kinds[0]} {ours}, {kinds[1]} {theirs}")
     return wrong
+
+
+def both_shapes(folder: Path) -> list[tuple[str, Any, Any]]:
+    """Name, type and shape of every structural value of a checkpoint that is there after the lowering: as its
+    structural node says, and as the lowered one does, where both know."""
+    with modelfmt.open(folder) as model:
+        tensors = {key: tensor.expr for key, tensor in model.tensors.items()}
+        given = {"architecture": model.architecture, "config": model.config, "assets": model.assets}
+        weights = bound(tensors=tensors, **given)
+        graphs = build.structural(weights, Form(), model.architecture or "", model.assets).values()
+    seen = []
+    for graph in graphs:
+        lowered = {value.name: value for value in lowering.lower(graph, Form())[0].graph.values}
+        for key, ours in shapes.infer(graph).items():
+            theirs = lowered.get(key)
+            if theirs and len(theirs.shape or ()) == len(ours.shape or ()):  # values of heads lie otherwise
+                pairs = list(zip(ours.shape or (), theirs.shape or (), strict=True))
+                both = [(a, b) for a, b in pairs if a is not None and b is not None]
+                seen.append((key, (ours.type, [a for a, _ in both]), (theirs.type, [b for _, b in both])))
+    return seen
+
+
+def matrices(path: Path) -> dict[str, np.ndarray]:
+    """Every quantized matrix [n, k] in a model, as the plugin computes it from an identity; the names of weights."""
+    found = {}
+    for node in openvino.Core().read_model(path).get_ops():
+        name = node.get_friendly_name().removesuffix("/values")
+        if name == node.get_friendly_name() or len(node.get_output_shape(0)) != 2:
+            continue
+        x = opset.parameter([-1, node.get_output_shape(0)[1]], np.float32)
+        model = openvino.Model([opset.result(opset.matmul(x, node, False, True))], [x])
+        run = openvino.Core().compile_model(model, "CPU", EXACT)
+        found[name] = run(np.eye(node.get_output_shape(0)[1], dtype=np.float32))[0].T
+    return found
 
 
 def difference(model: Any, run: openvino.CompiledModel, *, steps: int = 10, prompt: int = 7) -> float:
@@ -105,13 +154,23 @@ def encoder_difference(model: Any, run: openvino.CompiledModel) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*onnx_models.DECODERS, *onnx_models.ENCODERS])
+    import openvino_towers
+
+    towers = openvino_towers.models()
+    parser.add_argument("names", nargs="*", default=[*onnx_models.DECODERS, *onnx_models.ENCODERS, *towers])
     parser.add_argument("--dtype", default="float32", help="of the checkpoint")
     parser.add_argument("--gguf", metavar="TYPE", help="by way of a GGUF file of a dense type")
     given = parser.parse_args()
     for name in given.names:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
+            if name in towers:
+                model = towers[name][0](name)
+                model.save_pretrained(folder / "model")
+                modelfmt.convert(folder / "model", folder / "made", to="openvino")
+                wrong = [line for path in (folder / "made").glob("*.xml") for line in misjudged(path)]
+                print(f"{name:20} {towers[name][1](model, folder / 'made'):.2e}", *wrong, sep="\n  ", flush=True)
+                continue
             decoding = name in onnx_models.DECODERS
             model = onnx_models.decoder(name) if decoding else onnx_models.encoder(name)
             model.to(getattr(torch, given.dtype)).save_pretrained(folder / "model")

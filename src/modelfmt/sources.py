@@ -102,7 +102,7 @@ def detect(path: str, files: Files | None = None) -> str:
         code="unknown-format",
         path=path,
         found=known or "unknown content",
-        allowed=", ".join(("huggingface folder", *FORMATS)),
+        allowed=", ".join(("huggingface folder", *(row.name for row in FORMATS.values() if row.reads))),
     )
 
 
@@ -118,6 +118,7 @@ def _by_members(path: str, files: Files) -> str | None:
 
 
 _MAGICS = (
+    (b"<?xml", "XML (OpenVINO's graphs are written, not read)"),
     (b"PK\x03\x04", "a zip archive (Keras?)"),
     (b"\x89HDF", "HDF5"),
     (b"7z\xbc\xaf", "a 7z archive"),

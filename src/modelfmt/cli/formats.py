@@ -17,8 +17,13 @@ def formats(json: bool) -> None:
 
     rows = modelfmt.formats()
     if json:
-        found = [{"name": r.name, "suffixes": r.suffixes, "writes": r.writes, "summary": r.summary} for r in rows]
+        keys = ("name", "suffixes", "reads", "writes", "summary")
+        found = [{key: getattr(row, key) for key in keys} for row in rows]
         emit(as_json({"schema": "modelfmt.formats/1", "formats": found}))
         return
-    cells = ((r.name, " ".join(r.suffixes), "read, write" if r.writes else "read", r.summary) for r in rows)
+    cells = ((r.name, " ".join(r.suffixes), ", ".join(_ways(r.reads, r.writes)), r.summary) for r in rows)
     emit(table(cells, ("format", "files", "", "")))
+
+
+def _ways(reads: bool, writes: bool) -> list[str]:
+    return ["read"] * reads + ["write"] * writes

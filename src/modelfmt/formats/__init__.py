@@ -12,7 +12,7 @@ __all__ = ["FORMATS", "FormatInfo", "module"]
 @dataclass(frozen=True, slots=True)
 class FormatInfo:
     """A container. suffixes: file names it is known by. magic: the first bytes, where it has any. writes: it can be a
-    destination. home: the module, where it is not called like the format."""
+    destination. home: the module, where it is not called like the format. reads: it can be a source."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -20,6 +20,7 @@ class FormatInfo:
     writes: bool
     summary: str
     home: str = ""
+    reads: bool = True
 
 
 FORMATS = {
@@ -31,7 +32,9 @@ FORMATS = {
             "pytorch", (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"), b"", True, "PyTorch's pickles, of every form"
         ),
         FormatInfo("onnx", (".onnx",), b"", True, "ONNX, constants inside or beside it"),
-        FormatInfo("openvino", (".xml",), b"", True, "OpenVINO's graph (XML) and its constants, written"),
+        FormatInfo(
+            "openvino", (".xml",), b"", True, "OpenVINO's graphs: layers in XML, constants beside it", reads=False
+        ),
         FormatInfo(
             "pickle",
             (".joblib", ".pickle", ".sav"),

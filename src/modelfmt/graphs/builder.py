@@ -92,6 +92,8 @@ class Form:
         """Whether MatMulNBits has such blocks and zero points, or DequantizeLinear, which has whole ones of whole bytes
         in a row; four bits of experts cannot be picked out (Gather has no such kernel)."""
         bits, block, zeros = given.layout
+        if self.profile == "openvino":
+            return True  # whose ordinary operations these are
         if self.standard and len(given.scales.shape) > 2:
             return bits == 8 and not zeros
         if self.standard:

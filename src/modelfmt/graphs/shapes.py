@@ -12,7 +12,7 @@ from math import prod
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.graph import Affine, Dim, Graph, Node, Value
 
-__all__ = ["RULES", "Shape", "broadcast", "infer", "rest", "total"]
+__all__ = ["RULES", "Shape", "broadcast", "convolved", "infer", "rest", "total"]
 
 Shape = tuple[Dim, ...]
 Made = list[tuple[str, Shape]]
@@ -197,9 +197,9 @@ def _cross_attention(node: Node, given: Sequence[Value]) -> Made:
 
 
 def _relative_bias(_: Node, given: Sequence[Value]) -> Made:
-    """The bias, for each head."""
-    table, bias = given[1], _shape(given[3])
-    return [(table.type, broadcast(bias, (_shape(table)[1], 1, 1)))]
+    """The bias, for each head and each query."""
+    ids, table, _buckets, bias, *_past = given
+    return [(table.type, broadcast(_shape(bias), (_shape(table)[1], _shape(ids)[1], 1)))]
 
 
 def _empty_cache(node: Node, given: Sequence[Value]) -> Made:
@@ -207,14 +207,21 @@ def _empty_cache(node: Node, given: Sequence[Value]) -> Made:
 
 
 def _convolution(node: Node, given: Sequence[Value]) -> Made:
-    (batch, *inner), (channels, *outer) = _shape(given[0]), _shape(given[1])
-    sizes, kernel = inner[1:], outer[1:]
-    pads, places = node.get("pads"), []
-    for axis, (size, reach, stride) in enumerate(zip(sizes, kernel, node.get("strides"), strict=True)):
-        both = pads[axis] + pads[axis + len(sizes)]
-        known = isinstance(size, int) and isinstance(reach, int)
-        places.append((size + both - reach) // stride + 1 if known else None)
-    return [(given[0].type, (batch, channels, *places))]
+    (batch, _, *sizes), (channels, _, *kernel) = _shape(given[0]), _shape(given[1])
+    pads = node.get("pads")
+    steps = zip(sizes, kernel, node.get("strides"), pads[: len(sizes)], pads[len(sizes) :], strict=True)
+    return [(given[0].type, (batch, channels, *(convolved(*step) for step in steps)))]
+
+
+def convolved(size: Dim, kernel: Dim, stride: int, before: int, behind: int) -> Dim:
+    """How many places a kernel has along an axis.
+
+    >>> convolved(24, 8, 8, 0, 0)
+    3
+    """
+    if not isinstance(size, int) or not isinstance(kernel, int):
+        return None
+    return (size + before + behind - kernel) // stride + 1
 
 
 def _channels_last(node: Node, given: Sequence[Value]) -> Made:

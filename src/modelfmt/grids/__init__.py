@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelfmt.grids import parts, rows
-from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart
+from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart, half_scales
 from modelfmt.grids.kinds import (
     BLOCKS,
     GROUPS,
@@ -45,6 +45,7 @@ __all__ = [
     "decode",
     "doubles",
     "fit",
+    "half_scales",
     "is_row_operation",
     "planes_of",
     "records",

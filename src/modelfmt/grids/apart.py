@@ -16,7 +16,7 @@ from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Param, Regrid, Uniform, nodes
 
-__all__ = ["LAYOUTS", "Apart", "Layout", "apart"]
+__all__ = ["LAYOUTS", "Apart", "Layout", "apart", "half_scales"]
 
 
 class Layout(NamedTuple):
@@ -109,3 +109,13 @@ def _whole(zero: float | Param) -> bool:
     if isinstance(zero, Param):
         return (zero.bits > 0 or zero.input.stored.element.kind == "int") and zero.plus.is_integer()
     return zero.is_integer()
+
+
+def half_scales(expr: Expression) -> bool:
+    """Whether float16 holds the scales of a grid exactly: they are such numbers, and nothing else."""
+    for node in nodes(expr):
+        if isinstance(node, Regrid):
+            return [level.dtype for level in node.input.stored.levels] == ["F16"]
+        if isinstance(node, Coded):
+            return [(one.input.stored.name, one.divide) for one in node.scales] == [("F16", False)]
+    return False

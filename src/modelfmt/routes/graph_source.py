@@ -1,20 +1,26 @@
-"""What a graph is built from: the tensors and small files of a checkpoint or of a GGUF file."""
+"""What a graph is built from, the tensors and small files of a checkpoint or of a GGUF file; and its constants."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelfmt.checkpoints import from_gguf
 from modelfmt.errors import UnsupportedError
+from modelfmt.grids import half_scales
+from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression
+from modelfmt.ir.ops import Encoded, Expression, Nearest, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.quant.integers import Integers
 from modelfmt.report import Loss, Note
+from modelfmt.routes.draft import DraftTensor, narrowing
 from modelfmt.storage import strict_json
 
-__all__ = ["Checkpoint", "checkpoint_of"]
+__all__ = ["Checkpoint", "Constants", "checkpoint_of", "constants"]
 
+_CODES = ("INT4", "INT8", "UINT4")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
@@ -49,3 +55,73 @@ def checkpoint_of(model: Model) -> Checkpoint:
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
     return Checkpoint(model.architecture, model.config, tensors, files, said)
+
+
+@dataclass
+class Constants:
+    """The constants of a graph, as they are written, and what is to be said of them."""
+
+    chosen: dict[str, DraftTensor] = field(default_factory=dict)
+    losses: list[Loss] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
+def constants(tensors: Iterable[tuple[str, GraphTensor]], usual: str, said: Sequence[Note | Loss]) -> Constants:
+    """The constants of a graph that was built. usual: the type of those that are dense. said: so far."""
+    found = Constants(
+        losses=[one for one in said if isinstance(one, Loss)], notes=[one for one in said if isinstance(one, Note)]
+    )
+    for key, tensor in tensors:
+        assert tensor.data is not None
+        stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
+        if stored.name == "U8" and tensor.type in _CODES:
+            target = "U8"  # codes, whose bytes stay
+        found.chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
+        found.losses += _losses(tensor.name, tensor.data, stored.name, target)
+    widened = Counter(row.expr.stored.name for row in found.chosen.values() if not row.expr.stored.dense)
+    found.notes += [
+        Note(kind, f"{n} weights in blocks that have no operator become {usual}") for kind, n in widened.items()
+    ]
+    found.losses = list(dict.fromkeys(found.losses))  # a weight that two graphs have loses once
+    return found
+
+
+def _reason(expr: Expression, target: str) -> str:
+    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
+    part = _part(expr)
+    if part:
+        made = _quantized(expr)
+        return f"{part}, quantized to {made[1]}" if made else f"{part}, {_of(expr)}"
+    return "kept" if expr.stored.name == target else "the graph's type"
+
+
+def _quantized(expr: Expression) -> tuple[Expression, str] | None:
+    """The dense values that a constant is quantized from, and the type; None where nothing is."""
+    for node in nodes(expr):
+        if isinstance(node, Encoded):
+            return node.input, node.encoding
+        if isinstance(node, Nearest):
+            return node.input, str(Integers(node.bits, node.group, node.symmetric))
+    return None
+
+
+def _part(expr: Expression) -> str:
+    """Which part of a quantized matrix an expression is, also where its rows were moved."""
+    found = next((node for node in nodes(expr) if isinstance(node, Packed | Numbers)), None)
+    return "" if found is None else "codes" if isinstance(found, Packed) else f"{found.what}s"
+
+
+def _of(expr: Expression) -> str:
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return f"blocks of {blocks}" if blocks else source_label(expr)
+
+
+def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
+    part = _part(expr)
+    made = _quantized(expr) if part else None
+    if part == "codes" and made is not None:
+        detail = f"{made[0].stored.name} to {made[1]}"
+        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
+    if any(isinstance(node, Nearest) for node in nodes(expr)):
+        return []  # made for this type of scales
+    return [] if part == "scales" and target == "F16" and half_scales(expr) else narrowing(key, source, target)

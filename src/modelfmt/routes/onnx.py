@@ -6,7 +6,6 @@ of an encoder and a decoder, config.json, generation_config.json and the tokeniz
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from modelfmt.formats import onnx
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Encoded, Expression, Leaf, Nearest, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.ir.ops import Expression, Leaf
 from modelfmt.quant import integers
-from modelfmt.quant.integers import Integers
 from modelfmt.quant.recipes import AUTO, Recipe
-from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
-from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
+from modelfmt.report import Note
+from modelfmt.routes.draft import Draft, DraftTensor, Options
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
@@ -123,73 +121,10 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
             allowed="a folder",
             hint="name a folder, and say --to onnx",
         )
-    said = [*source.notes, *made.notes]
-    losses = [one for one in said if isinstance(one, Loss)]
-    chosen: dict[str, DraftTensor] = {}
-    for key, tensor in _tensors(made.programs):
-        assert tensor.data is not None
-        stored, target = tensor.data.stored, ELEMENT_TYPES[tensor.type].encoding
-        if stored.name == "U8" and tensor.type in ("INT4", "INT8", "UINT4"):
-            target = "U8"  # codes, whose bytes stay
-        chosen[key] = DraftTensor(tensor.data, target, reason=_reason(tensor.data, target))
-        losses += _losses(tensor.name, tensor.data, stored.name, target)
+    found = constants(_tensors(made.programs), usual, [*source.notes, *made.notes])
     files = {**source.files, **made.files} if options.folder else {}
-    notes = [one for one in said if isinstance(one, Note)]
-    widened = Counter(row.expr.stored.name for row in chosen.values() if not row.expr.stored.dense)
-    notes += [
-        Note(kind, f"{n} weights in blocks that ONNX has no operator for become {usual}") for kind, n in widened.items()
-    ]
-    losses = list(dict.fromkeys(losses))  # a weight that two graphs have loses once
-    return Draft(label, chosen, _Build(made.programs, options, files), losses, notes, folder=options.folder)
-
-
-def _reason(expr: Expression, target: str) -> str:
-    """Why a constant is what it is; of a part of a quantized matrix, which, and of what."""
-    part = _part(expr)
-    if part:
-        made = _quantized(expr)
-        return f"{part}, quantized to {made[1]}" if made else f"{part}, {_of(expr)}"
-    return "kept" if expr.stored.name == target else "the graph's type"
-
-
-def _quantized(expr: Expression) -> tuple[Expression, str] | None:
-    """The dense values that a constant is quantized from, and the type; None where nothing is."""
-    for node in nodes(expr):
-        if isinstance(node, Encoded):
-            return node.input, node.encoding
-        if isinstance(node, Nearest):
-            return node.input, str(Integers(node.bits, node.group, node.symmetric))
-    return None
-
-
-def _part(expr: Expression) -> str:
-    """Which part of a quantized matrix an expression is, also where its rows were moved."""
-    found = next((node for node in nodes(expr) if isinstance(node, Packed | Numbers)), None)
-    return "" if found is None else "codes" if isinstance(found, Packed) else f"{found.what}s"
-
-
-def _of(expr: Expression) -> str:
-    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
-    return f"blocks of {blocks}" if blocks else source_label(expr)
-
-
-def _losses(key: str, expr: Expression, source: str, target: str) -> list[Loss]:
-    part = _part(expr)
-    made = _quantized(expr) if part else None
-    if part == "codes" and made is not None:
-        detail = f"{made[0].stored.name} to {made[1]}"
-        return [Loss("quantized", key.removesuffix("_codes").removesuffix("_quantized"), detail)]
-    if any(isinstance(node, Nearest) for node in nodes(expr)):
-        return []  # made for this type of scales
-    return [] if part == "scales" and target == "F16" and _exact_in_half(expr) else narrowing(key, source, target)
-
-
-def _exact_in_half(expr: Expression) -> bool:
-    """Whether a type has float16 scales, and nothing else that scales are made of."""
-    for node in nodes(expr):
-        if isinstance(node, Regrid):
-            return [level.dtype for level in node.input.stored.levels] == ["F16"]
-    return False
+    build_files = _Build(made.programs, options, files)
+    return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)
 
 
 def _tensors(programs: Mapping[str, Program]) -> Iterator[tuple[str, GraphTensor]]:

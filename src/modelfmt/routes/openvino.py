@@ -1,7 +1,8 @@
 """To OpenVINO: from a checkpoint or a GGUF file the graph that its architecture's table describes.
 
 A destination that ends in .xml is that file, with its constants in a .bin beside it; any other is a folder as
-optimum-intel lays it out: openvino_model.xml and .bin, config.json, generation_config.json and the tokenizer's files.
+optimum-intel lays it out: openvino_model.xml and .bin (openvino_encoder_model and openvino_decoder_model of an encoder
+and a decoder), config.json, generation_config.json and the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -11,32 +12,38 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelfmt.errors import UnsupportedError, UsageError
+from modelfmt.errors import UsageError
 from modelfmt.formats import openvino
-from modelfmt.ir.graph import ELEMENT_TYPES, Graph
+from modelfmt.ir.graph import Graph
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
+from modelfmt.quant import integers
 from modelfmt.quant.recipes import AUTO, Recipe
-from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import DENSE_TYPES, Draft, DraftTensor, Options, narrowing
-from modelfmt.routes.graph_source import Checkpoint, checkpoint_of
+from modelfmt.routes.draft import Draft, Options
+from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
-_STEM = "openvino_model"
+_STEMS = {
+    "model": "openvino_model",
+    "encoder_model": "openvino_encoder_model",
+    "decoder_model_merged": "openvino_decoder_model",
+}
+"""Stem of a graph's files as optimum's ONNX has them -> as optimum-intel does."""
 _NOT_HERE = {
     name: getattr(Options(), name)
     for name in (
         *("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "importance", "metadata", "pre"),
-        *("split_size", "split_tensors", "external", "profile"),
+        *("split_size", "split_tensors", "external", "profile", "accuracy_level"),
     )
 }
 """Options that mean nothing here -> what they are when nobody gives them."""
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K")
 
 
 def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Draft]:
-    """One draft for each recipe: "auto" (each weight as it is), F32, F16 or BF16.
+    """One draft for each recipe: "auto" (each weight as it is), F32, F16, BF16 or a type of blocks.
 
     Raises UnsupportedError (a source or an architecture without a graph), UsageError (options that mean nothing here).
     """
@@ -52,15 +59,24 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     from modelfmt.graphs import openvino as lowering
     from modelfmt.graphs.builder import Form
 
-    label = recipe.label
-    if label not in (AUTO, *DENSE_TYPES) or recipe.own:
+    label, whole = recipe.label, integers.parse(recipe.label)
+    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
         raise UsageError(
             "an OpenVINO graph of these types is not built",
             code="quant-container",
             found=label,
-            allowed="auto, " + ", ".join(DENSE_TYPES),
+            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
         )
-    form = Form(as_stored=label == AUTO, weight_type=_TYPES.get(label), profile=lowering.PROFILE, carried=False)
+    if whole is not None and options.rounding != "ggml":
+        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
+    form = Form(
+        as_stored=label not in _TYPES,
+        weight_type=_TYPES.get(label),
+        blocks=label if label in _BLOCKS else whole,
+        rounding=options.rounding,
+        profile=lowering.PROFILE,
+        carried=label not in _TYPES,
+    )
     made = build.from_checkpoint(
         architecture=source.architecture,
         config=source.config,
@@ -68,39 +84,40 @@ def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         assets=source.files,
         form=form,
     )
-    if len(made.programs) > 1:
-        raise UnsupportedError(
-            "OpenVINO's files are not built for a model of several graphs",
+    if len(made.programs) > 1 and not options.folder:
+        raise UsageError(
+            "this model is more than one graph",
             code="several-graphs",
             found=", ".join(made.programs),
-            allowed="one graph",
-            hint="--to onnx gives a folder of all of them",
+            allowed="a folder",
+            hint="name a folder, and say --to openvino",
         )
-    (program,) = made.programs.values()
-    said = [*source.notes, *made.notes]
-    losses = [one for one in said if isinstance(one, Loss)]
-    graph, chosen = program.graph, {}
-    for name, tensor in graph.tensors.items():
-        assert tensor.data is not None
-        stored, target = tensor.data.stored.name, ELEMENT_TYPES[tensor.type].encoding
-        chosen[name] = DraftTensor(tensor.data, target, reason="kept" if stored == target else "the graph's type")
-        losses += narrowing(name, stored, target)
-    notes = [one for one in said if isinstance(one, Note)]
-    build_files = _Build(graph, options, source.files if options.folder else {})
-    return Draft(label, chosen, build_files, losses, notes, folder=options.folder)
+    graphs = {stem: program.graph for stem, program in made.programs.items()}
+    tensors = ((_key(graphs, stem, name), one) for stem, graph in graphs.items() for name, one in graph.tensors.items())
+    found = constants(tensors, "F32", [*source.notes, *made.notes])
+    build_files = _Build(graphs, options, source.files if options.folder else {})
+    return Draft(label, found.chosen, build_files, found.losses, found.notes, folder=options.folder)
+
+
+def _key(graphs: Mapping[str, Graph], stem: str, name: str) -> str:
+    """The name of a constant among those of all graphs."""
+    return name if len(graphs) == 1 else f"{stem}/{name}"
 
 
 @dataclass(frozen=True)
 class _Build:
-    """Lays out the graph, its constants and, in a folder, the small files."""
+    """Lays out the graphs, their constants and, in a folder, the small files."""
 
-    graph: Graph
+    graphs: Mapping[str, Graph]
     options: Options
     files: Mapping[str, bytes]
 
     def __call__(self, stem: str) -> list[FileLayout]:
-        stem = _STEM if self.options.folder else stem
-        whole, data = openvino.layout(self.graph, stem=stem, alignment=self.options.alignment)
-        if self.options.folder:
-            whole = msgspec.structs.replace(whole, name=f"{_STEM}.xml")
-        return [whole, data, *(FileLayout(name, len(one), one, ()) for name, one in self.files.items())]
+        found: list[FileLayout] = []
+        for own, graph in self.graphs.items():
+            named = _STEMS[own] if self.options.folder else stem
+            whole, data = openvino.layout(graph, stem=named, alignment=self.options.alignment)
+            placed = [msgspec.structs.replace(one, name=_key(self.graphs, own, one.name)) for one in data.tensors]
+            whole = msgspec.structs.replace(whole, name=f"{named}.xml" if self.options.folder else "")
+            found += [whole, msgspec.structs.replace(data, tensors=tuple(placed))]
+        return [*found, *(FileLayout(name, len(one), one, ()) for name, one in self.files.items())]

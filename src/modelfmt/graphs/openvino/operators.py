@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.graphs.shapes import Shape, broadcast, rest, total
+from modelfmt.graphs.shapes import Shape, broadcast, convolved, rest, total
 from modelfmt.ir.graph import Dim, Value
 
 __all__ = ["OPERATORS", "Call", "Operator", "infer"]
@@ -169,6 +169,12 @@ def _attention(call: Call) -> Made:
     return [(call.values[0].type, (*call.shape(0)[:-1], call.shape(2)[-1]))]
 
 
+def _convolution(call: Call) -> Made:
+    (batch, _, *sizes), (channels, _, *kernel) = call.shape(0), call.shape(1)
+    steps = zip(sizes, kernel, *(call.attributes[name] for name in ("strides", "pads_begin", "pads_end")), strict=True)
+    return [(call.values[0].type, (batch, channels, *(convolved(*step) for step in steps)))]
+
+
 def _read_value(call: Call) -> Made:
     return [(call.attributes["variable_type"], call.attributes["variable_shape"])]
 
@@ -176,14 +182,18 @@ def _read_value(call: Call) -> Made:
 _NUMPY: dict[str, Any] = {"auto_broadcast": "numpy"}
 
 OPERATORS = {
+    "Abs": Operator("opset1", _same),
     "Add": Operator("opset1", _broadcasting, _NUMPY),
     "Assign": Operator("opset6", _same),
     "Broadcast": Operator("opset3", _broadcast),
     "Concat": Operator("opset1", _concat),
     "Convert": Operator("opset1", _convert),
+    "Convolution": Operator("opset1", _convolution, {"auto_pad": "explicit"}),
     "Cos": Operator("opset1", _same),
     "CumSum": Operator("opset3", _same, {"exclusive": False, "reverse": False}),
     "Divide": Operator("opset1", _broadcasting, _NUMPY | {"m_pythondiv": True}),
+    "Equal": Operator("opset1", _comparison, _NUMPY),
+    "Exp": Operator("opset1", _same),
     "Gather": Operator("opset8", _gather, {"batch_dims": 0}),
     "Gelu": Operator("opset7", _same),
     "GreaterEqual": Operator("opset1", _comparison, _NUMPY),
@@ -193,6 +203,7 @@ OPERATORS = {
     "MVN": Operator("opset6", _same),
     "MatMul": Operator("opset1", _matmul, {"transpose_a": False, "transpose_b": True}),
     "Maximum": Operator("opset1", _broadcasting, _NUMPY),
+    "Minimum": Operator("opset1", _broadcasting, _NUMPY),
     "Multiply": Operator("opset1", _broadcasting, _NUMPY),
     "NotEqual": Operator("opset1", _comparison, _NUMPY),
     "Power": Operator("opset1", _broadcasting, _NUMPY),
@@ -211,7 +222,6 @@ OPERATORS = {
     "Sigmoid": Operator("opset1", _same),
     "Sin": Operator("opset1", _same),
     "SoftMax": Operator("opset8", _same),
-    "Abs": Operator("opset1", _same),
     "Sqrt": Operator("opset1", _same),
     "Squeeze": Operator("opset1", _squeeze),
     "Subtract": Operator("opset1", _broadcasting, _NUMPY),
