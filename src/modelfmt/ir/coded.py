@@ -314,12 +314,14 @@ class Widened(Op, frozen=True):
 class Fields(Op, frozen=True):
     """Codes in bytes of their own, U8, from words of a dense integer type: of each word the fields of `bits` bits that
     begin at `shifts`, one after another along the row. order: field i of each run of so many is column order[i] of it.
+    flip: bits exchanged in each, the sign bit for two's complement.
     """
 
     input: Expression
     bits: int
     shifts: tuple[int, ...]
     order: tuple[int, ...] = ()
+    flip: int = 0
 
     def __post_init__(self) -> None:
         row = self.input.stored
@@ -348,6 +350,7 @@ class Fields(Op, frozen=True):
         words = rows.view(f"u{self.input.stored.block_bytes}")
         mask = words.dtype.type((1 << self.bits) - 1)
         found = np.stack([(words >> words.dtype.type(shift)) & mask for shift in self.shifts], axis=-1).astype(np.uint8)
+        found ^= np.uint8(self.flip)
         if self.order:
             found = found.reshape(len(rows), -1, len(self.order))[..., np.argsort(self.order)]
         codes: Rows = np.ascontiguousarray(found.reshape(len(rows), -1))

@@ -28,6 +28,9 @@ __all__ = ["ROWS", "markdown", "matrix"]
 
 N, K = 256, 512
 
+_ZERO = 2.0**-24
+"""What a zero that is rounded to float32 costs: it is no larger than what its group's grid reaches."""
+
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "NVFP4")
 
 
@@ -55,7 +58,7 @@ def _integers(bits: int, group: int, scale: str, zero: str) -> Callable[[Generat
         if zero == "any":
             zeros = rng.integers(0, 1 << bits, shape)
             zeros[0, 0], zeros[0, 1 % shape[1]] = 0, (1 << bits) - 1
-            found = Param(_array(zeros, "F32"), group=group)
+            found = Param(_array(zeros, "U8"), group=group)
         elif zero == "free":
             found, offset = 0.0, Param(_array(-rng.uniform(0.001, 0.02, shape), scale), group=group)
         elif zero == "order":
@@ -81,7 +84,7 @@ def _tabled(
             numbers = numbers * rng.uniform(1, 2, numbers.shape)
         scales: tuple[Param, ...] = (Param(_array(numbers, scale), rows=rows, group=group),)
         if whole:
-            scales += (Param(_array(np.full((1, 1), 0.0123), "F32"), rows=0),)
+            scales += (Param(_array(np.full((1, 1), 0.012300001), "F32"), rows=0),)
         return Coded(_array(codes, "U8"), Packing(bits), (N, K), table, group, scales)
 
     return make
@@ -133,8 +136,9 @@ ROWS: dict[str, Callable[[Generator], Expression]] = {
 
 
 def matrix() -> list[dict[str, str]]:
-    """One row for each scheme: what GGUF type it becomes exactly, and within 1e-3 where that is smaller; and for each
-    scheme that is written as a folder, how exactly it takes it ("-": not at all)."""
+    """One row for each scheme: what GGUF type it becomes exactly, and within 1e-3 where that is smaller; how exactly
+    MatMulNBits of an ONNX graph holds it ("-": it becomes float there); and for each scheme that is written as a
+    folder, how exactly it takes it ("-": not at all)."""
     import numpy as np
 
     reader = Evaluator(Files())
@@ -142,6 +146,7 @@ def matrix() -> list[dict[str, str]]:
     for number, (name, make) in enumerate(ROWS.items()):
         expr = make(np.random.default_rng(number))
         row = {"from": name, "gguf": "as it is" if name.startswith("GGUF") else _gguf(expr, reader)}
+        row["onnx"] = _onnx(expr, reader)
         row |= {target: _folder(expr, target, reader) for target in SCHEMES}
         found.append(row)
     return found
@@ -163,6 +168,17 @@ def _gguf(expr: Expression, reader: Evaluator) -> str:
             continue
         words.append(f"{move.encoding} {move.verdict}" + (" + scale" if move.scale is not None else ""))
     return "; ".join(dict.fromkeys(words)) or "-"
+
+
+def _onnx(expr: Expression, reader: Evaluator) -> str:
+    from modelfmt.graphs.builder import Form
+
+    given = Form().apart(expr)
+    if given is None:
+        return "-"
+    floats = given.zeros is not None and not given.whole
+    bound = transcode.rounding(expr, reader, scale="F32", offset="F32" if floats else None)
+    return f"{transcode.verdict(max(bound, _ZERO * floats))} ({given.layout.bits} bits)"
 
 
 def _folder(expr: Expression, target: str, reader: Evaluator) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from modelfmt.errors import UnsupportedError
@@ -16,7 +17,15 @@ __all__ = ["comparable"]
 
 def comparable(source: Subject, result: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of both under the same names: the files' own; those of a Hugging Face checkpoint; or those of the
-    graph that the source becomes."""
+    graph that the source becomes. A quantized matrix of a graph is one tensor where the other has it."""
+    assert source.model is not None
+    assert result.model is not None
+    theirs, ours = _tensors(source, result)
+    left, right = _matrices(source.model), _matrices(result.model)
+    return _whole(theirs, left, ours.keys() | right), _whole(ours, right, theirs.keys() | left)
+
+
+def _tensors(source: Subject, result: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     assert source.model is not None
     assert result.model is not None
     if result.model.program is not None and source.model.program is None:
@@ -25,6 +34,28 @@ def comparable(source: Subject, result: Subject) -> tuple[dict[str, Tensor], dic
     if ours.keys() & theirs.keys():
         return dict(theirs), dict(ours)
     return _named(source.model), _named(result.model)
+
+
+def _matrices(model: Model) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """The quantized matrices of a graph, and the names of what each is made of."""
+    from modelfmt.checkpoints.onnx_blocks import matrices
+    from modelfmt.ir.tensor import Tensor
+    from modelfmt.tiles import Evaluator
+
+    if model.program is None:
+        return {}
+    reader, found = Evaluator(model.files), matrices(model.program, str(model.path))
+    return {name: (Tensor(name, one.expr, reader), one.parts) for name, one in found.items()}
+
+
+def _whole(
+    tensors: dict[str, Tensor], matrices: dict[str, tuple[Tensor, tuple[str, ...]]], wanted: Collection[str]
+) -> dict[str, Tensor]:
+    """The tensors with matrices that are wanted in the place of their parts."""
+    chosen = {name: one for name, one in matrices.items() if name in wanted}
+    gone = {part for _, parts in chosen.values() for part in parts}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    return kept | {name: tensor for name, (tensor, _) in chosen.items()}
 
 
 def _in_graph(source: Subject) -> dict[str, Tensor]:

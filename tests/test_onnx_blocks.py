@@ -1,0 +1,176 @@
+"""Quantized matrices of ONNX graphs as the tensors that they mean: beside what ONNX Runtime computes, and gguf-py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import modelfmt
+from modelfmt.checkpoints.onnx_blocks import matrices
+from modelfmt.errors import CorruptFile, ModelfmtError, UnsupportedError
+from modelfmt.tiles import Evaluator
+
+RNG = np.random.default_rng(7)
+N = 5
+
+
+def saved(path: Path, nodes: list[Any], constants: list[Any], output: str, inputs: tuple[Any, ...] = ()) -> Path:
+    result = onnx.ValueInfoProto(name=output)
+    graph = helper.make_graph(nodes, "g", list(inputs), [result], constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def ran(path: Path, **given: Any) -> np.ndarray:
+    run = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    made: np.ndarray = run.run(None, given)[0]
+    return made
+
+
+def values(path: Path) -> dict[str, np.ndarray]:
+    """Every quantized matrix in float32."""
+    with modelfmt.open(path) as model:
+        assert model.program is not None
+        reader, found = Evaluator(model.files), {}
+        for name, one in matrices(model.program, str(path)).items():
+            shape = one.expr.shape
+            found[name] = reader.values(one.expr, 0, int(np.prod(shape[:-1]))).reshape(shape)
+    return found
+
+
+def product(
+    path: Path, bits: int, k: int, block: int, zeros: str, scale: Any = np.float32, g_idx: bool = False
+) -> Path:
+    """A MatMulNBits with numbers of chance. zeros: "", "packed" or "float"."""
+    n_blocks = -(-k // block)
+    parts = {
+        "w_codes": RNG.integers(0, 256, (N, n_blocks, block * bits // 8), np.uint8),
+        "w_scales": RNG.uniform(-0.1, 0.1, (N, n_blocks)).astype(scale),
+    }
+    if zeros == "packed":
+        parts["w_zeros"] = RNG.integers(0, 256, (N, -(-n_blocks * bits // 8)), np.uint8)
+    elif zeros:
+        parts["w_zeros"] = RNG.uniform(0, 1 << bits, (N, n_blocks)).astype(scale)
+    inputs = ["x", *parts]
+    if g_idx:
+        parts["g"] = np.arange(n_blocks * block, dtype=np.int32) // block
+        inputs = [*inputs, *([] if zeros else [""]), "g"]
+    node = helper.make_node(
+        "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=k, N=N, bits=bits, block_size=block, accuracy_level=0
+    )
+    x = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(scale)), [k, k])
+    constants = [numpy_helper.from_array(array, name) for name, array in parts.items()]
+    return saved(path, [node], constants, "y", (x,))
+
+
+@pytest.mark.parametrize("zeros", ["", "packed", "float"])
+@pytest.mark.parametrize(("bits", "k", "block"), [(4, 96, 32), (4, 40, 16), (8, 96, 32), (8, 40, 16), (2, 96, 32)])
+def test_products(bits: int, k: int, block: int, zeros: str, tmp_path: Path) -> None:
+    """An odd number of blocks, columns that are padded; float zeros within the rounding of float32."""
+    if zeros == "float" and bits != 4:
+        pytest.skip("ONNX Runtime has no such product")
+    path = product(tmp_path / "m.onnx", bits, k, block, zeros)
+    wanted = ran(path, x=np.eye(k, dtype=np.float32)).T
+    (made,) = values(path).values()
+    assert made.shape == (N, k)
+    assert np.abs(made - wanted).max() <= (2e-7 * np.abs(wanted).max() if zeros == "float" else 0)
+
+
+def test_half_scales(tmp_path: Path) -> None:
+    path = product(tmp_path / "m.onnx", 4, 96, 32, "packed", np.float16)
+    wanted = ran(path, x=np.eye(96, dtype=np.float16)).T
+    assert np.array_equal(values(path)["w"].astype(np.float16), wanted)
+
+
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT8", "UINT8"])
+@pytest.mark.parametrize(
+    ("shape", "axis", "block"), [((5, 96), 1, 32), ((5, 33), -1, 11), ((96, 5), 0, 32), ((3, 4, 32), 2, 16)]
+)
+@pytest.mark.parametrize("zeros", [False, True])
+def test_dequantize_linear(
+    kind: str, shape: tuple[int, ...], axis: int, block: int, zeros: bool, tmp_path: Path
+) -> None:
+    """Blocks along either axis; rows and zero points that end within a byte; experts."""
+    number, bits = getattr(TensorProto, kind), int(kind[-1])
+    groups = tuple(size // block if at == axis % len(shape) else size for at, size in enumerate(shape))
+
+    def integers(name: str, size: tuple[int, ...]) -> Any:
+        raw = RNG.integers(0, 256, -(-int(np.prod(size)) * bits // 8), np.uint8).tobytes()
+        return helper.make_tensor(name, number, size, raw, raw=True)
+
+    scales = numpy_helper.from_array(RNG.uniform(-0.1, 0.1, groups).astype(np.float32), "w_scales")
+    constants = [integers("w_quantized", shape), scales, *([integers("w_zeros", groups)] if zeros else [])]
+    node = helper.make_node("DequantizeLinear", [one.name for one in constants], ["y"], axis=axis, block_size=block)
+    path = saved(tmp_path / "m.onnx", [node], constants, "y")
+    assert np.array_equal(values(path)["w"], ran(path))
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="g_idx") as caught:
+        values(product(tmp_path / "m.onnx", 4, 64, 32, "", g_idx=True))
+    assert caught.value.code == "quant-config"
+    path = product(tmp_path / "m.onnx", 4, 64, 32, "packed")
+    for part, code in {"w_codes": "quant-shape", "w_scales": "quant-shape", "w_zeros": "quant-shape"}.items():
+        model = onnx.load(path)
+        (one,) = (tensor for tensor in model.graph.initializer if tensor.name == part)
+        one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one)[1:], part))
+        onnx.save(model, tmp_path / "cut.onnx")
+        with pytest.raises(CorruptFile) as short:
+            values(tmp_path / "cut.onnx")
+        assert short.value.code == code
+    for name, value in {"bits": 3, "block_size": 24, "N": -1, "K": 1 << 40}.items():
+        model = onnx.load(path)
+        next(a for a in model.graph.node[0].attribute if a.name == name).i = value
+        onnx.save(model, tmp_path / "odd.onnx")
+        with pytest.raises(ModelfmtError):
+            values(tmp_path / "odd.onnx")
+
+
+@pytest.fixture(scope="module")
+def blocks(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("blocks")
+    modelfmt.convert(golden / "checkpoints/qwen3", place / "m.gguf", quant="Q4_0", pure=True)
+    return place / "m.gguf"
+
+
+@pytest.mark.parametrize("profile", ["auto", "onnx-standard", "ort"])
+def test_verify_sees_quantized_matrices(profile: str, blocks: Path, tmp_path: Path) -> None:
+    """Carried over from GGUF bit by bit, which gguf-py says, too; a nibble that is wrong shows."""
+    path = tmp_path / "m.onnx"
+    modelfmt.convert(blocks, path, profile=profile)
+    found = modelfmt.verify(path, blocks, outputs=False, max_error=0)
+    own = {row.name: row for row in found.weights}
+    assert found.passed and not found.missing
+    made = {name: array for name, array in values(path).items() if name in own}
+    down = "model.layers.0.mlp.down_proj.weight"
+    assert down in made and own[down].max_error == 0
+    (stored,) = (tensor for tensor in gguf.GGUFReader(blocks).tensors if tensor.name == "blk.0.ffn_down.weight")
+    assert np.array_equal(made[down], gguf.dequantize(stored.data, stored.tensor_type))
+    model = onnx.load(path)
+    (codes,) = (one for one in model.graph.initializer if one.name in (f"{down}_codes", f"{down}_quantized"))
+    raw = bytearray(codes.raw_data)
+    raw[10] ^= 8
+    codes.raw_data = bytes(raw)
+    onnx.save(model, path)
+    found = modelfmt.verify(path, blocks, outputs=False, max_error=0)
+    assert not found.passed and found.weights[0].name == down and "above 0" in found.failures[0]
+
+
+def test_verify_between_graphs(golden: Path, tmp_path: Path) -> None:
+    """Of other widths by value; beside the codes of the same graph as they are stored."""
+    for kind in ("int4", "int8"):
+        modelfmt.convert(golden / "checkpoints/qwen3", tmp_path / f"{kind}.onnx", quant=kind)
+    found = modelfmt.verify(tmp_path / "int4.onnx", tmp_path / "int8.onnx", outputs=False)
+    down = next(row for row in found.weights if row.name == "model.layers.0.mlp.down_proj.weight")
+    assert found.passed and 0.01 < down.rms_error < 0.2
+    modelfmt.convert(tmp_path / "int4.onnx", tmp_path / "raw.safetensors")
+    found = modelfmt.verify(tmp_path / "raw.safetensors", tmp_path / "int4.onnx", outputs=False, max_error=0)
+    assert found.passed and any(row.name.endswith("_codes") for row in found.weights)
