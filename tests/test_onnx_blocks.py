@@ -71,12 +71,15 @@ def product(
     return saved(path, [node], constants, "y", (x,))
 
 
-@pytest.mark.parametrize("zeros", ["", "packed", "float"])
-@pytest.mark.parametrize(("bits", "k", "block"), [(4, 96, 32), (4, 40, 16), (8, 96, 32), (8, 40, 16), (2, 96, 32)])
+@pytest.mark.parametrize(
+    ("bits", "k", "block", "zeros"),
+    [
+        *((bits, *size, zeros) for bits in (4, 8) for size in ((96, 32), (40, 16)) for zeros in ("", "packed")),
+        *((4, 96, 32, "float"), (4, 40, 16, "float"), (2, 96, 32, ""), (2, 96, 32, "packed")),
+    ],
+)
 def test_products(bits: int, k: int, block: int, zeros: str, tmp_path: Path) -> None:
     """An odd number of blocks, columns that are padded; float zeros within the rounding of float32."""
-    if zeros == "float" and bits != 4:
-        pytest.skip("ONNX Runtime has no such product")
     path = product(tmp_path / "m.onnx", bits, k, block, zeros)
     wanted = ran(path, x=np.eye(k, dtype=np.float32)).T
     (made,) = values(path).values()
@@ -117,6 +120,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="g_idx") as caught:
         values(product(tmp_path / "m.onnx", 4, 64, 32, "", g_idx=True))
     assert caught.value.code == "quant-config"
+    found = modelfmt.verify(tmp_path / "m.onnx", tmp_path / "m.onnx", outputs=False)
+    assert found.passed and "g_idx" in found.notes[0]
     path = product(tmp_path / "m.onnx", 4, 64, 32, "packed")
     for part, code in {"w_codes": "quant-shape", "w_scales": "quant-shape", "w_zeros": "quant-shape"}.items():
         model = onnx.load(path)
@@ -151,9 +156,10 @@ def test_verify_sees_quantized_matrices(profile: str, blocks: Path, tmp_path: Pa
     assert found.passed and not found.missing
     made = {name: array for name, array in values(path).items() if name in own}
     down = "model.layers.0.mlp.down_proj.weight"
-    assert down in made and own[down].max_error == 0
-    (stored,) = (tensor for tensor in gguf.GGUFReader(blocks).tensors if tensor.name == "blk.0.ffn_down.weight")
-    assert np.array_equal(made[down], gguf.dequantize(stored.data, stored.tensor_type))
+    assert own[down].max_error == 0
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(blocks).tensors}
+    for name, other in {down: "blk.0.ffn_down.weight", "model.embed_tokens.weight": "token_embd.weight"}.items():
+        assert np.array_equal(made[name], gguf.dequantize(stored[other].data, stored[other].tensor_type))
     model = onnx.load(path)
     (codes,) = (one for one in model.graph.initializer if one.name in (f"{down}_codes", f"{down}_quantized"))
     raw = bytearray(codes.raw_data)
@@ -162,6 +168,24 @@ def test_verify_sees_quantized_matrices(profile: str, blocks: Path, tmp_path: Pa
     onnx.save(model, path)
     found = modelfmt.verify(path, blocks, outputs=False, max_error=0)
     assert not found.passed and found.weights[0].name == down and "above 0" in found.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "profile"),
+    [
+        ("qwen3", "uint8", "auto"),
+        ("qwen3", "uint4:16", "ort"),
+        ("mixtral", "uint4:16", "auto"),
+        ("mixtral", "int8", "onnx-standard"),
+    ],
+)
+def test_verify_of_made_integers(kind: str, profile: str, name: str, golden: Path, tmp_path: Path) -> None:
+    """Every weight of the checkpoint has its own beside it, embeddings and experts, too."""
+    source = golden / "checkpoints" / name
+    modelfmt.convert(source, tmp_path / "m.onnx", quant=kind, profile=profile)
+    found = modelfmt.verify(tmp_path / "m.onnx", source, outputs=False, max_error=0.2 if "4" in kind else 0.02)
+    assert found.passed and not found.missing, (found.failures, found.missing)
+    assert found.weights[0].rms_error > (0.02 if "4" in kind else 0.001)
 
 
 def test_verify_between_graphs(golden: Path, tmp_path: Path) -> None:

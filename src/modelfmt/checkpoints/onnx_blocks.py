@@ -3,10 +3,11 @@ DequantizeLinear by blocks, value = scale * (code - zero).
 
 MatMulNBits: B U8 [N, blocks, block bytes], codes in order, the first in the lowest bits; scales [N, blocks];
 zero_points U8 [N, ceil(blocks * bits / 8)], whole ones as packed as the codes, or floats like the scales; none: half of
-the range. Columns behind K are padding. DequantizeLinear: x INT4, UINT4, INT8 or UINT8, elements packed without regard to rows;
-scales and zero points have x's shape, with blocks of `block_size` along `axis`. Experts that a Gather picks out first
-are one tensor. Source: ONNX Runtime 1.23 docs/ContribOperators.md, ONNX 1.23 docs/Operators.md. Not here: g_idx, two or
-more bits that do not fill bytes, GatherBlockQuantized, scales of whole rows or tensors.
+the range. Columns behind K are padding. DequantizeLinear: x INT4, UINT4, INT8 or UINT8, elements packed without regard
+to rows; scales and zero points have x's shape, with blocks of `block_size` along `axis`. GatherBlockQuantized of U8: a
+table [N, K * bits / 8], otherwise like MatMulNBits. Tables whose rows plain operators pick out and multiply are found
+by the names that modelfmt gives their parts. Experts that a Gather picks out first are one tensor. Source: ONNX Runtime
+1.23 docs/ContribOperators.md, ONNX 1.23 docs/Operators.md. Not here: g_idx, QMoE, scales of whole rows or tensors.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from math import gcd, prod
 import msgspec
 
 from modelfmt.errors import CorruptFile, UnsupportedError
-from modelfmt.ir.graph import ELEMENT_TYPES, Graph, GraphTensor, Node, Program, walk_graphs
+from modelfmt.ir.graph import ELEMENT_TYPES, Attribute, Graph, GraphTensor, Node, Program, walk_graphs
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Fields, Leaf, Param, Reshape, Slice
 
 __all__ = ["Matrix", "matrices"]
 
-_SUFFIXES = ("_codes", "_quantized")
+_SUFFIXES = ("_codes", "_codes_rows", "_quantized")
 """What modelfmt's own graphs put behind the name of a matrix."""
 
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
@@ -44,29 +45,58 @@ class Matrix:
     parts: tuple[str, ...]
 
 
-def matrices(program: Program, path: str = "") -> dict[str, Matrix]:
-    """The quantized matrices of a program by name: that of the codes, less `_codes` or `_quantized`.
+def matrices(program: Program, path: str = "", refused: list[UnsupportedError] | None = None) -> dict[str, Matrix]:
+    """The quantized matrices of a program by name: that of the codes, less `_codes`, `_codes_rows`, `_quantized`.
 
-    What is computed before it is multiplied is left out, but for Gather. Raises UnsupportedError (quant-config),
-    CorruptFile (quant-shape) with the name of the node.
+    What is computed before it is multiplied is left out, but for Gather. Raises UnsupportedError (quant-config), or
+    puts it into `refused`; CorruptFile (quant-shape). Both have the name of the node.
     """
     found: dict[str, Matrix] = {}
     for _, graph in walk_graphs(program):
         if not isinstance(graph, Graph):
             continue
         constants = program.graph.tensors | graph.tensors
-        picked = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op == "Gather" and node.outputs}
+        picked = {node.outputs[0]: node for node in graph.nodes if _is_gather(node)}
         for node in graph.nodes:
-            make = _OPERATORS.get((node.domain, node.op))
+            table = _table(node, picked, constants)
+            make = _OPERATORS.get((node.domain, node.op)) if table is None else _matmul_n_bits
             if make is None:
                 continue
-            names = [picked.get(name, name) for name in node.inputs]
-            given = _Given(node, path, [constants.get(name) if name else None for name in names], names)
-            made = make(given)
+            used = node if table is None else table
+            names = [picked[name].inputs[0] if name in picked else name for name in used.inputs]
+            given = [constants.get(name) if name else None for name in names]
+            try:
+                made = make(_Given(used, path, given, names))
+            except UnsupportedError as error:
+                if refused is None:
+                    raise
+                refused.append(error)
+                continue
             if made is not None:
                 codes = made.parts[0]
                 found[next((codes.removesuffix(end) for end in _SUFFIXES if codes.endswith(end)), codes)] = made
     return found
+
+
+def _is_gather(node: Node) -> bool:
+    return (node.domain, node.op) == ("", "Gather") and bool(node.inputs) and bool(node.outputs)
+
+
+def _table(node: Node, picked: Mapping[str, Node], constants: Mapping[str, GraphTensor]) -> Node | None:
+    """The product with the matrix whose picked rows a node begins to take apart: the halves of bytes, or bytes."""
+    bits = {"BitwiseAnd": 4, "Cast": 8}.get(node.op)
+    rows = picked.get(node.inputs[0]) if node.inputs else None
+    if bits is None or rows is None or not rows.inputs[0].endswith("_codes"):
+        return None
+    codes, stem = constants.get(rows.inputs[0]), rows.inputs[0].removesuffix("_codes")
+    if codes is None or codes.type != "UINT8" or len(codes.shape) != 3 or f"{stem}_scales" not in constants:
+        return None
+    zeros = next((name for end in ("_zero_points", "_zeros") if (name := stem + end) in constants), "")
+    n, n_blocks, n_bytes = codes.shape
+    block = n_bytes * 8 // bits
+    sizes = {"N": n, "K": n_blocks * block, "bits": bits, "block_size": block}
+    given = {name: Attribute(name, "INT", value) for name, value in sizes.items()}
+    return Node("MatMulNBits", ["", codes.name, f"{stem}_scales", zeros], node.outputs, given, name=node.name)
 
 
 @dataclass
@@ -98,12 +128,16 @@ class _Given:
             raise self.refused(name, found, "a number")
         return found
 
+    @property
+    def place(self) -> str:
+        return f"{self.node.op} {self.node.name or next(iter(self.node.outputs), '')}"
+
     def refused(self, what: str, found: object, allowed: object) -> UnsupportedError:
         return UnsupportedError(
             "a quantized matrix of this graph has a setting that is not supported",
             code="quant-config",
             path=self.path,
-            place=f"{self.node.op} {self.node.name or self.node.outputs[0]}: {what}",
+            place=f"{self.place}: {what}",
             found=found,
             allowed=allowed,
         )
@@ -113,7 +147,7 @@ class _Given:
             "a part of a quantized matrix has another shape than its node implies",
             code="quant-shape",
             path=self.path,
-            place=f"{self.node.op} {self.node.name or self.node.outputs[0]}: input {index}",
+            place=f"{self.place}: input {index}",
             found=found,
             allowed=allowed,
         )
@@ -146,9 +180,8 @@ class _Given:
             fields = Slice(Reshape(fields, (n_bytes * per_byte, 1)), 0, 0, n)
         return Reshape(fields, shape)
 
-    def matrix(self, expr: Coded) -> Matrix:
-        first = 1 if self.node.op == "MatMulNBits" else 0
-        return Matrix(expr, tuple(name for name in self.names[first : first + 3] if name))
+    def matrix(self, expr: Coded, parts: tuple[int, ...]) -> Matrix:
+        return Matrix(expr, tuple(self.names[index] for index in parts if self.present(index)))
 
 
 def _matmul_n_bits(given: _Given) -> Matrix | None:
@@ -160,33 +193,49 @@ def _matmul_n_bits(given: _Given) -> Matrix | None:
     bits = given.number("bits", 4)
     if bits not in _BITS or min(n, k) <= 0 or block < _LEAST_BLOCK or block & (block - 1):
         raise given.refused("N, K, block_size, bits", (n, k, block, bits), f"blocks of 16, 32 .., bits of {_BITS}")
-    codes, n_blocks = given.constant(1), -(-k // block)
-    outer = _experts(given, codes, (n, n_blocks, block * bits // 8))
-    packed = given.bytes(1, (*outer, n, n_blocks * block * bits // 8))
-    scale = Param(given.floats(2, (*outer, n, n_blocks)), group=block)
-    zero: float | Param = float(1 << (bits - 1))
-    if given.present(3):
-        zero = Param(_zeros(given, (*outer, n), n_blocks, bits), group=block)
-    whole = 0 if k == n_blocks * block else n_blocks * block
-    label = f"MatMulNBits int{bits}, block {block}"
-    own = gcd(block, k)
-    expr = Coded(packed, Packing(bits), (*outer, n, k), f"U{bits}", own, (scale,), zero, whole=whole, label=label)
-    return given.matrix(expr)
-
-
-def _experts(given: _Given, codes: GraphTensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(experts,) where codes are those of several matrices, else ()."""
+    codes, shape = given.constant(1), (n, -(-k // block), block * bits // 8)
     outer = codes.shape[: len(codes.shape) - len(shape)]
     if codes.type != "UINT8" or len(outer) > 1 or codes.shape != (*outer, *shape) or 0 in outer:
         raise given.corrupt(1, f"{codes.type} {list(codes.shape)}", f"UINT8 {list(shape)}")
-    return outer
+    return _rows(given, (1, 2, 3), (*outer, n, k), bits, block)
 
 
-def _zeros(given: _Given, rows: tuple[int, ...], n_blocks: int, bits: int) -> Expression:
+def _gather_block_quantized(given: _Given) -> Matrix | None:
+    if given.computed(0, 2, 3):
+        return None
+    codes, bits, block = given.constant(0), given.number("bits", 4), given.number("block_size", 128)
+    axes = (given.number("gather_axis", 0), given.number("quantize_axis", 1))
+    if codes.type != "UINT8" or len(codes.shape) != 2 or axes[0] != 0 or axes[1] not in (1, -1):
+        raise given.refused("data", (codes.type, list(codes.shape), axes), "UINT8, rows of a matrix in blocks of a row")
+    n, k = codes.shape[0], codes.shape[1] * 8 // bits if bits in _BITS else 0
+    if min(n, k) <= 0 or block < _LEAST_BLOCK:
+        raise given.refused("data", (n, k, block, bits), f"blocks of 16, 32 .., bits of {_BITS}")
+    if k % block:
+        raise given.corrupt(0, list(codes.shape), f"whole blocks of {block}")
+    return _rows(given, (0, 2, 3), (n, k), bits, block)
+
+
+def _rows(given: _Given, parts: tuple[int, int, int], shape: tuple[int, ...], bits: int, block: int) -> Matrix:
+    """A matrix whose rows are blocks of codes, the last one perhaps padded. parts: which inputs are codes, scales and
+    zero points."""
+    *outer, k = shape
+    n_blocks = -(-k // block)
+    packed = given.bytes(parts[0], (*outer, n_blocks * block * bits // 8))
+    scale = Param(given.floats(parts[1], (*outer, n_blocks)), group=block)
+    zero: float | Param = float(1 << (bits - 1))
+    if given.present(parts[2]):
+        zero = Param(_zeros(given, parts[2], (*outer, n_blocks), bits), group=block)
+    whole = 0 if k == n_blocks * block else n_blocks * block
+    label = f"{given.node.op} int{bits}, block {block}"
+    expr = Coded(packed, Packing(bits), shape, f"U{bits}", gcd(block, k), (scale,), zero, whole=whole, label=label)
+    return given.matrix(expr, parts)
+
+
+def _zeros(given: _Given, index: int, shape: tuple[int, ...], bits: int) -> Expression:
     """Zeros of each block, and perhaps of none behind them: whole numbers, packed row by row, or floats."""
-    if given.constant(3).type != "UINT8":
-        return given.floats(3, (*rows, n_blocks))
-    packed = given.bytes(3, (*rows, -(-n_blocks * bits // 8)))
+    if given.constant(index).type != "UINT8":
+        return given.floats(index, shape)
+    packed = given.bytes(index, (*shape[:-1], -(-shape[-1] * bits // 8)))
     return Fields(packed, bits, tuple(range(0, 8, bits))) if bits < 8 else packed
 
 
@@ -197,7 +246,7 @@ def _dequantize_linear(given: _Given) -> Matrix | None:
     codes = given.constant(0)
     shape, flip = codes.shape, _INTEGERS.get(codes.type)
     axis = given.number("axis", 1)
-    axis += len(shape) if axis < 0 else 0
+    axis += len(shape) if axis < 0 else given.names[0] != given.node.inputs[0]  # Gather took the axis of experts away
     if flip is None or block < 0 or min(shape, default=0) <= 0:
         raise given.refused("x", (codes.type, list(shape), block), ", ".join(_INTEGERS))
     last = len(shape) - 1
@@ -218,10 +267,12 @@ def _dequantize_linear(given: _Given) -> Matrix | None:
     else:
         packed, packing = given.bytes(0, (*outer, n_cols * bits // 8)), Packing(bits, flip=flip)
     label = f"{codes.type}, block {block}"
-    return given.matrix(Coded(packed, packing, shape, f"U{bits}", gcd(group, n_cols), (scale,), zero, label=label))
+    expr = Coded(packed, packing, shape, f"U{bits}", gcd(group, n_cols), (scale,), zero, label=label)
+    return given.matrix(expr, (0, 1, 2))
 
 
 _OPERATORS: Mapping[tuple[str, str], Callable[[_Given], Matrix | None]] = {
     ("com.microsoft", "MatMulNBits"): _matmul_n_bits,
+    ("com.microsoft", "GatherBlockQuantized"): _gather_block_quantized,
     ("", "DequantizeLinear"): _dequantize_linear,
 }

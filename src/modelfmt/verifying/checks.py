@@ -64,7 +64,7 @@ class Checks:
         if source.model is None or result.model is None:
             self.notes.append("weights were not compared: OpenVINO's files are not read")
             return
-        theirs, ours = comparable(source, result)
+        theirs, ours = comparable(source, result, self.notes)
         rows = []
         for name in sorted(theirs.keys() & ours.keys()):
             if theirs[name].shape != ours[name].shape:

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["comparable"]
 
 
-def comparable(source: Subject, result: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def comparable(source: Subject, result: Subject, notes: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of both under the same names: the files' own; those of a Hugging Face checkpoint; or those of the
-    graph that the source becomes. A quantized matrix of a graph is one tensor where the other has it."""
+    graph that the source becomes. A quantized matrix of a graph is one tensor where the other has it; notes take what
+    is not understood."""
     assert source.model is not None
     assert result.model is not None
     theirs, ours = _tensors(source, result)
-    left, right = _matrices(source.model), _matrices(result.model)
+    left, right = _matrices(source.model, notes), _matrices(result.model, notes)
     return _whole(theirs, left, ours.keys() | right), _whole(ours, right, theirs.keys() | left)
 
 
@@ -36,7 +37,7 @@ def _tensors(source: Subject, result: Subject) -> tuple[dict[str, Tensor], dict[
     return _named(source.model), _named(result.model)
 
 
-def _matrices(model: Model) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+def _matrices(model: Model, notes: list[str]) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """The quantized matrices of a graph, and the names of what each is made of."""
     from modelfmt.checkpoints.onnx_blocks import matrices
     from modelfmt.ir.tensor import Tensor
@@ -44,7 +45,9 @@ def _matrices(model: Model) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
 
     if model.program is None:
         return {}
-    reader, found = Evaluator(model.files), matrices(model.program, str(model.path))
+    refused: list[UnsupportedError] = []
+    reader, found = Evaluator(model.files), matrices(model.program, str(model.path), refused)
+    notes += map(str, refused)
     return {name: (Tensor(name, one.expr, reader), one.parts) for name, one in found.items()}
 
 
@@ -59,7 +62,8 @@ def _whole(
 
 
 def _in_graph(source: Subject) -> dict[str, Tensor]:
-    """The weights of the graph that a checkpoint becomes; its own where there is none."""
+    """The weights of the graph that a checkpoint becomes, without what its nodes need besides; its own where there is
+    none."""
     from modelfmt.ir.tensor import Tensor
     from modelfmt.verifying.with_numpy import NumpyRunner
 
@@ -70,7 +74,9 @@ def _in_graph(source: Subject) -> dict[str, Tensor]:
         return _named(source.model)
     assert isinstance(made, NumpyRunner)
     found = {name: tensor.data for name, tensor in made.program.graph.tensors.items()}
-    return {name: Tensor(name, expr, made.reader) for name, expr in found.items() if expr is not None}
+    return {
+        name: Tensor(name, expr, made.reader) for name, expr in found.items() if expr is not None and name[:1] != "/"
+    }
 
 
 def _named(model: Model) -> dict[str, Tensor]:
