@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import matmul_nbits_quantizer
 
 import modelfmt
 from modelfmt.checkpoints.onnx_blocks import matrices
@@ -30,7 +31,10 @@ def saved(path: Path, nodes: list[Any], constants: list[Any], output: str, input
 
 
 def ran(path: Path, **given: Any) -> np.ndarray:
-    run = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    """The output, of the operators as they stand there: fused ones round activations to 8 bits."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    run = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     made: np.ndarray = run.run(None, given)[0]
     return made
 
@@ -198,3 +202,26 @@ def test_verify_between_graphs(golden: Path, tmp_path: Path) -> None:
     modelfmt.convert(tmp_path / "int4.onnx", tmp_path / "raw.safetensors")
     found = modelfmt.verify(tmp_path / "raw.safetensors", tmp_path / "int4.onnx", outputs=False, max_error=0)
     assert found.passed and any(row.name.endswith("_codes") for row in found.weights)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("operator", ["QOperator", "QDQ"])
+def test_the_quantizer_of_onnx_runtime(operator: str, symmetric: bool, tmp_path: Path) -> None:
+    """Its matrices have the names and the order of the model that it was given, and the values that it computes."""
+    weight = RNG.normal(size=(96, 24)).astype(np.float32)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [96, 96])
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    source = saved(tmp_path / "m.onnx", [node], [numpy_helper.from_array(weight, "w")], "y", (x,))
+    made = matmul_nbits_quantizer.MatMulNBitsQuantizer(
+        onnx.load(source),
+        block_size=32,
+        is_symmetric=symmetric,
+        quant_format=getattr(matmul_nbits_quantizer.QuantFormat, operator),
+    )
+    made.process()
+    made.model.save_model_to_file(str(tmp_path / "q.onnx"))
+    wanted = ran(tmp_path / "q.onnx", x=np.eye(96, dtype=np.float32))
+    assert np.array_equal(values(tmp_path / "q.onnx")["w"], wanted)
+    found = modelfmt.verify(tmp_path / "q.onnx", source, outputs=False, max_error=0.2)
+    (row,) = found.weights
+    assert found.passed and row.max_error == pytest.approx(np.abs(wanted - weight).max(), rel=1e-6)

@@ -12,6 +12,7 @@ by the names that modelfmt gives their parts. Experts that a Gather picks out fi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import gcd, prod
@@ -21,12 +22,13 @@ import msgspec
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.ir.graph import ELEMENT_TYPES, Attribute, Graph, GraphTensor, Node, Program, walk_graphs
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Constant, Expression, Fields, Leaf, Param, Reshape, Slice
+from modelfmt.ir.ops import Blocks, Coded, Constant, Expression, Fields, Leaf, Param, Reshape, Slice, Transpose
 
 __all__ = ["Matrix", "matrices"]
 
-_SUFFIXES = ("_codes", "_codes_rows", "_quantized")
-"""What modelfmt's own graphs put behind the name of a matrix."""
+_SUFFIX = re.compile(r"_codes(_rows)?$|_quantized$|_DQ_Q[248]$|(?P<turned>_Q[248])$")
+"""What modelfmt's own graphs put behind the name of a matrix, and ONNX Runtime's MatMulNBitsQuantizer, which turns
+those of MatMulNBits: they were [in, out]."""
 
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
 _INTEGERS = {"INT4": 8, "UINT4": 0, "INT8": 128, "UINT8": 0}
@@ -39,14 +41,15 @@ _LIMIT = 1 << 31
 
 @dataclass(frozen=True)
 class Matrix:
-    """expr: the matrix, [.., rows, columns]. parts: names of the constants that it is made of."""
+    """expr: the matrix, [.., rows, columns], in the order that it had before it was quantized: Coded, or turned values.
+    parts: names of the constants that it is made of."""
 
-    expr: Coded
+    expr: Expression
     parts: tuple[str, ...]
 
 
 def matrices(program: Program, path: str = "", refused: list[UnsupportedError] | None = None) -> dict[str, Matrix]:
-    """The quantized matrices of a program by name: that of the codes, less `_codes`, `_codes_rows`, `_quantized`.
+    """The quantized matrices of a program by name: that of the codes, less what quantizers put behind it.
 
     What is computed before it is multiplied is left out, but for Gather. Raises UnsupportedError (quant-config), or
     puts it into `refused`; CorruptFile (quant-shape). Both have the name of the node.
@@ -58,24 +61,33 @@ def matrices(program: Program, path: str = "", refused: list[UnsupportedError] |
         constants = program.graph.tensors | graph.tensors
         picked = {node.outputs[0]: node for node in graph.nodes if _is_gather(node)}
         for node in graph.nodes:
-            table = _table(node, picked, constants)
-            make = _OPERATORS.get((node.domain, node.op)) if table is None else _matmul_n_bits
+            used = _table(node, picked, constants) or node
+            make = _OPERATORS.get((used.domain, used.op))
             if make is None:
                 continue
-            used = node if table is None else table
             names = [picked[name].inputs[0] if name in picked else name for name in used.inputs]
-            given = [constants.get(name) if name else None for name in names]
             try:
-                made = make(_Given(used, path, given, names))
+                made = make(_Given(used, path, [constants.get(name) for name in names], names))
             except UnsupportedError as error:
                 if refused is None:
                     raise
                 refused.append(error)
                 continue
             if made is not None:
-                codes = made.parts[0]
-                found[next((codes.removesuffix(end) for end in _SUFFIXES if codes.endswith(end)), codes)] = made
+                name, one = _as_it_was(used, made)
+                found[name] = one
     return found
+
+
+def _as_it_was(node: Node, made: Matrix) -> tuple[str, Matrix]:
+    """The name of a matrix before it was quantized, and the matrix in the order of then."""
+    codes = made.parts[0]
+    end = _SUFFIX.search(codes)
+    if end is None:
+        return codes, made
+    if end["turned"] and node.op == "MatMulNBits" and isinstance(made.expr, Coded):
+        made = Matrix(Transpose(Blocks(made.expr, "F32")), made.parts)
+    return codes[: end.start()], made
 
 
 def _is_gather(node: Node) -> bool:
@@ -96,7 +108,8 @@ def _table(node: Node, picked: Mapping[str, Node], constants: Mapping[str, Graph
     block = n_bytes * 8 // bits
     sizes = {"N": n, "K": n_blocks * block, "bits": bits, "block_size": block}
     given = {name: Attribute(name, "INT", value) for name, value in sizes.items()}
-    return Node("MatMulNBits", ["", codes.name, f"{stem}_scales", zeros], node.outputs, given, name=node.name)
+    inputs = ["", rows.inputs[0], f"{stem}_scales", zeros]
+    return Node("MatMulNBits", inputs, node.outputs, given, "com.microsoft", name=node.name)
 
 
 @dataclass
