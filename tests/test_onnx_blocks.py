@@ -79,7 +79,7 @@ def product(
     ("bits", "k", "block", "zeros"),
     [
         *((bits, *size, zeros) for bits in (4, 8) for size in ((96, 32), (40, 16)) for zeros in ("", "packed")),
-        *((4, 96, 32, "float"), (4, 40, 16, "float"), (2, 96, 32, ""), (2, 96, 32, "packed")),
+        *((4, 96, 32, "float"), (4, 40, 16, "float"), (2, 96, 32, ""), (2, 96, 32, "packed"), (4, 35, 16, "packed")),
     ],
 )
 def test_products(bits: int, k: int, block: int, zeros: str, tmp_path: Path) -> None:

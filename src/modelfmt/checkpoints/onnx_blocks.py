@@ -187,8 +187,7 @@ class _Given:
         """Integers that are packed without regard to rows, in bytes of their own, U8 [shape]."""
         n, per_byte = prod(shape), 8 // bits
         n_bytes = -(-n // per_byte)
-        shifts = tuple(range(0, 8, bits))
-        fields: Expression = Fields(self.bytes(index, (n_bytes, 1)), bits, shifts, flip=flip)
+        fields: Expression = Fields(self.bytes(index, (n_bytes, 1)), bits, _shifts(bits), flip=flip)
         if n % per_byte:
             fields = Slice(Reshape(fields, (n_bytes * per_byte, 1)), 0, 0, n)
         return Reshape(fields, shape)
@@ -239,8 +238,11 @@ def _rows(given: _Given, parts: tuple[int, int, int], shape: tuple[int, ...], bi
     if given.present(parts[2]):
         zero = Param(_zeros(given, parts[2], (*outer, n_blocks), bits), group=block)
     whole = 0 if k == n_blocks * block else n_blocks * block
+    packing = Packing(bits)
+    if k * bits % 8:  # the padding begins within a byte
+        packed, packing = Fields(packed, bits, _shifts(bits)), Packing(8)
     label = f"{given.node.op} int{bits}, block {block}"
-    expr = Coded(packed, Packing(bits), shape, f"U{bits}", gcd(block, k), (scale,), zero, whole=whole, label=label)
+    expr = Coded(packed, packing, shape, f"U{bits}", gcd(block, k), (scale,), zero, whole=whole, label=label)
     return given.matrix(expr, parts)
 
 
@@ -249,7 +251,12 @@ def _zeros(given: _Given, index: int, shape: tuple[int, ...], bits: int) -> Expr
     if given.constant(index).type != "UINT8":
         return given.floats(index, shape)
     packed = given.bytes(index, (*shape[:-1], -(-shape[-1] * bits // 8)))
-    return Fields(packed, bits, tuple(range(0, 8, bits))) if bits < 8 else packed
+    return Fields(packed, bits, _shifts(bits)) if bits < 8 else packed
+
+
+def _shifts(bits: int) -> tuple[int, ...]:
+    """Where the codes of a byte begin, the first in the lowest bits."""
+    return tuple(range(0, 8, bits))
 
 
 def _dequantize_linear(given: _Given) -> Matrix | None:
