@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -17,8 +18,13 @@ from safetensors.torch import load_file, save_file
 import modelfmt
 import schemes
 import transcoding_page
+from modelfmt import grids
 from modelfmt.errors import CorruptFile, LossyError, UnsupportedError, UsageError
+from modelfmt.graphs.builder import Form
 from modelfmt.quant import transcode
+from modelfmt.routes import matrix
+from modelfmt.storage.files import Files
+from modelfmt.tiles import Evaluator
 
 
 @pytest.fixture
@@ -38,6 +44,36 @@ def test_the_command_prints_the_matrix() -> None:
     found = {row["from"]: row for row in rows}
     assert found["AWQ; GPTQ 4 bits, asymmetric"]["gguf"].startswith("Q5_0 exact; Q4_1 near")
     assert found["MXFP4"]["mlx"] == "exact"
+    assert found["MXFP4"]["onnx"] == "exact (8 bits)" and found["bitsandbytes nf4"]["onnx"] == "-"
+
+
+@pytest.mark.parametrize("name", matrix.ROWS)
+def test_what_the_matrix_says_of_onnx(name: str) -> None:
+    """The examples' codes, scales and zeros, put together here, are as near as the column says."""
+    reader = Evaluator(Files())
+    expr = matrix.ROWS[name](np.random.default_rng(list(matrix.ROWS).index(name)))
+    (cell,) = (row["onnx"] for row in _rows() if row["from"] == name)
+    given = Form().apart(expr)
+    assert (given is None) == (cell == "-")
+    if given is None:
+        return
+    n, bits = expr.shape[0], given.layout.bits
+    codes = reader.rows(given.codes, 0, n)
+    codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(n, -1) if bits == 4 else codes
+    scales = reader.values(given.scales, 0, n).astype(np.float64).repeat(given.layout.block, axis=1)
+    zeros = np.full_like(scales, 1 << (bits - 1))
+    if given.zeros is not None:
+        zeros = reader.values(given.zeros, 0, n).astype(np.float64).repeat(given.layout.block, axis=1)
+    wanted = grids.doubles(reader.rows(expr, 0, n), expr.stored.name, expr.shape[1])
+    reach = np.abs(scales) * np.maximum(zeros, (1 << bits) - 1 - zeros)
+    error = (np.abs((codes - zeros) * scales - wanted) / reach).max()
+    exact, bound = cell.startswith("exact"), cell.split()[1]
+    assert error == 0 if exact else 0 < error <= float(bound) * 1.05  # the bound is written with two digits
+
+
+@functools.cache
+def _rows() -> list[dict[str, str]]:
+    return matrix.matrix()
 
 
 POLICIES = {"auto": "Q5_0", "exact": "Q5_0", "near:1e-3": "Q4_1", "near:1e-5": "Q5_0"}
