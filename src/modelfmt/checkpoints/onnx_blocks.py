@@ -13,6 +13,7 @@ by the names that modelfmt gives their parts. Experts that a Gather picks out fi
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import gcd, prod
@@ -58,7 +59,7 @@ def matrices(program: Program, path: str = "", refused: list[UnsupportedError] |
     for _, graph in walk_graphs(program):
         if not isinstance(graph, Graph):
             continue
-        constants = program.graph.tensors | graph.tensors
+        constants = ChainMap(graph.tensors, program.graph.tensors)
         picked = {node.outputs[0]: node for node in graph.nodes if _is_gather(node)}
         for node in graph.nodes:
             used = _table(node, picked, constants) or node

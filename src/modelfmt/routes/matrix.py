@@ -84,7 +84,8 @@ def _tabled(
             numbers = numbers * rng.uniform(1, 2, numbers.shape)
         scales: tuple[Param, ...] = (Param(_array(numbers, scale), rows=rows, group=group),)
         if whole:
-            scales += (Param(_array(np.full((1, 1), 0.012300001), "F32"), rows=0),)
+            odd = 0.012300001  # as float32 it has every bit
+            scales += (Param(_array(np.full((1, 1), odd), "F32"), rows=0),)
         return Coded(_array(codes, "U8"), Packing(bits), (N, K), table, group, scales)
 
     return make
