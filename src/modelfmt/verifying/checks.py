@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Checks", "Verification"]
 
-_STEPS_KL = 1e-3  # between all tokens at once and one by one: the same network, in another order of sums
 _FIRST = ("sentence_embedding", "last_hidden_state", "logits")
 
 
@@ -97,7 +96,7 @@ class Checks:
         if "logits" in same and result.cached:
             steps = distributions("logits", ours["logits"][0], result.stepped(ids, len(ids) // 2))
             self.found["steps"] = steps
-            if not steps.kl_max <= _STEPS_KL:
+            if not steps.kl_max <= result.steps_kl:
                 self.failures.append(f"tokens one by one differ from all at once: KL {steps.kl_max:.3g}")
 
     def _compared(self, name: str, theirs: NDArray[Any], ours: NDArray[Any]) -> Distributions | States:

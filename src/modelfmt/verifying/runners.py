@@ -38,12 +38,14 @@ class Subject:
 
 class Runner:
     """A model in a runtime. inputs: name -> (NumPy type, shape; what is not a number is free). notes: what is to be
-    said of it. A subclass gives `run`; one that keeps its cache to itself gives `reset`, and leaves the past out of the
+    said of it. steps_kl: how far (nats) tokens one by one may lie from all at once, which is the same network with its
+    sums in another order. A subclass gives `run`; one that keeps its cache to itself gives `reset`, and leaves the past out of the
     inputs."""
 
     name = ""
     inputs: Mapping[str, tuple[Any, Sequence[Any]]]
     notes: Sequence[str] = ()
+    steps_kl = 1e-3
 
     def run(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One call: outputs by name."""

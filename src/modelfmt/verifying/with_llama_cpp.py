@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["open_runner"]
 
 _TIMEOUT_S = 600
+_ROUNDED_KL = 0.05
 _ROUNDED = "llama.cpp rounds activations to 8 bits before products with quantized weights: part of what is measured"
 _SILENT = -1
 _CERTAIN = 1e6
@@ -56,7 +57,7 @@ class _Server(Runner):
             raise relayed("llama.cpp", error) from error
         self.address = self.server.listening_address
         if any(not tensor.encoding.dense for tensor in subject.model.tensors.values()):
-            self.notes = (_ROUNDED,)
+            self.notes, self.steps_kl = (_ROUNDED,), _ROUNDED_KL
 
     @property
     def cached(self) -> bool:
