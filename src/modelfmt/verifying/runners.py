@@ -39,8 +39,8 @@ class Subject:
 class Runner:
     """A model in a runtime. inputs: name -> (NumPy type, shape; what is not a number is free). notes: what is to be
     said of it. steps_kl: how far (nats) tokens one by one may lie from all at once, which is the same network with its
-    sums in another order. A subclass gives `run`; one that keeps its cache to itself gives `reset`, and leaves the past out of the
-    inputs."""
+    sums in another order. A subclass gives `run`; one that keeps its cache to itself gives `reset`, and leaves the past
+    out of the inputs."""
 
     name = ""
     inputs: Mapping[str, tuple[Any, Sequence[Any]]]
