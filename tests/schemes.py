@@ -37,7 +37,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def affine_codes(weights: NDArray[np.float32], group: int, bits: int, rng: np.random.Generator, *, symmetric: bool):
-    """Codes, zeros and float16 scales of groups along the rows, with zeros at both ends, a subnormal scale and a negative one."""
+    """Codes, zeros and float16 scales of groups along the rows; zeros at both ends, subnormal and negative scales."""
     n, k = weights.shape
     blocks = weights.reshape(n, k // group, group)
     top = (1 << bits) - 1

@@ -1,15 +1,14 @@
 """Every cell of the matrix of docs/transcoding.md, on random checkpoints: what it says of a scheme and a target holds.
 
-The cells are those that the code gives (`matrix.matrix()`); a new row without a checkpoint here fails. Sources are those
-of tests/schemes.py, and random words and blocks; gguf-py, compressed-tensors, MLX, torch and bitsandbytes' table decode
-them and the results, where a product would round with codes and scales apart, in float64. Exact means a difference of
-zero. As a script this file writes the largest errors of the near cells into the page.
+The cells are those that the code gives (`matrix.matrix()`); a new row without a checkpoint here fails. Sources are
+those of tests/schemes.py, and random words and blocks. gguf-py, compressed-tensors, MLX, torch and bitsandbytes' table
+decode them and the results; where a product would round, with codes and scales apart, in float64. Exact means a
+difference of zero. As a script this file writes the largest errors of the near cells into the page.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -28,9 +26,10 @@ from safetensors.torch import load_file, save_file
 import modelfmt
 import schemes
 from modelfmt.errors import LossyError, UnsupportedError
+from modelfmt.plans import Plan
 from modelfmt.routes import matrix
 from schemes import SCHEMES, Arrays, Made, Scheme, Values
-from test_transcode_folders import READERS, read_compressed, unpacked, wide
+from test_transcode_folders import READERS, read_compressed, wide
 from test_transcode_gguf import NAMES, permuted
 
 Config = dict[str, Any]
@@ -80,7 +79,9 @@ def mlx(bits: int, dtype: torch.dtype) -> Scheme:
         parts = {
             "weight": torch.from_numpy(rng.integers(0, 1 << 32, (n, k * bits // 32), np.uint32)),
             "scales": torch.from_numpy(scales).to(dtype),
-            "biases": torch.from_numpy(rng.uniform(0.001, 0.02, scales.shape) * rng.choice([-1, 1], scales.shape)).to(dtype),
+            "biases": torch.from_numpy(rng.uniform(0.001, 0.02, scales.shape) * rng.choice([-1, 1], scales.shape)).to(
+                dtype
+            ),
         }
         return parts, READERS["mlx"](parts, {"quantization": config}, "", (n, k))
 
@@ -102,7 +103,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "GPTQ 8 bits, asymmetric": (Source(SCHEMES["gptq-8-v1"]),),
     "GPTQ 3 bits, asymmetric": (Source(SCHEMES["gptq-3-v1"]), Source(SCHEMES["ct-int3-padded"])),
     "GPTQ 2 bits, asymmetric": (Source(SCHEMES["gptq-2-v1"]),),
-    "GPTQ 4 bits, act-order": (Source(SCHEMES["gptq-4-act"]),),
+    "GPTQ 4 bits, act-order": (Source(SCHEMES["gptq-4-act"], 64),),
     "compressed-tensors int4, BF16 scales": (Source(SCHEMES["ct-int4-sym"]),),
     "compressed-tensors int4, asymmetric": (Source(schemes.compressed(4, 128, symmetric=False), 128),),
     "compressed-tensors int8, F32 scales of rows": (Source(Scheme(SCHEMES["ct-int8"].config, int8_rows)),),
@@ -134,7 +135,11 @@ def base(golden: Path, folder: Path, *, hidden: int, inner: int) -> Path:
     norms = {"input_layernorm": (hidden,), "post_attention_layernorm": (hidden,)}
     whole = attention | {f"mlp.{name}_proj": shape for name, shape in mlp.items()} | norms
     named = {f"model.layers.0.{name}.weight": shape for name, shape in whole.items()}
-    named |= {"model.norm.weight": (hidden,), "model.embed_tokens.weight": (512, hidden), "lm_head.weight": (512, hidden)}
+    named |= {
+        "model.norm.weight": (hidden,),
+        "model.embed_tokens.weight": (512, hidden),
+        "lm_head.weight": (512, hidden),
+    }
     tensors = {}
     for name, shape in named.items():
         values = rng.standard_normal(shape, np.float32) * np.float32(0.05)
@@ -241,15 +246,17 @@ def read_folder(folder: Path, target: str, shapes: dict[str, Shape]) -> dict[str
     return found
 
 
-def read_file(path: Path) -> dict[str, Values]:
-    """The values of the matrices of a GGUF file, by their names in a checkpoint; rows of q and k as GGUF has them."""
+def read_file(path: Path) -> tuple[dict[str, Values], dict[str, str]]:
+    """The values and the types of the matrices of a GGUF file, by their names in a checkpoint; rows of q and k as GGUF
+    has them."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    found = {}
+    found, kinds = {}, {}
     for module, (short, _) in NAMES.items():
+        name, tensor = f"model.layers.0.{module}.weight", tensors[f"blk.0.{short}.weight"]
         whole = tensors.get(f"blk.0.{short}.scale")
-        scale = 1.0 if whole is None else float(whole.data[0])
-        found[f"model.layers.0.{module}.weight"] = read_gguf(tensors[f"blk.0.{short}.weight"]) * scale
-    return found
+        found[name] = read_gguf(tensor) * (1.0 if whole is None else float(whole.data[0]))
+        kinds[name] = tensor.tensor_type.name
+    return found, kinds
 
 
 def turned(values: dict[str, Values]) -> dict[str, Values]:
@@ -293,27 +300,34 @@ def check_row(row: dict[str, str], bases: dict[str, Path], folder: Path) -> list
             kinds = {"ffn": source.scheme, "attn_[qkvo]": source.scheme}
             modelfmt.convert(bases["gguf"], given, quant="F16", tensor_types=kinds)
             random_blocks(given, np.random.default_rng(number))
-            values = read_file(given)
+            values, _ = read_file(given)
         else:
             given = home / "in"
             values = schemes.write(source.scheme, bases["folder"], given, layers=1, seed=number)
         for target, kind, verdict in cells(row):
             if target == "mxfp4" and verdict != "-":
                 continue  # for experts: test_experts_of_gpt_oss
-            out = home / (f"{kind}-{verdict}.gguf" if target == "gguf" else target)
+            out = home / (f"{verdict}.gguf" if target == "gguf" else target)
             found.append(check_cell(given, values, source, target, kind, verdict, out))
     return found
+
+
+def planned_or_none(given: Path, out: Path, asked: dict[str, str]) -> Plan | None:
+    try:
+        return modelfmt.plan(given, out, **asked)
+    except (LossyError, UnsupportedError) as refused:
+        if refused.code not in ("transcode", "nothing-quantized"):
+            raise
+        return None
 
 
 def check_cell(
     given: Path, values: dict[str, Values], source: Source, target: str, kind: str, verdict: str, out: Path
 ) -> Seen:
     to = {} if target == "gguf" else {"to": target}
-    try:
-        planned = modelfmt.plan(given, out, transcode="exact" if verdict == "exact" else "near:1e-3", **to)
-    except (LossyError, UnsupportedError) as refused:
-        assert verdict == "-", refused
-        assert refused.code in ("transcode", "nothing-quantized")
+    asked = {"transcode": "exact" if verdict == "exact" else "near:1e-3", **to}
+    planned = planned_or_none(given, out, asked) if verdict == "-" else modelfmt.plan(given, out, **asked)
+    if planned is None:
         return Seen(target, verdict, 0.0, 0.0)
     moved = [line for line in planned.table() if "verdict" in line]
     if verdict == "-":  # kinder numbers than the matrix asks about: held to what the plan says of these
@@ -321,9 +335,9 @@ def check_cell(
     assert {line["verdict"] for line in moved} <= {"exact", verdict}
     modelfmt.run(planned)
     if target == "gguf":
-        of_kind = {tensor.name for tensor in gguf.GGUFReader(out).tensors if tensor.tensor_type.name == kind}
-        assert any("ffn" in name for name in of_kind), kind
-        expected, read = turned(folded(values, given)), read_file(out)
+        read, kinds = read_file(out)
+        assert kind in {kinds[name] for name in kinds if "mlp" in name}
+        expected = turned(folded(values, given))
     else:
         expected = values
         read = read_folder(out, target, {name: (value.shape[0], value.shape[1]) for name, value in values.items()})
@@ -364,3 +378,80 @@ def made_bases(golden: Path, folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("row", matrix.ROWS)
 def test_cells_hold(row: str, rows: dict[str, dict[str, str]], bases: dict[str, Path], tmp_path: Path) -> None:
     check_row(rows[row], bases, tmp_path)
+
+
+def experts(golden: Path, folder: Path) -> dict[str, Values]:
+    """gpt-oss with random blocks in its experts, under scales from 2^-126 to 2^123; MLX's values by name."""
+    shutil.copytree(golden / "checkpoints/gpt-oss", folder, copy_function=shutil.copyfile)
+    path, rng = next(folder.glob("*.safetensors")), np.random.default_rng(3)
+    tensors = load_file(path)
+    names = [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]
+    for name in names:
+        count, columns, rows = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = torch.from_numpy(rng.integers(0, 256, (count, rows, columns // 32, 16), np.uint8))
+        scales = rng.integers(100, 140, (count, rows, columns // 32), np.uint8)
+        scales[0, :2, 0] = 1, 250
+        tensors[f"{name}_scales"] = torch.from_numpy(scales)
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": []}
+    (folder / "config.json").write_text(json.dumps(config))
+    return read_experts(folder)
+
+
+def read_experts(folder: Path) -> dict[str, Values]:
+    import mlx.core as mx  # type: ignore[import-not-found,unused-ignore]
+
+    tensors = load_file(next(folder.glob("*.safetensors")))
+    found = {}
+    for name in [name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")]:
+        blocks = tensors[f"{name}_blocks"].numpy()
+        codes = np.ascontiguousarray(blocks.reshape(*blocks.shape[:2], -1)).view(np.uint32)
+        scales = mx.array(tensors[f"{name}_scales"].numpy())
+        values = mx.dequantize(mx.array(codes), scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
+        found[name] = np.array(values).astype(np.float64)
+    return found
+
+
+def test_experts_of_gpt_oss(rows: dict[str, dict[str, str]], golden: Path, tmp_path: Path) -> None:
+    """The column of mxfp4, which is for stacked experts: from itself, and by way of a GGUF file."""
+    exact = {name for name, row in rows.items() if row["mxfp4"] != "-"}
+    assert exact == {"MXFP4", "GGUF MXFP4"}
+    values = experts(golden, tmp_path / "in")
+    modelfmt.convert(tmp_path / "in", tmp_path / "between.gguf", transcode="exact")
+    for number, source in enumerate(("in", "between.gguf")):
+        modelfmt.convert(tmp_path / source, tmp_path / str(number), to="mxfp4", transcode="exact")
+        read = read_experts(tmp_path / str(number))
+        assert read.keys() == values.keys()
+        assert all(np.array_equal(read[name], value) for name, value in values.items()), source
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "between.gguf").tensors}
+    assert {kind for name, kind in kinds.items() if "exps.weight" in name} == {"MXFP4"}
+
+
+# The page
+
+
+def table(found: dict[str, list[Seen]]) -> str:
+    """The near cells: the bound that the plan printed and the largest error that was there."""
+    lines = ["| from | to | bound | largest seen |", "| --- | --- | --- | --- |"]
+    for row, cells_seen in found.items():
+        largest: dict[str, Seen] = {}
+        for seen in cells_seen:
+            if seen.verdict == "near" and seen.error >= getattr(largest.get(seen.target), "error", 0.0):
+                largest[seen.target] = seen
+        lines += [f"| {row} | {to} | {seen.bound:.2e} | {seen.error:.2e} |" for to, seen in largest.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bases = made_bases(Path(__file__).parent / "data" / "golden", folder)
+        found = {row["from"]: check_row(row, bases, folder / row["from"].replace("/", "")) for row in matrix.matrix()}
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(before + BEGIN + table(found) + END + after)
+
+
+if __name__ == "__main__":
+    main()
