@@ -443,6 +443,7 @@ def _dense(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> Ver
         trailing = np.where(whole == 0, 53, np.log2((whole & -whole).astype(np.float64) + (whole == 0)))
         code_bits: Any = np.ceil(np.log2(widest + 1)) if own.integer else (own_bits or 64)
         ends = (exponent - 53 + trailing + own_least >= least) & (offset == 0.0) & (zero == np.rint(zero))
+        ends &= own.integer or own_bits is not None
         fits = (53 - trailing + code_bits <= bits) & ends
         exact = exact and bool(np.all(fits | (scale == 0.0)))
         with np.errstate(divide="ignore", invalid="ignore"):  # multiples of the least number lose nothing below normal
