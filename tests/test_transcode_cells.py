@@ -103,7 +103,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "GPTQ 8 bits, asymmetric": (Source(SCHEMES["gptq-8-v1"]),),
     "GPTQ 3 bits, asymmetric": (Source(SCHEMES["gptq-3-v1"]), Source(SCHEMES["ct-int3-padded"])),
     "GPTQ 2 bits, asymmetric": (Source(SCHEMES["gptq-2-v1"]),),
-    "GPTQ 4 bits, act-order": (Source(SCHEMES["gptq-4-act"], 64),),
+    "GPTQ 4 bits, act-order": (Source(SCHEMES["gptq-4-act"], 64), Source(SCHEMES["ct-int4-act"], 64)),
     "compressed-tensors int4, BF16 scales": (Source(SCHEMES["ct-int4-sym"]),),
     "compressed-tensors int4, asymmetric": (Source(schemes.compressed(4, 128, symmetric=False), 128),),
     "compressed-tensors int8, F32 scales of rows": (Source(Scheme(SCHEMES["ct-int8"].config, int8_rows)),),
@@ -127,8 +127,6 @@ def base(golden: Path, folder: Path, *, hidden: int, inner: int) -> Path:
     config = json.loads((given / "config.json").read_text())
     config |= {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 1, "head_dim": inner // 4}
     (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(given / name, folder / name)
     rng, shapes = np.random.default_rng(7), {"q": (inner, hidden), "k": (inner // 2, hidden), "v": (inner // 2, hidden)}
     attention = {f"self_attn.{name}_proj": shape for name, shape in (shapes | {"o": (hidden, inner)}).items()}
     mlp = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
@@ -268,8 +266,11 @@ def turned(values: dict[str, Values]) -> dict[str, Values]:
 def folded(values: dict[str, Values], source: Path) -> dict[str, Values]:
     """Down's columns in the order of their groups, gate's and up's rows in the same: see test_act_order.py."""
     home = "model.layers.0.mlp"
-    index = load_file(source / "model.safetensors").get(f"{home}.down_proj.g_idx")
-    if index is None:
+    stored = {} if source.suffix else load_file(source / "model.safetensors")
+    index = next(
+        (part for name, part in stored.items() if name.startswith(f"{home}.down_proj") and "g_idx" in name), None
+    )
+    if index is None or not np.any(np.diff(index.numpy()) < 0):
         return values
     order = np.argsort(index.numpy(), kind="stable")
     rows = {name: values[name][order] for name in (f"{home}.gate_proj.weight", f"{home}.up_proj.weight")}
