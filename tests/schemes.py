@@ -37,7 +37,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def affine_codes(weights: NDArray[np.float32], group: int, bits: int, rng: np.random.Generator, *, symmetric: bool):
-    """Codes, zeros and float16 scales of groups along the rows, with zeros at both ends and a subnormal scale."""
+    """Codes, zeros and float16 scales of groups along the rows; zeros at both ends, subnormal and negative scales."""
     n, k = weights.shape
     blocks = weights.reshape(n, k // group, group)
     top = (1 << bits) - 1
@@ -55,6 +55,8 @@ def affine_codes(weights: NDArray[np.float32], group: int, bits: int, rng: np.ra
     safe = np.where(scales > 0, scales, 1).astype(np.float32)
     codes = np.clip(np.rint(blocks / safe[..., None]) + zeros[..., None], 0, top).astype(np.int64)
     codes[:, :, 0] = np.where(rng.random((n, k // group)) < 0.1, top, codes[:, :, 0])
+    codes[0, 0, 1:3] = codes[1, 0, 1:3] = codes[-1, -1, 1:3] = 0, top  # zeros at an end: both ends are there
+    scales[4, 0] = -scales[4, 0]
     values = (codes - zeros[..., None]).astype(np.float64) * scales.astype(np.float64)[..., None]
     return codes.reshape(n, k), zeros, scales, values.reshape(n, k)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import modelfmt
 import schemes
+from modelfmt.errors import UnsupportedError
 from schemes import Arrays, Values
 
 
@@ -175,3 +176,19 @@ def test_awq_and_back_is_the_same_bytes(golden: Path, tmp_path: Path) -> None:
     before, after = load_file(tmp_path / "a/model.safetensors"), load_file(tmp_path / "c/model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_awq_has_one_size_of_groups() -> None:
+    """A row that is one group of that size is no other size; where all rows are groups of their own, -1 says so."""
+    from modelfmt.checkpoints import awq
+
+    def size(*found: tuple[int, bool]) -> int:
+        modules = {str(i): {"group_size": group, "whole": whole} for i, (group, whole) in enumerate(found)}
+        section: dict[str, Any] = awq.configuration(modules, [])["quantization_config"]
+        return int(section["group_size"])
+
+    assert size((128, False), (128, True)) == 128
+    assert size((128, True), (256, True)) == -1
+    with pytest.raises(UnsupportedError) as caught:
+        size((128, False), (256, True))
+    assert caught.value.code == "mixed-groups"

@@ -124,12 +124,14 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
         "qzeros": numbers(expr, "zero", "I32", group, turned=True, bits=4, order="awq", shape=shape),
         "scales": numbers(expr, "scale", "F16", group, turned=True),
     }
-    return Written(parts, form, {"group_size": -1 if group == n_cols else group}, 4 + 20 / group)
+    return Written(parts, form, {"group_size": group, "whole": group == n_cols}, 4 + 20 / group)
 
 
 def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
-    """The section of config.json. Raises UnsupportedError (mixed-groups) where groups differ: AWQ knows one size."""
-    sizes = sorted({settings["group_size"] for settings in modules.values()})
+    """The section of config.json. Raises UnsupportedError (mixed-groups) where groups differ: AWQ knows one size,
+    or whole rows (-1); a row that is one group of that size is both."""
+    rows = modules.values()
+    sizes = sorted({settings["group_size"] for settings in rows}) if not all(row["whole"] for row in rows) else [-1]
     if len(sizes) > 1:
         raise UnsupportedError(
             "AWQ has one size of groups for all tensors", code="mixed-groups", found=sizes, hint="write another scheme"

@@ -442,11 +442,12 @@ def _dense(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> Ver
         whole = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
         trailing = np.where(whole == 0, 53, np.log2((whole & -whole).astype(np.float64) + (whole == 0)))
         code_bits: Any = np.ceil(np.log2(widest + 1)) if own.integer else (own_bits or 64)
-        fits = (53 - trailing + code_bits <= bits) & (exponent - 53 + trailing + own_least >= least)
-        fits &= (offset == 0.0) & (zero == np.rint(zero))
+        ends = (exponent - 53 + trailing + own_least >= least) & (offset == 0.0) & (zero == np.rint(zero))
+        ends &= own.integer or own_bits is not None
+        fits = (53 - trailing + code_bits <= bits) & ends
         exact = exact and bool(np.all(fits | (scale == 0.0)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            tiny = np.where(reach > 0.0, 2.0 ** (least - 1) / reach, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # multiples of the least number lose nothing below normal
+            tiny = np.where((reach > 0.0) & ~ends, 2.0 ** (least - 1) / reach, 0.0)
         worst = max(worst, 2.0**-bits, float(tiny.max(initial=0.0)))
     return EXACT if exact else Verdict("near", worst)
 
