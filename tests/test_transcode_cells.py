@@ -66,6 +66,8 @@ def check_row(row: dict[str, str], bases: dict[str, Path], folder: Path) -> list
         for target, kind, verdict in parts_of(row):
             if target == "mxfp4" and verdict != "-":
                 continue  # for experts: test_experts_of_gpt_oss
+            if target == "onnx":
+                continue  # no convert: test_transcode.py puts its codes, scales and zeros together
             out = home / (f"{verdict}.gguf" if target == "gguf" else target)
             found.append(check_cell(given, values, source, target, kind, verdict, out))
     return found
