@@ -9,6 +9,7 @@ encoder's keys and values are made where use_cache_branch is false. Source: tran
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.graphs.builder import Form
@@ -63,7 +64,7 @@ def buckets(count: int, furthest: int, *, both_ways: bool) -> NDArray[np.int64]:
     return found
 
 
-class _Part(Stack):
+class _Part(Stack, ABC):
     """The encoder or the decoder."""
 
     def tower(self, *, decodes: bool) -> Tower:
@@ -75,8 +76,9 @@ class _Part(Stack):
         prefix, base = ("dec.", "/decoder") if decodes else ("enc.", "/encoder")
         return Tower(prefix, base, layers, heads, size, scale, crossed=decodes)
 
+    @abstractmethod
     def build(self) -> Graph:
-        raise NotImplementedError
+        """The graph."""
 
     def relative(self, bias: str, *, both_ways: bool, past: list[str]) -> str:
         """The bias of this layer: that of the last layer with a table of its own."""
@@ -172,8 +174,9 @@ class _Decoder(_Part):
                 shape: tuple[Dim, ...] = (_BATCH, heads[0], length, heads[1])
                 self.b.input(f"past_key_values.{layer}.{part}", self.b.float_type, shape, f"past {layer} {part}")
 
+    @abstractmethod
     def embedded(self) -> str:
-        raise NotImplementedError
+        """The states before the first layer."""
 
     def biased(self, mask: str) -> str:
         """What is added to the scores of a layer."""

@@ -74,8 +74,8 @@ BLOCKS = ("TQ2_0", "Q2_0", "MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8
 """Types whose blocks are made from grids, smallest first."""
 
 
-_WHOLE = {"E2M1": (("U5", 0.5), ("U8", 0.5)), "IQ4": (("U8", 1.0),)}
-"""Table -> integers that hold it, and of which number its values are multiples."""
+_WIDER = {"E2M1": ("U5", "U8"), "IQ4": ("U8",)}
+"""Table of whole multiples -> integers that hold it around the middle of their range."""
 
 
 def source(name: str) -> bool:
@@ -98,11 +98,14 @@ def regridded(expr: Expression) -> Expression:
 def widened(expr: Expression) -> list[Expression]:
     """A grid of a table whose values are whole multiples of one number, as grids of integers, the smallest first."""
     own = grid.parse(expr.stored.name)
+    whole = grid.whole(own.table)
+    if whole is None:
+        return []
     found: list[Expression] = []
-    for table, factor in _WHOLE.get(own.table, ()):
+    for table in _WIDER.get(own.table, ()):
         zero = 1 << grid.INTEGERS[table] - 1
-        codes = tuple(int(value / factor) + zero for value in grid.TABLES[own.table])
-        found.append(Widened(expr, table, codes, float(zero), factor))
+        codes = tuple(code - whole.zero + zero for code in whole.codes)
+        found.append(Widened(expr, table, codes, float(zero), 1.0 / whole.steps))
     return found
 
 

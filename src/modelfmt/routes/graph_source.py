@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelfmt.checkpoints import from_gguf
-from modelfmt.errors import UnsupportedError
+from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.grids import half_scales
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Encoded, Expression, Nearest, Numbers, Packed, Regrid, nodes, source_label
+from modelfmt.quant import integers
 from modelfmt.quant.integers import Integers
+from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
-from modelfmt.routes.draft import DraftTensor, narrowing
+from modelfmt.routes.draft import DraftTensor, Options, narrowing
 from modelfmt.storage import strict_json
 
-__all__ = ["Checkpoint", "Constants", "checkpoint_of", "constants"]
+if TYPE_CHECKING:
+    from modelfmt.graphs.build import Made
+    from modelfmt.graphs.builder import Form
+
+__all__ = ["Checkpoint", "Constants", "blocks_asked", "built", "checkpoint_of", "constants"]
 
 _CODES = ("INT4", "INT8", "UINT4")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
@@ -55,6 +61,50 @@ def checkpoint_of(model: Model) -> Checkpoint:
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
     return Checkpoint(model.architecture, model.config, tensors, files, said)
+
+
+_INTEGERS = "int4, uint4, int8, uint8 (:16 to :256)"
+
+
+def blocks_asked(
+    recipe: Recipe, options: Options, *, what: str, dense: Iterable[str], blocks: Sequence[str]
+) -> str | Integers | None:
+    """What the matrices of a graph are to be quantized to, None where nothing is. dense, blocks: the types that such a
+    graph is built of. Raises UsageError."""
+    label, whole = recipe.label, integers.parse(recipe.label)
+    if (label not in (AUTO, *dense, *blocks) and whole is None) or recipe.own:
+        raise UsageError(
+            f"an {what} graph of these types is not built",
+            code="quant-container",
+            found=label,
+            allowed=", ".join((AUTO, *dense, *blocks, _INTEGERS)),
+        )
+    if whole is not None and options.rounding != "ggml":
+        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
+    return label if label in blocks else whole
+
+
+def built(source: Checkpoint, form: Form, *, folder: str | None = None) -> Made:
+    """The programs of a checkpoint. folder: where several of them go is a folder, which that option makes; None where
+    any number is welcome. Raises UnsupportedError, UsageError, CorruptFile."""
+    from modelfmt.graphs import build
+
+    made = build.from_checkpoint(
+        architecture=source.architecture,
+        config=source.config,
+        tensors=source.tensors,
+        assets=source.files,
+        form=form,
+    )
+    if len(made.programs) > 1 and folder is not None:
+        raise UsageError(
+            "this model is more than one graph",
+            code="several-graphs",
+            found=", ".join(made.programs),
+            allowed="a folder",
+            hint=f"name a folder, and say --to {folder}",
+        )
+    return made
 
 
 @dataclass

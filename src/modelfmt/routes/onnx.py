@@ -18,11 +18,10 @@ from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, Program, walk_tensors
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Expression, Leaf
-from modelfmt.quant import integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options
-from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
+from modelfmt.routes.graph_source import Checkpoint, blocks_asked, built, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
@@ -82,20 +81,10 @@ def _kept(model: Model, program: Program, recipe: Recipe, options: Options) -> D
 
 def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
     """The graph of an architecture, with the checkpoint's weights."""
-    from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
 
-    label, whole = recipe.label, integers.parse(recipe.label)
-    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
-        raise UsageError(
-            "an ONNX graph of these types is not built",
-            code="quant-container",
-            found=label,
-            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
-        )
-    if whole is not None and options.rounding != "ggml":
-        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
-    blocks = label if label in _BLOCKS else whole
+    label = recipe.label
+    blocks = blocks_asked(recipe, options, what="ONNX", dense=_TYPES, blocks=_BLOCKS)
     usual = _usual(source.tensors) if label == AUTO or blocks else label
     form = Form(
         _TYPES[usual],
@@ -106,21 +95,7 @@ def _built(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
         carried=label not in _TYPES,
         accuracy_level=options.accuracy_level,
     )
-    made = build.from_checkpoint(
-        architecture=source.architecture,
-        config=source.config,
-        tensors=source.tensors,
-        assets=source.files,
-        form=form,
-    )
-    if len(made.programs) > 1 and not options.folder:
-        raise UsageError(
-            "this model is more than one graph",
-            code="several-graphs",
-            found=", ".join(made.programs),
-            allowed="a folder",
-            hint="name a folder, and say --to onnx",
-        )
+    made = built(source, form, folder=None if options.folder else "onnx")
     found = constants(_tensors(made.programs), usual, [*source.notes, *made.notes])
     files = {**source.files, **made.files} if options.folder else {}
     build_files = _Build(made.programs, options, files)

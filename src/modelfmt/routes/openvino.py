@@ -17,10 +17,9 @@ from modelfmt.formats import openvino
 from modelfmt.ir.graph import Graph
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.quant import integers
-from modelfmt.quant.recipes import AUTO, Recipe
+from modelfmt.quant.recipes import Recipe
 from modelfmt.routes.draft import Draft, Options
-from modelfmt.routes.graph_source import Checkpoint, checkpoint_of, constants
+from modelfmt.routes.graph_source import Checkpoint, blocks_asked, built, checkpoint_of, constants
 
 __all__ = ["drafts"]
 
@@ -55,43 +54,20 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
 
 
 def _draft(source: Checkpoint, recipe: Recipe, options: Options) -> Draft:
-    from modelfmt.graphs import build
     from modelfmt.graphs import openvino as lowering
     from modelfmt.graphs.builder import Form
 
-    label, whole = recipe.label, integers.parse(recipe.label)
-    if (label not in (AUTO, *_TYPES, *_BLOCKS) and whole is None) or recipe.own:
-        raise UsageError(
-            "an OpenVINO graph of these types is not built",
-            code="quant-container",
-            found=label,
-            allowed="auto, " + ", ".join((*_TYPES, *_BLOCKS)) + ", int4, uint4, int8, uint8 (:16 to :256)",
-        )
-    if whole is not None and options.rounding != "ggml":
-        raise UsageError("integers are rounded to nearest", code="rounding", found=options.rounding, allowed="ggml")
+    label = recipe.label
+    blocks = blocks_asked(recipe, options, what="OpenVINO", dense=_TYPES, blocks=_BLOCKS)
     form = Form(
         as_stored=label not in _TYPES,
         weight_type=_TYPES.get(label),
-        blocks=label if label in _BLOCKS else whole,
+        blocks=blocks,
         rounding=options.rounding,
         profile=lowering.PROFILE,
         carried=label not in _TYPES,
     )
-    made = build.from_checkpoint(
-        architecture=source.architecture,
-        config=source.config,
-        tensors=source.tensors,
-        assets=source.files,
-        form=form,
-    )
-    if len(made.programs) > 1 and not options.folder:
-        raise UsageError(
-            "this model is more than one graph",
-            code="several-graphs",
-            found=", ".join(made.programs),
-            allowed="a folder",
-            hint="name a folder, and say --to openvino",
-        )
+    made = built(source, form, folder=None if options.folder else "openvino")
     graphs = {stem: program.graph for stem, program in made.programs.items()}
     tensors = ((_key(graphs, stem, name), one) for stem, graph in graphs.items() for name, one in graph.tensors.items())
     found = constants(tensors, "F32", [*source.notes, *made.notes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from modelfmt.ir.model import Model
 
-__all__ = ["CANNOT", "RUNTIMES", "Runner", "Subject", "opened", "relayed"]
+__all__ = ["CANNOT", "RUNTIMES", "GraphRunner", "Runner", "Subject", "opened", "relayed"]
 
 RUNTIMES = ("auto", "numpy", "onnxruntime", "openvino", "llama.cpp", "transformers")
 CANNOT = ("no-graph", "no-config", "source-kind", "runtime", "not-installed", "tokens", "unsupported-architecture")
@@ -36,40 +37,54 @@ class Subject:
     part: str = ""
 
 
-class Runner:
-    """A model in a runtime. inputs: name -> (NumPy type, shape; what is not a number is free). notes: what is to be
-    said of it. steps_kl: how far (nats) tokens one by one may lie from all at once, which is the same network with its
-    sums in another order. A subclass gives `run`; one that keeps its cache to itself gives `reset`, and leaves the past
-    out of the inputs."""
+class Runner(ABC):
+    """A model in a runtime. notes: what is to be said of it. steps_kl: how far (nats) tokens one by one may lie from
+    all at once, which is the same network with its sums in another order."""
 
     name = ""
-    inputs: Mapping[str, tuple[Any, Sequence[Any]]]
     notes: Sequence[str] = ()
     steps_kl = 1e-3
 
+    @property
+    @abstractmethod
+    def cached(self) -> bool:
+        """Whether it can go on from what it has seen."""
+
+    @abstractmethod
+    def outputs(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Everything that comes out of these tokens at once, caches aside."""
+
+    @abstractmethod
+    def stepped(self, ids: NDArray[np.int64], first: int) -> NDArray[Any]:
+        """Logits [tokens, vocabulary] of the same tokens, `first` at once and the rest one by one with the cache."""
+
+    def close(self) -> None:  # noqa: B027  not every runtime has something to let go
+        """Let everything go."""
+
+
+class GraphRunner(Runner):
+    """A runtime that is given arrays by the names of a graph's inputs. inputs: name -> (NumPy type, shape; what is not
+    a number is free). One that keeps its cache to itself gives `reset`, and leaves the past out of the inputs."""
+
+    inputs: Mapping[str, tuple[Any, Sequence[Any]]]
+
+    @abstractmethod
     def run(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One call: outputs by name."""
-        raise NotImplementedError
 
     def reset(self) -> None:
         """Forget what was seen."""
 
-    def close(self) -> None:
-        """Let everything go."""
-
     @property
     def cached(self) -> bool:
-        """Whether it can go on from what it has seen."""
         return any(name.startswith("past_key_values.") or name == "beam_idx" for name in self.inputs)
 
     def outputs(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Everything that comes out of these tokens at once, caches aside."""
         self.reset()
         found = self.run(feeds(self.inputs, Window(ids, 0, len(ids), {}), _SEED))
         return {name: value for name, value in found.items() if not name.startswith("present")}
 
     def stepped(self, ids: NDArray[np.int64], first: int) -> NDArray[Any]:
-        """Logits [tokens, vocabulary] of the same tokens, `first` at once and the rest one by one with the cache."""
         import numpy as np
 
         self.reset()

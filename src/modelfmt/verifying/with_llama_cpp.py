@@ -34,7 +34,6 @@ class _Server(Runner):
         import xllamacpp
 
         assert subject.model is not None
-        self.inputs = {}
         own = f"{subject.model.metadata.get('general.architecture')}."
         self.pooled = subject.model.metadata.get(own + "pooling_type", 0) != 0
         tokens = list(subject.model.metadata.get("tokenizer.ggml.tokens", ()))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.verifying.runners import Runner, Subject
+from modelfmt.verifying.runners import GraphRunner, Runner, Subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ __all__ = ["NumpyRunner", "layer_outputs", "open_runner"]
 _LAYER = re.compile(r"/layers?\.(\d+)/")
 
 
-class NumpyRunner(Runner):
+class NumpyRunner(GraphRunner):
     """A program in `modelfmt.graphs.reference`."""
 
     name = "numpy"
@@ -60,9 +60,8 @@ def layer_outputs(graph: Graph) -> dict[int, str]:
 
 def open_runner(subject: Subject) -> Runner:
     """Raises UnsupportedError (no graph for this architecture)."""
-    from modelfmt.graphs import build
     from modelfmt.graphs.builder import Form
-    from modelfmt.routes.graph_source import checkpoint_of
+    from modelfmt.routes.graph_source import built, checkpoint_of
     from modelfmt.tiles import Evaluator
 
     model = subject.model
@@ -70,15 +69,7 @@ def open_runner(subject: Subject) -> Runner:
         raise UnsupportedError("the NumPy reference does not read this format", code="runtime", path=subject.path)
     if model.program is not None:
         return NumpyRunner(model.program, Evaluator(model.files))
-    checkpoint = checkpoint_of(model)
-    made = build.from_checkpoint(
-        architecture=checkpoint.architecture,
-        config=checkpoint.config,
-        tensors=checkpoint.tensors,
-        assets=checkpoint.files,
-        form=Form("FLOAT", profile="onnx-standard", carried=False),
-    )
-    programs = made.programs
+    programs = built(checkpoint_of(model), Form("FLOAT", profile="onnx-standard", carried=False)).programs
     if len(programs) > 1 and subject.part not in programs:
         raise UnsupportedError(
             "this model is more than one graph",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.verifying.runners import Runner, Subject, relayed
+from modelfmt.verifying.runners import GraphRunner, Runner, Subject, relayed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ _TYPES = {
 _INT8 = 4  # accuracy_level of MatMulNBits from which on activations are rounded to 8 bits
 
 
-class _Session(Runner):
+class _Session(GraphRunner):
     name = "onnxruntime"
 
     def __init__(self, subject: Subject) -> None:

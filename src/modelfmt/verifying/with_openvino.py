@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
-from modelfmt.verifying.runners import Runner, Subject, relayed
+from modelfmt.verifying.runners import GraphRunner, Runner, Subject, relayed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ _TYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "boolean": "bool
 }
 
 
-class _Request(Runner):
+class _Request(GraphRunner):
     name = "openvino"
 
     def __init__(self, subject: Subject) -> None:

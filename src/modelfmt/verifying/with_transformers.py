@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.verifying.inputs import Window
-from modelfmt.verifying.runners import Runner, Subject, relayed
+from modelfmt.verifying.runners import GraphRunner, Runner, Subject, relayed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["open_runner"]
 
 
-class _Torch(Runner):
+class _Torch(GraphRunner):
     name = "transformers"
 
     def __init__(self, subject: Subject) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from modelfmt.errors import UnsupportedError
+from modelfmt.graphs import passes
 from modelfmt.graphs.classical import table
 from modelfmt.graphs.classical.columns import BATCH, Inputs
 from modelfmt.graphs.classical.fields import Fields
@@ -56,13 +57,11 @@ def from_record(record: Record, path: str, *, type: str = "DOUBLE") -> MadeProgr
         else:
             _transformed(build, build.transform(record, "", columns), type)
     inputs.declare(build, type)
-    build.drop_unused()
-    used = {node.domain for node in build.graph.nodes}
-    opsets = {domain: version for domain, version in OPSETS.items() if not domain or domain in used}
     properties = (("modelfmt.feature_names", msgspec.json.encode(list(names)).decode()),) if names else ()
-    program = Program(
-        build.graph, opsets, ir_version=IR_VERSION, producer="modelfmt", doc=record.type, properties=properties
-    )
+    program = Program(build.graph, ir_version=IR_VERSION, producer="modelfmt", doc=record.type, properties=properties)
+    passes.remove_unused(program)
+    used = {node.domain for node in build.graph.nodes}
+    program.opsets = {domain: version for domain, version in OPSETS.items() if not domain or domain in used}
     return MadeProgram(program, list(dict.fromkeys(build.notes)))
 
 

@@ -161,21 +161,6 @@ class Build:
         """Give a value a name of the user's."""
         self.graph.nodes.append(Node("Identity", [value], [name], name=name))
 
-    def drop_unused(self) -> None:
-        """Drop nodes and constants that no output needs."""
-        needed = {value.name for value in self.graph.outputs}
-        kept = []
-        for node in reversed(self.graph.nodes):
-            if needed.intersection(node.outputs):
-                kept.append(node)
-                needed.update(node.inputs)
-                for one in node.attributes.values():
-                    if one.kind == "GRAPH":
-                        needed.update(name for inner in one.value.nodes for name in inner.inputs)
-                        needed.update(value.name for value in one.value.outputs)
-        self.graph.nodes = kept[::-1]
-        self.graph.tensors = {name: tensor for name, tensor in self.graph.tensors.items() if name in needed}
-
     # What several families need.
 
     def sum(self, value: Operand, axis: int = 1, *, keep: bool = False) -> str:
