@@ -25,21 +25,37 @@ class Multimodal(NamedTuple):
 
     types: of its config.json. text: the type of the language model where config.json does not say. tables: language
     models that have another table here than alone. loses: what the language model does with text here and not alone.
+    names: pairs, the beginning or the end of a name in the table, and in some checkpoints of this class.
     """
 
     types: tuple[str, ...]
     text: str
     tables: tuple[tuple[str, str], ...] = ()
     loses: str = ""
+    names: tuple[tuple[str, str], ...] = ()
 
 
 _PREFIX = "the tokens of a prompt look at each other in both directions here: llama.cpp's graph looks backwards"
+
+_DIFFUSERS = (
+    *((f".self_attn.{letter}_proj.weight", f".self_attn.to_{letter}.weight") for letter in "qkv"),
+    (".self_attn.o_proj.weight", ".self_attn.to_out.weight"),
+    (".self_attn.q_norm.weight", ".self_attn.norm_q.weight"),
+    (".self_attn.k_norm.weight", ".self_attn.norm_k.weight"),
+)
+_KIMI = (("model.layers.", "language_model.model.blocks."),)  # transformers 5.24 renames both towers' layers on saving
+_QIANFAN = (("model.layers.", "language_model.model.encoder.layers."),)  # and here
+_NEMO = (
+    ("backbone.embeddings.", "llm.model.embed_tokens."),
+    ("backbone.norm_f.", "llm.model.norm."),
+    *((f".mixer.{name}", f".mixer._fp32_params.{name}") for name in ("A_log", "D", "dt_bias")),
+)
 
 MULTIMODAL = {
     "AudioFlamingo3ForConditionalGeneration": Multimodal(("audioflamingo3",), "qwen2"),
     "AyaVisionForConditionalGeneration": Multimodal(("aya_vision",), "cohere2"),
     "Cohere2VisionForConditionalGeneration": Multimodal(("cohere2_vision",), "cohere2"),
-    "Cosmos3OmniForConditionalGeneration": Multimodal(("cosmos3_omni",), "qwen3_vl_text"),
+    "Cosmos3OmniForConditionalGeneration": Multimodal(("cosmos3_omni",), "qwen3_vl_text", names=_DIFFUSERS),
     "DeepseekVLForConditionalGeneration": Multimodal(("deepseek_vl",), "llama"),
     "DeepseekVLHybridForConditionalGeneration": Multimodal(("deepseek_vl_hybrid",), "llama"),
     "Exaone4_5_ForConditionalGeneration": Multimodal(("exaone4_5",), "exaone4"),
@@ -59,7 +75,7 @@ MULTIMODAL = {
     "JanusForConditionalGeneration": Multimodal(("janus",), "llama"),
     "KimiK25ForConditionalGeneration": Multimodal((), "deepseek_v3"),
     "KimiVLForConditionalGeneration": Multimodal(("kimi_vl",), "deepseek_v3"),
-    "Kimi_K25ForConditionalGeneration": Multimodal(("kimi_k25",), "deepseek_v3"),
+    "Kimi_K25ForConditionalGeneration": Multimodal(("kimi_k25",), "deepseek_v3", names=_KIMI),
     "Lfm2VlForConditionalGeneration": Multimodal(("lfm2_vl",), "lfm2"),
     "LightOnOCRForConditionalGeneration": Multimodal((), "qwen3"),
     "LightOnOcrForConditionalGeneration": Multimodal(("lighton_ocr",), "qwen3"),
@@ -74,14 +90,14 @@ MULTIMODAL = {
     "Mistral3ForConditionalGeneration": Multimodal(("mistral3",), "mistral", (("mistral", "llama.MISTRAL3"),)),
     "MossTranscribeDiarizeForConditionalGeneration": Multimodal(("moss_transcribe_diarize",), "qwen3"),
     "MusicFlamingoForConditionalGeneration": Multimodal(("musicflamingo",), "qwen2"),
-    "Nemotron3_5TranscribeForConditionalGeneration": Multimodal(("nemo_speechlm",), "nemotron_h"),
+    "Nemotron3_5TranscribeForConditionalGeneration": Multimodal(("nemo_speechlm",), "nemotron_h", names=_NEMO),
     "NemotronH_Nano_VL_V2": Multimodal((), "nemotron_h"),
     "NemotronH_Omni_Reasoning_V3": Multimodal(("nemotron_h_omni",), "nemotron_h"),
     "OmniASRForConditionalGeneration": Multimodal(("omniasr",), "llama"),
     "Ovis2ForConditionalGeneration": Multimodal(("ovis2",), "qwen2"),
     "PaliGemmaForConditionalGeneration": Multimodal(("paligemma",), "gemma", loses=_PREFIX),
     "PerceptionLMForConditionalGeneration": Multimodal(("perception_lm",), "llama"),
-    "QianfanOCRForConditionalGeneration": Multimodal(("qianfan_ocr",), "qwen3"),
+    "QianfanOCRForConditionalGeneration": Multimodal(("qianfan_ocr",), "qwen3", names=_QIANFAN),
     "Qwen2AudioForConditionalGeneration": Multimodal(("qwen2_audio",), "qwen2"),
     "Qwen2VLForConditionalGeneration": Multimodal(("qwen2_vl",), "qwen2_vl_text"),
     "Qwen2_5_VLForConditionalGeneration": Multimodal(("qwen2_5_vl",), "qwen2_5_vl_text"),
@@ -111,6 +127,7 @@ _TOWERS = (
     *("generation_embeddings", "generation_aligner", "generation_head", "visual_embeddings_table"),
     *("acoustic_tokenizer_encoder", "semantic_tokenizer_encoder", "semantic_connector", "diffusion_head"),
     *("talker", "token2wav", "code2wav", "language_embeddings", "encoder", "embed_vision", "embed_audio"),
+    *("blocks", "patch_embed", "pos_embed", "deepstack_merger_list"),
 )
 """Modules beside the language model."""
 
@@ -149,10 +166,11 @@ def around(arch: Architecture, name: str, kind: str) -> Architecture:
     bodies = {first.partition(".")[0] + "." for row in arch.rows for first in row.sources if "{i}" in first}
     prefixes = [(ours, outer + theirs) for outer in _WITH_HEAD for ours, theirs in (("", ""), *arch.prefixes)]
     prefixes += [(body, theirs) for theirs in _BODIES for body in bodies]
-    prefixes += [("lm_head.", theirs) for theirs in _HEADS]
+    prefixes += [("lm_head.", theirs) for theirs in _HEADS] + [pair for pair in row.names if pair[0][0] != "."]
     return arch.derive(
         within=name,
         prefixes=(*prefixes, *arch.prefixes),
+        suffixes=(*arch.suffixes, *(pair for pair in row.names if pair[0][0] == ".")),
         params=tuple(replace(param, default=sizes[param.name]) for param in arch.params if param.name in sizes),
         variants=tuple((condition, around(other, name, kind)) for condition, other in arch.variants),
         ignores=_IGNORES,

@@ -26,11 +26,13 @@ __all__ = [
 CONFIG = "config.json"
 
 _FLOAT32 = Struct("<f")
+_OF_ALL = ("architectures", "model_type", "vocab_size", "dtype", "torch_dtype", "tie_word_embeddings", "vision_config")
 _SECTIONS = (("thinker_config",), ("text_config", "llm_config", "language_config"))
 
 
 def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the language model: that of its section, where there is one, over the outer one.
+    """The configuration of the language model: its section, where there is one, and of the outer one special tokens and
+    what else is of the whole. Not its sizes: they may be those of a tower.
 
     Embeddings are tied where either says so: transformers 5 writes the default of its class into both, and ties by the
     outer one.
@@ -41,7 +43,8 @@ def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     found = config
     for outer, inner in _sections(config):
         tied = {"tie_word_embeddings": True} if outer.get("tie_word_embeddings") is True else {}
-        found = {**found, **inner, **tied}
+        kept = {key: value for key, value in found.items() if key in _OF_ALL or key.endswith("_token_id")}
+        found = {**kept, **inner, **tied}
     return found
 
 
