@@ -106,6 +106,7 @@ class Param:
     per_layer: bool = False
     counted: bool = False
     uniform: bool = False
+    cut: bool = False
     leading: tuple[Any, ...] = ()
     numbers: bool = False
     first: int = 0
@@ -146,6 +147,10 @@ class Rope:
     names_longrope: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     log_multiplier: float = 0.0
+    labels: tuple[str, str] = ("full_attention", "sliding_attention")
+    keys: tuple[str, str] = ("rope.freq_base", "rope.freq_base_swa")
+    thetas: tuple[str, ...] = ()
+    unscaled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
