@@ -111,6 +111,21 @@ KIMI = (
         "linear_num_heads": 4,
     }
 )
+LING3 = (
+    SMALL_LATENT
+    | WIDTHS
+    | {
+        "q_lora_rank": None,
+        "head_dim": 16,
+        "num_local_experts": 16,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        "layer_group_size": 2,
+        "kda_lower_bound": -3.0,
+    }
+)
 NOAUX = WIDTHS | {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 3, "first_k_dense_replace": 1}
 GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4}
 LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
@@ -623,6 +638,14 @@ MODELS = (
         renamed=("layers.0.block_sparse_moe", "layers.0.mlp"),
     ),
     Case("sarvam-moe", "Glm4Moe", GPT, NOAUX | {"head_dim": 16, "num_mtp_layers": 0}, settings="SarvamMoEConfig"),
+    Case("sarvam-mla", "DeepseekV3", "deepseek-v3", LATENT | NOAUX, settings="SarvamMLAConfig"),
+    Case(
+        "ling3",
+        "BailingHybrid",
+        GPT,
+        LING3 | {"layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"]},
+    ),
+    Case("ling3-yarn", "BailingHybrid", GPT, LING3 | {"q_lora_rank": 32, "rope_parameters": YARN}),
     Case(
         "granite-swa",
         "GraniteSWA",
@@ -825,6 +848,11 @@ REFUSED = (
     ("apertus", {"attention_bias": True}, "no biases"),
     ("kimi-linear", {"linear_num_heads": 8}, "as many heads"),
     ("kimi-linear", {"tie_word_embeddings": True}, "output matrix"),
+    ("kimi-linear", {"moe_router_activation_func": "softmax"}, "no number"),
+    ("sarvam-mla", {"q_lora_rank": None}, "26 and 27 layers"),
+    ("ling3", {"linear_num_heads": 8}, "as many heads"),
+    ("ling3", {"kda_safe_gate": False}, "another way"),
+    ("ling3", {"rope_parameters": YARN | {"mscale_all_dim": 1.0}}, "mscale_all_dim"),
     ("sarvam-moe", {"head_dim": 32}, "n_embd / n_head"),
     ("sarvam-moe", {"use_qk_norm": False}, "another way"),
     ("granite-swa", {"layer_rope_theta": [0, 1e4, 5e5, 0]}, "one rope_theta"),

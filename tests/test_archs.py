@@ -64,7 +64,7 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {"cohere2moe", "deepseek32", "deepseek4", "granite_swa", "hy_v3", "mellum", "minimax-01"}
+NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "granite_swa", "hy_v3", "mellum", "minimax-01"}
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
 _COMPRESSED = ("attn_compressor", "indexer_compressor")

@@ -359,6 +359,8 @@ def _one(param: Param, value: Any, place: str, path: str) -> Any:
         return bool(codes[word]) if param.type == "BOOL" else codes[word]
     if param.type == "FLOAT32" and param.low == 0 and type(value) in (int, float) and value == 0:
         return 0.0
+    if param.negative and type(value) in (int, float):
+        return -number(-value, place, path)
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
     return integer(value, place, param.low, param.high, path=path)
