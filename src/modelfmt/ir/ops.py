@@ -35,6 +35,7 @@ from modelfmt.ir.computed import (
     Dequantize,
     Encoded,
     Finite,
+    Integers,
     NegativeExp,
     NegativeLog,
     Scale,
@@ -75,6 +76,7 @@ __all__ = [
     "Finite",
     "FlipBits",
     "GroupOrder",
+    "Integers",
     "Leaf",
     "Nearest",
     "NegativeExp",
@@ -128,6 +130,7 @@ Expression = (
     | Cast
     | Encoded
     | Finite
+    | Integers
     | AddLowRank
     | Pad
     | GroupOrder
