@@ -95,7 +95,7 @@ def _zeros(expr: Expression) -> tuple[bool, bool]:
     zeros, whole = False, True
     for node in nodes(expr):
         if isinstance(node, Nearest):
-            zeros = zeros or not node.symmetric
+            zeros = zeros or node.rule.found == "range"
         elif isinstance(node, Coded):
             zero = node.zero
             zeros = zeros or node.offset is not None or isinstance(zero, Param) or not zero.is_integer()
