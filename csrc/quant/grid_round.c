@@ -13,10 +13,17 @@
 
 enum { SLACK = 16 }; /* floats that may be read behind a group */
 
+/* The ends of a group's range, and its largest magnitude. */
 typedef struct span {
-    float low, high;
-    bool finite;
+    float low, high, largest;
 } span;
+
+/* A rule, and what of it is the same for all groups. */
+typedef struct ready {
+    const mf_rounded *how;
+    vf thresholds[MF_THRESHOLDS];
+    vi steps[MF_THRESHOLDS];
+} ready;
 
 /* A group's own numbers. v = (x - before) times or by factor + after, then clipped. */
 typedef struct line {
@@ -37,31 +44,37 @@ static uint32_t to_bits(float x) {
     return bits;
 }
 
-/* Smallest and largest of n values, and of what was seen before. Zeros of either sign are the same here. */
-static span widened(span seen, const float *x, size_t n) {
-    vf low = vf_set1(seen.low), high = vf_set1(seen.high);
-    vi most = vi_set1(0);
+/* The largest magnitude of n values, as bits, and of what was seen before: of NaN and infinity the largest bits. */
+static uint32_t largest_bits(uint32_t seen, const float *x, size_t n) {
+    vi most = vi_set1((int32_t)seen);
+    size_t j = 0;
+    for (; j + VF_LANES <= n; j += VF_LANES) most = vi_max(most, (vi)vf_load(x + j) & 0x7fffffff);
+    int32_t all[VF_LANES];
+    vi_store(all, most);
+    for (size_t l = 0; l < VF_LANES; l++) seen = (uint32_t)all[l] > seen ? (uint32_t)all[l] : seen;
+    for (; j < n; j++) seen = (to_bits(x[j]) & 0x7fffffff) > seen ? to_bits(x[j]) & 0x7fffffff : seen;
+    return seen;
+}
+
+/* Smallest and largest of n finite values, and of what was seen before. Zeros of either sign are the same here. */
+static void widen(float *lowest, float *highest, const float *x, size_t n) {
+    vf low = vf_set1(*lowest), high = vf_set1(*highest);
     size_t j = 0;
     for (; j + VF_LANES <= n; j += VF_LANES) {
-        const vf v = vf_load(x + j);
-        low = vf_min(v, low);
-        high = vf_max(v, high);
-        most = vi_max(most, (vi)v & 0x7fffffff);
+        low = vf_min(vf_load(x + j), low);
+        high = vf_max(vf_load(x + j), high);
     }
     float lows[VF_LANES], highs[VF_LANES];
     vf_store(lows, low);
     vf_store(highs, high);
-    seen.finite = seen.finite && !vm_any(vi_gt(most, vi_set1(0x7f7fffff)));
     for (size_t l = 0; l < VF_LANES; l++) {
-        seen.low = lows[l] < seen.low ? lows[l] : seen.low;
-        seen.high = highs[l] > seen.high ? highs[l] : seen.high;
+        *lowest = lows[l] < *lowest ? lows[l] : *lowest;
+        *highest = highs[l] > *highest ? highs[l] : *highest;
     }
     for (; j < n; j++) {
-        seen.finite = seen.finite && isfinite(x[j]);
-        seen.low = x[j] < seen.low ? x[j] : seen.low;
-        seen.high = x[j] > seen.high ? x[j] : seen.high;
+        *lowest = x[j] < *lowest ? x[j] : *lowest;
+        *highest = x[j] > *highest ? x[j] : *highest;
     }
-    return seen;
 }
 
 /* E4M3 (no infinity) of |v| <= 448, nearest even. Below 2^-6 its numbers are multiples of 2^-9, and 2^-6 is the eighth
@@ -74,21 +87,23 @@ static inline vi e4m3_code(vf v) {
 }
 
 static float e4m3_nearest(float v) {
-    int32_t codes[VF_LANES];
-    vi_store(codes, e4m3_code(vf_set1(v < 448.0f ? v : 448.0f)));
-    const int32_t exponent = codes[0] >> 3 & 15, mantissa = codes[0] & 7;
-    return exponent ? ldexpf((float)(8 + mantissa), exponent - 10) : ldexpf((float)mantissa, -9);
+    v = v < 448.0f ? v : 448.0f;
+    if (v < 0x1p-6f) return rintf(v * 512.0f) / 512.0f;
+    const uint32_t bits = to_bits(v);
+    return from_bits((bits + 0x7ffff + (bits >> 20 & 1)) & 0xfff00000);
+}
+
+static float bf16_nearest(float v) {
+    const uint32_t bits = to_bits(v); /* of no NaN */
+    return from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
 }
 
 static float as_type(float scale, mf_kept kept) {
     switch (kept) {
     case MF_KEPT_F16:
         return mf_f16_to_f32(mf_f32_to_f16(scale));
-    case MF_KEPT_BF16: {
-        float all[VF_LANES];
-        vf_store(all, vf_from_bf16(vi_bf16_from_vf(vf_set1(scale))));
-        return all[0];
-    }
+    case MF_KEPT_BF16:
+        return bf16_nearest(scale);
     case MF_KEPT_E4M3:
         return e4m3_nearest(scale);
     case MF_KEPT_POWER: /* the power of two below, or above what is 1.75 times one */
@@ -123,7 +138,7 @@ static line line_of_edge(const mf_rounded *how, span seen, mf_record *record) {
 }
 
 static line line_of(const mf_rounded *how, span seen, mf_record *record) {
-    const float far = fabsf(seen.high) > fabsf(seen.low) ? seen.high : seen.low, shift = (float)how->shift;
+    const float shift = (float)how->shift;
     const float bottom = -how->top, middle = (float)((how->limit + 1) / 2) - shift;
     line made = {0.0f, 0.0f, -0.0f, bottom, how->top, (int32_t)how->shift, how->divide};
     const bool integer = how->codes == MF_CODES_EVEN || how->codes == MF_CODES_AWAY;
@@ -139,9 +154,9 @@ static line line_of(const mf_rounded *how, span seen, mf_record *record) {
         const float zero = clipped(scale != 0.0f ? -shift - low / scale : -shift, made.low, made.high);
         made.after = how->codes == MF_CODES_AWAY ? roundf(zero) : scale != 0.0f ? rintf(zero) : 0.0f;
     } else if (how->found == MF_FOUND_FARTHEST) {
-        scale = far / -how->reach;
+        scale = (fabsf(seen.high) > fabsf(seen.low) ? seen.high : seen.low) / -how->reach;
     } else {
-        scale = how->times * (fabsf(far) / how->reach);
+        scale = how->times * (seen.largest / how->reach);
     }
     scale = as_type(scale, how->via);
     if (scale != 0.0f) scale = as_type(scale, how->stored);
@@ -189,24 +204,18 @@ CODES(away_codes, vi_round_away(v) + shift)
 CODES(float_codes, e4m3_code(v) + shift)
 #undef CODES
 
-static void book_codes(const mf_rounded *how, const float *x, size_t n, line l, uint8_t *codes) {
-    vf thresholds[MF_THRESHOLDS];
-    vi steps[MF_THRESHOLDS];
-    for (size_t i = 0; i < MF_THRESHOLDS; i++) {
-        thresholds[i] = vf_set1(how->thresholds[i]);
-        steps[i] = vi_set1((int32_t)how->book[i + 1] - (int32_t)how->book[i]);
-    }
-    const vi first = vi_set1(how->book[0]);
+static void book_codes(const ready *by, const float *x, size_t n, line l, uint8_t *codes) {
+    const vi first = vi_set1(by->how->book[0]);
     for (size_t j = 0; j < n; j += VF_LANES) {
-        const vi code = table_code(placed(x + j, l, l.divide), thresholds, steps, first);
+        const vi code = table_code(placed(x + j, l, l.divide), by->thresholds, by->steps, first);
         uint8_t some[VF_LANES];
         vi_store_u8(some, code);
         memcpy(codes + j, some, n - j < VF_LANES ? n - j : VF_LANES);
     }
 }
 
-static void codes_of(const mf_rounded *how, const float *x, size_t n, line l, uint8_t *codes) {
-    switch (how->codes) {
+static void codes_of(const ready *by, const float *x, size_t n, line l, uint8_t *codes) {
+    switch (by->how->codes) {
     case MF_CODES_EVEN:
         l.divide ? even_codes(x, n, l, true, codes) : even_codes(x, n, l, false, codes);
         break;
@@ -217,22 +226,26 @@ static void codes_of(const mf_rounded *how, const float *x, size_t n, line l, ui
         l.divide ? float_codes(x, n, l, true, codes) : float_codes(x, n, l, false, codes);
         break;
     default:
-        book_codes(how, x, n, l, codes);
+        book_codes(by, x, n, l, codes);
     }
 }
 
 /* One group: `n` columns from `column` on of some rows, which share a scale. x: their values, `stride` apart. */
-static mf_rounded_status group_round(const mf_rounded *how, mf_grid grid, mf_fault at, size_t n_rows, size_t n,
+static mf_rounded_status group_round(const ready *by, mf_grid grid, mf_fault at, size_t n_rows, size_t n,
                                      const float *x, size_t stride, uint8_t *rows, mf_fault *fault) {
-    span seen = {x[0], x[0], true};
-    for (size_t r = 0; r < n_rows; r++) seen = widened(seen, x + r * stride, n);
+    const mf_rounded *how = by->how;
+    uint32_t largest = 0;
+    for (size_t r = 0; r < n_rows; r++) largest = largest_bits(largest, x + r * stride, n);
     *fault = at;
-    for (size_t r = 0; r < n_rows && !seen.finite; r++)
+    for (size_t r = 0; r < n_rows && largest >= 0x7f800000; r++)
         for (size_t j = 0; j < n; j++)
             if (!isfinite(x[r * stride + j])) {
                 *fault = (mf_fault){at.row + r, at.column + j};
                 return MF_ROUNDED_BAD_VALUE;
             }
+    span seen = {x[0], x[0], from_bits(largest)};
+    for (size_t r = 0; r < n_rows && how->found != MF_FOUND_LARGEST; r++)
+        widen(&seen.low, &seen.high, x + r * stride, n);
     mf_record record;
     const line l = how->found == MF_FOUND_EDGE ? line_of_edge(how, seen, &record) : line_of(how, seen, &record);
     if (!isfinite(record.scale) || !isfinite(record.offset)) return MF_ROUNDED_BAD_SCALE;
@@ -241,7 +254,7 @@ static mf_rounded_status group_round(const mf_rounded *how, mf_grid grid, mf_fau
         uint8_t *row = rows + (at.row + r) * size;
         for (size_t g = at.column / grid.group; g < (at.column + n) / grid.group; g++)
             record_store(row, g, record.scale, record.offset, record.zero);
-        if (!how->records) codes_of(how, x + r * stride, n, l, row + head + at.column);
+        if (!how->records) codes_of(by, x + r * stride, n, l, row + head + at.column);
     }
     return MF_ROUNDED_OK;
 }
@@ -259,6 +272,11 @@ size_t MF_LEVEL(grid_round_scratch)(const mf_rounded *how) {
 mf_rounded_status MF_LEVEL(grid_round)(const mf_rounded *how, mf_grid grid, const mf_type *type, const uint8_t *values,
                                        float *scratch, uint8_t *rows, mf_fault *fault) {
     const size_t wide = columns_at_once(how), stride = wide + SLACK;
+    ready by = {.how = how};
+    for (size_t i = 0; i < MF_THRESHOLDS; i++) {
+        by.thresholds[i] = vf_set1(how->thresholds[i]);
+        by.steps[i] = vi_set1((int32_t)how->book[i + 1] - (int32_t)how->book[i]);
+    }
     memset(scratch, 0, MF_LEVEL(grid_round_scratch)(how));
     for (size_t r = 0; r < grid.n_rows; r += how->rows) {
         const size_t n_rows = grid.n_rows - r < how->rows ? grid.n_rows - r : how->rows;
@@ -269,7 +287,7 @@ mf_rounded_status MF_LEVEL(grid_round)(const mf_rounded *how, mf_grid grid, cons
             for (size_t g = 0; g < n; g += how->size) {
                 const size_t own = n - g < how->size ? n - g : how->size;
                 const mf_rounded_status status =
-                    group_round(how, grid, (mf_fault){r, c + g}, n_rows, own, scratch + g, stride, rows, fault);
+                    group_round(&by, grid, (mf_fault){r, c + g}, n_rows, own, scratch + g, stride, rows, fault);
                 if (status != MF_ROUNDED_OK) return status;
             }
         }

@@ -97,13 +97,6 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
     records = rows[:, :head].copy().view(np.float64).reshape(len(rows), -1, 3)
     scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
     codes = rows[:, head:]
-    whole = grid.whole(expr.table)
-    if whole is not None:
-        table = np.zeros(256, np.uint8)
-        table[: len(whole.codes)] = whole.codes
-        scale /= whole.steps
-        zero += whole.zero  # tables are never moved: their zero is 0
-        codes[:] = table[codes]
     still = (scale == 0.0) & (offset != 0.0)
     if still.any():  # a constant: codes of 0, whose zero is the constant itself
         if codes.size:

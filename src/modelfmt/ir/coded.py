@@ -120,23 +120,14 @@ class Regrid(Op, frozen=True):
 
 
 class Uniform(Op, frozen=True):
-    """A grid as integers under scales and zeros alone, value = scale * (code - zero): tables of whole numbers become
-    codes, offsets become zeros, which are then no whole numbers. table: that of the input, which may be records."""
+    """A grid under scales and zeros alone, value = scale * (code - zero): offsets become zeros, which are then no whole
+    numbers."""
 
     input: Expression
-    table: str
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.input.shape
-
-    @property
-    def stored(self) -> Encoding:
-        given, whole = self.input.stored, grid.whole(self.table)
-        own = grid.parse(given.name)
-        if whole is None or own.table == "-":
-            return given
-        return ENCODINGS[grid.grid_name(whole.table, own.group, own.n_cols)]
 
 
 class Blocks(Op, frozen=True):
