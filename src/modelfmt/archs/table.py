@@ -146,6 +146,7 @@ class Rope:
     names_longrope: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     log_multiplier: float = 0.0
+    betas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
