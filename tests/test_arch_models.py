@@ -47,6 +47,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "long_factor": [1.0 + at for at in range(8)],
+    "short_factor": [1.0 + at / 8 for at in range(8)],
+}
 DEEP_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
 GPT_OSS = {
     "head_dim": 32,
@@ -1132,6 +1138,51 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: di
     with pytest.raises(UnsupportedError, match=message) as caught:
         to_gguf(arch, tensors={}, config=config | change, assets={})
     assert caught.value.code == "config-unsupported"
+
+
+@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True)])
+def test_betas_of_yarn_that_llama_cpp_reads_from_its_command_line_only(
+    name: str, read: bool, golden: Path, tmp_path: Path
+) -> None:
+    """Of all tables with yarn, mistral3 alone is read from the file."""
+    case = next(case for case in MODELS if case.name == name)
+    betas = {"beta_fast": 8.0, "beta_slow": 2.0}
+    rope = case.config.get("rope_parameters", YARN) | betas
+    model = make(replace(case, config=case.config | {"rope_parameters": rope}), golden, tmp_path / "hf")
+    expected = computed(model)
+    report = modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    options = {f"yarn_{name}": value for name, value in betas.items()}
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = network.logits(tokens())
+        with llama.Session(network, **options) as session:
+            np.testing.assert_allclose(session.run(tokens()), expected, atol=1e-3)
+    assert (np.abs(found - expected).max() < 1e-3) == read
+    assert [loss.subject for loss in report.losses] == ([] if read else ["rope_parameters.beta_fast"])
+    assert read or "--yarn-beta-fast 8 --yarn-beta-slow 2" in report.losses[0].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "context"),
+    [
+        ("linear", {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ("within-dynamic", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ("yarn-attention", YARN | {"attention_factor": 1.3}, 128),
+        ("yarn-mscales", YARN | {"mscale": 0.707, "mscale_all_dim": 1.0}, 128),
+        ("longrope-short", LONGROPE | {"original_max_position_embeddings": 512}, 1024),
+        ("longrope-long", LONGROPE | {"original_max_position_embeddings": 40}, 1024),
+    ],
+)
+def test_ropes_turn_as_in_transformers(
+    name: str, rope: dict[str, Any], context: int, golden: Path, tmp_path: Path
+) -> None:
+    """Those that no case of MODELS has. Which of the two tensors of longrope counts, llama.cpp decides by the size of
+    its context (256 here), transformers by the length of the text (48)."""
+    changes = {"rope_parameters": rope, "max_position_embeddings": context}
+    case = Case(name, "Llama", "llama-spm", changes)
+    expected = computed(make(case, golden, tmp_path / "hf"))
+    modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    with llama.Network(tmp_path / "model.gguf") as network:
+        np.testing.assert_allclose(network.logits(tokens()), expected, atol=1e-3)
 
 
 ELSEWHERE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_dim", "text_config")

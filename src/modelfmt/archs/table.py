@@ -153,6 +153,7 @@ class Rope:
     keys: tuple[str, str] = ("rope.freq_base", "rope.freq_base_swa")
     thetas: tuple[str, ...] = ()
     unscaled: bool = False
+    betas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
