@@ -11,9 +11,10 @@ from modelfmt import _kernels
 from modelfmt.grids.kinds import direct, restricted
 from modelfmt.grids.moving import hold, opened_planes
 from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
+from modelfmt.grids.rounding import planes_of_values
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Coded, Expression, Numbers, Packed, Reader, Regrid, geometry
+from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, geometry
 from modelfmt.kernels import convert
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def planes_of(
 
     if isinstance(expr, Coded) and expr.index is None:
         return planes(expr, *rows, expr.first + columns, reader, turned=turned, wanted=wanted)
-    if isinstance(expr, Regrid):
+    if isinstance(expr, Nearest):
+        found = planes_of_values(expr, rows, columns, reader)
+    elif isinstance(expr, Regrid):
         found = opened_planes(expr, rows, columns, reader)
     else:
         own = grid.parse(expr.stored.name)
