@@ -167,7 +167,7 @@ static line line_of(const mf_rounded *how, span seen, mf_record *record) {
         return made;
     }
     if (fabsf(scale) < how->floor) scale = how->floor;
-    made.factor = how->divide ? scale / how->over : how->over / scale;
+    made.factor = how->divide ? scale / how->over : how->over * (1.0f / scale);
     return made;
 }
 

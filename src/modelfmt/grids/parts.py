@@ -15,7 +15,7 @@ from modelfmt.grids.rounding import planes_of_values
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
 from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, geometry
-from modelfmt.kernels import convert
+from modelfmt.kernels import convert, kernel_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,6 +190,10 @@ def _dense(found: Values, encoding: str) -> Rows:
     row = ENCODINGS[encoding]
     if row.element.kind == "int":
         return np.ascontiguousarray(np.rint(found).astype(row.numpy)).view(np.uint8).reshape(n, -1)
+    if encoding not in kernel_types():  # 8-bit floats, which have these numbers
+        import ml_dtypes
+
+        return np.ascontiguousarray(found.astype(getattr(ml_dtypes, row.numpy))).view(np.uint8)
     out = np.empty((n, m * row.block_bytes), np.uint8)
     if n and m:
         convert("F64", np.ascontiguousarray(found), encoding, out, n, m)

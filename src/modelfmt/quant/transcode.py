@@ -50,6 +50,7 @@ __all__ = [
     "Verdict",
     "can_encode",
     "choose",
+    "e4m3_scales",
     "is_grid",
     "label",
     "policy",
@@ -529,6 +530,19 @@ def powers(expr: Expression, reader: Reader) -> bool:
     for records in _records(expr, reader):
         fraction, exponent = np.frexp(records[:, 0])
         if not np.all((fraction == 0.5) & (exponent > -127) & (exponent <= 128)) or records[:, 1:].any():
+            return False
+    return True
+
+
+def e4m3_scales(expr: Expression, reader: Reader) -> bool:
+    """True where every scale is an E4M3 number that is not negative, and there is nothing else."""
+    import numpy as np
+
+    if isinstance(expr, Nearest):
+        return expr.rule.stored == "E4M3"
+    for records in _records(expr, reader):
+        scales = records[:, 0]
+        if not np.array_equal(_rounded(np.clip(scales, 0.0, 448.0), "F8_E4M3"), scales) or records[:, 1:].any():
             return False
     return True
 
