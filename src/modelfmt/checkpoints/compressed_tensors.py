@@ -26,7 +26,7 @@ from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Nearest, Packed, Param, Reader, Reshape, geometry, nearest
-from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, zeros
+from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, without_tensor_scale, zeros
 
 __all__ = ["FORMS", "configuration", "read", "write"]
 
@@ -294,9 +294,14 @@ def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written 
         error = 0.0 if expr.scales[1].divide else abs(inverse * given - 1.0)
         found = _nvfp4(expr.codes, expr.scales[0].input, inverse, error)
         return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
-    if grid.parse(expr.stored.name).group % 16 or not e4m3_scales(expr, reader):
+    inner, scale_of_all, _ = without_tensor_scale(expr, reader)
+    given = 1.0 if scale_of_all is None else float(reader.values(scale_of_all, 0, 1)[0, 0])
+    if not 0.0 < given < float("inf") or grid.parse(expr.stored.name).group % 16 or not e4m3_scales(inner, reader):
         return None
-    return _nvfp4(Packed(expr, Packing(4), "U8"), numbers(expr, "scale", "F8_E4M3", 16), 1.0, 0.0)
+    inverse = _single(1.0 / given)
+    scale = numbers(inner, "scale", "F8_E4M3", 16)
+    found = _nvfp4(Packed(inner, Packing(4), "U8"), scale, inverse, abs(inverse * given - 1.0))
+    return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
 
 
 def _nvfp4(codes: Expression, scale: Expression, divisor: float, error: float) -> Written:

@@ -58,6 +58,7 @@ __all__ = [
     "rounding",
     "verdict",
     "whole_zeros",
+    "without_tensor_scale",
     "zeros",
 ]
 
@@ -136,7 +137,8 @@ def is_grid(expr: Expression) -> bool:
 def label(expr: Expression) -> str:
     """What a source is, for people: the scheme of its codes, else its encoding."""
     found = next((node.label for node in nodes(expr) if isinstance(node, Coded)), "")
-    return found if found and is_grid(expr) else expr.stored.name
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return (found or blocks) if (found or blocks) and is_grid(expr) else expr.stored.name
 
 
 def can_encode(expr: Expression, target: str, reader: Reader, *, at_most: float = 1.0) -> Verdict:
@@ -202,7 +204,7 @@ def choose(expr: Expression, wanted: Policy, reader: Reader, *, name: str = "") 
 
 def _move(expr: Expression, target: str, reader: Reader, at_most: float) -> Move:
     if target == "NVFP4":
-        inner, scale, off = _without_tensor_scale(expr, reader)
+        inner, scale, off = without_tensor_scale(expr, reader)
         found = can_encode(inner, target, reader, at_most=at_most)
         if found.bound is not None and off:
             found = verdict(max(found.bound, off), at_most)
@@ -210,7 +212,7 @@ def _move(expr: Expression, target: str, reader: Reader, at_most: float) -> Move
     return Move(target, can_encode(expr, target, reader, at_most=at_most), expr)
 
 
-def _without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression, Expression | None, float]:
+def without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression, Expression | None, float]:
     """A tensor without the scale of its whole, that scale, and what rounding its reciprocal to float32 costs."""
     found: list[Param] = []
 
@@ -221,6 +223,9 @@ def _without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression,
                 found.extend(whole)
                 return msgspec.structs.replace(part, scales=tuple(p for p in part.scales if p is not whole[0]))
             return part
+        if isinstance(part, Regrid) and part.whole is not None and part.whole.rows == 0:
+            found.append(part.whole)
+            return msgspec.structs.replace(part, whole=None)
         return with_inputs(part, strip)
 
     inner = strip(expr)
