@@ -113,13 +113,12 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
 
 def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
-    import numpy as np
 
     inner, row = expr.input, kernel_types()[expr.encoding]
     if isinstance(inner, Coded) and inner.packing.lay == "columns" and (start % 8 or stop % 8):
         first, last = start // 8 * 8, -(-stop // 8) * 8
         return blocks(expr, first, last, reader)[start - first : stop - first]
-    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
+    out = reader.empty(stop - start, row_bytes(expr))
     fault = move(inner, start, stop, reader, (params.LAYS["blocks"], 0, row.id, 0, out.shape[1]), out)
     if fault is not None:
         raise no_place(*fault, expr.encoding, start)

@@ -33,6 +33,7 @@ from modelfmt.ir.computed import (
     Dequantize,
     Encoded,
     Finite,
+    Integers,
     NegativeExp,
     NegativeLog,
     Scale,
@@ -73,6 +74,7 @@ __all__ = [
     "Finite",
     "FlipBits",
     "GroupOrder",
+    "Integers",
     "Leaf",
     "Nearest",
     "NegativeExp",
@@ -125,6 +127,7 @@ Expression = (
     | Cast
     | Encoded
     | Finite
+    | Integers
     | AddLowRank
     | Pad
     | GroupOrder
