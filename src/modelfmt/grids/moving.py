@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from modelfmt import _kernels
 from modelfmt.grids.kinds import GROUPS, direct, implied_zero
-from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
+from modelfmt.grids.params import LAYS, ORDERS, Planes, planes, whole_of
 from modelfmt.grids.values import table
 from modelfmt.ir import grid
 from modelfmt.ir.ops import Coded, Reader, Regrid
@@ -92,6 +92,8 @@ def opened_planes(expr: Regrid, rows: tuple[int, int], columns: NDArray[np.int64
     which = (expr.first + columns - first * elements) // group
     if not np.array_equal(which, np.arange(found.shape[2])):
         found = found[:, :, which]
+    if expr.whole is not None:
+        found[0] *= whole_of(expr.whole, *rows, reader)
     zero = implied_zero(name)
     return Planes(found[0], *found[1:]) if zero is None else Planes(found[0], 0.0, zero)
 

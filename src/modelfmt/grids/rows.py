@@ -85,9 +85,13 @@ def regrid(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
     records = rows[:, : n_all // own * grid.RECORD].reshape(n, -1, grid.RECORD)
     which = (expr.first + np.arange(width // expr.group) * expr.group) // own
     head = records if len(which) == records.shape[1] else records[:, which]
+    if expr.whole is not None:
+        scaled = np.ascontiguousarray(head).view(np.float64)
+        scaled[..., 0] *= params.whole_of(expr.whole, start, stop, reader)
+        head = scaled.view(np.uint8)
     if expr.records:
         return np.ascontiguousarray(head.reshape(n, -1))
-    if width == n_all and expr.group == own:
+    if width == n_all and expr.group == own and expr.whole is None:
         return rows
     begin = n_all // own * grid.RECORD + expr.first
     return np.concatenate([head.reshape(n, -1), rows[:, begin : begin + width]], axis=1)
