@@ -1,8 +1,8 @@
 """Quanto: integers and floats of eight bits under a scale for each row, as optimum-quanto's save_pretrained has them.
 
 MODULE.weight._data I8 or F8 [out, in], MODULE.weight._scale [out, 1]; quanto_qmap.json beside them names the type of
-each module. Source: optimum-quanto 0.2.7 models/transformers_models.py, tensor/weights. Not here: qint4 and qint2, whose
-groups lie one below the other: the files do not say how many of them are a row.
+each module. Source: optimum-quanto 0.2.7 models/transformers_models.py, tensor/weights. Not here: qint4 and qint2,
+whose groups lie one below the other: the files do not say how many of them are a row.
 """
 
 from __future__ import annotations
