@@ -10,7 +10,17 @@ checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepse
 from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
-from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import (
+    MTP,
+    N_NEXTN,
+    NEXTN,
+    dense_rows,
+    leading_dense,
+    router,
+    score_bias,
+    shared_rows,
+    sigmoid_router,
+)
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
 
@@ -126,7 +136,9 @@ SIGMOID = _LATENT.derive(
         *sigmoid_router(n_group=8, n_group_used=4, scale=2.5, normalised=True),
         Param("limited", (), default=0),
         Param("interleaved", "rope_interleave", type="BOOL", default=True),
+        N_NEXTN,
     ),
+    nextn=NEXTN,
     rows=(score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),),
     refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"),),
 )

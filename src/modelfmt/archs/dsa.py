@@ -43,9 +43,10 @@ DEEPSEEK32 = SIGMOID.derive(
 
 GLM_DSA = DEEPSEEK32.derive(
     gguf="glm-dsa",
+    nextn=None,  # whether its layer has an indexer of its own is not known here: a named loss
     hf=("GlmMoeDsaForCausalLM",),
     model_type=("glm_moe_dsa",),
-    without=("full",),
+    without=("full", "n_nextn"),
     params=(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
         Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),

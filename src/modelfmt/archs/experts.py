@@ -6,11 +6,13 @@ llama.cpp's llama-arch.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.table import Ignore, Loses, Param, Row
+from modelfmt.archs.table import Ignore, Loses, Nextn, Param, Row
 
 __all__ = [
     "MTP",
+    "NEXTN",
     "NOT_NORMALISED",
+    "N_NEXTN",
     "dense_rows",
     "leading_dense",
     "router",
@@ -25,6 +27,26 @@ _KINDS = ("gate", "up", "down")
 MTP = Ignore(
     "*layers.{n_layer}.*", "the layer that predicts a further token takes no part in llama.cpp's graph", loss=True
 )
+
+N_NEXTN = Param("n_nextn", "num_nextn_predict_layers", "nextn_predict_layers", default=0, low=0, high=64, omit=0)
+_NEXTN = _BLOCK + "nextn."
+NEXTN = Nextn(
+    rows=(
+        Row(_LAYER + "eh_proj.weight", _NEXTN + "eh_proj.weight", ("n_embd", "2*n_embd")),
+        Row(_LAYER + "enorm.weight", _NEXTN + "enorm.weight", ("n_embd",)),
+        Row(_LAYER + "hnorm.weight", _NEXTN + "hnorm.weight", ("n_embd",)),
+        Row(_LAYER + "embed_tokens.weight", _NEXTN + "embed_tokens.weight", ("vocab_size", "n_embd"), optional=True),
+        Row(
+            _LAYER + "shared_head.head.weight",
+            _NEXTN + "shared_head_head.weight",
+            ("vocab_size", "n_embd"),
+            optional=True,
+        ),
+        Row(_LAYER + "shared_head.norm.weight", _NEXTN + "shared_head_norm.weight", ("n_embd",), optional=True),
+    )
+)
+"""DeepSeek 3's layer that predicts a further token, which GLM has taken over. Source: the DeepSeek-V3 repository's
+README_WEIGHTS.md; vLLM's deepseek_mtp.py."""
 
 
 def leading_dense(default: int) -> Param:
