@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 
 from folders import computed, tokens
 
-DEEPSEEK = ("eh_proj", "enorm", "hnorm", "shared_head.norm")
-QWEN = ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
+NAMES = {
+    "qwen": ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"),
+    "hy_v3": ("eh_proj", "enorm", "hnorm", "final_layernorm"),
+    "": ("eh_proj", "enorm", "hnorm", "shared_head.norm"),
+}
+"""By the beginning of a model type: the matrix, the norms of embedding and hidden state, the last norm."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,11 @@ def with_next(model: Any, folder: Path, *, extra: bool = False) -> Drafting:
     config = json.loads((folder / "config.json").read_text())
     own = config.get("text_config", config)
     number = own["num_hidden_layers"] - 1
-    width, qwen = own["hidden_size"], "qwen" in own["model_type"]
+    width, qwen = own["hidden_size"], own["model_type"].startswith("qwen")
     project = torch.randn(width, 2 * width) * 0.1
     norms = [torch.randn(width) * 0.2 + (0.0 if qwen else 1.0) for _ in range(3)]
     tensors = load_file(folder / "model.safetensors")
-    names = QWEN if qwen else DEEPSEEK
+    names = next(names for begin, names in NAMES.items() if own["model_type"].startswith(begin))
     behind, at = ("mtp.", "mtp.layers.0.") if qwen else (f"model.layers.{number}.",) * 2
     begin = next(name.partition("layers.")[0] for name in tensors if f"layers.{number}." in name)
     last = f"{begin}layers.{number}."

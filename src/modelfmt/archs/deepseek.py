@@ -13,9 +13,9 @@ from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
 from modelfmt.archs.experts import (
     MTP,
     N_NEXTN,
-    NEXTN,
     dense_rows,
     leading_dense,
+    nextn,
     router,
     score_bias,
     shared_rows,
@@ -138,7 +138,7 @@ SIGMOID = _LATENT.derive(
         Param("interleaved", "rope_interleave", type="BOOL", default=True),
         N_NEXTN,
     ),
-    nextn=NEXTN,
+    nextn=nextn("shared_head.norm"),
     rows=(score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),),
     refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"),),
 )

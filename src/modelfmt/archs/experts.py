@@ -10,11 +10,11 @@ from modelfmt.archs.table import Ignore, Loses, Nextn, Param, Row
 
 __all__ = [
     "MTP",
-    "NEXTN",
     "NOT_NORMALISED",
     "N_NEXTN",
     "dense_rows",
     "leading_dense",
+    "nextn",
     "router",
     "score_bias",
     "shared_rows",
@@ -30,23 +30,24 @@ MTP = Ignore(
 
 N_NEXTN = Param("n_nextn", "num_nextn_predict_layers", "nextn_predict_layers", default=0, low=0, high=64, omit=0)
 _NEXTN = _BLOCK + "nextn."
-NEXTN = Nextn(
-    rows=(
-        Row(_LAYER + "eh_proj.weight", _NEXTN + "eh_proj.weight", ("n_embd", "2*n_embd")),
-        Row(_LAYER + "enorm.weight", _NEXTN + "enorm.weight", ("n_embd",)),
-        Row(_LAYER + "hnorm.weight", _NEXTN + "hnorm.weight", ("n_embd",)),
-        Row(_LAYER + "embed_tokens.weight", _NEXTN + "embed_tokens.weight", ("vocab_size", "n_embd"), optional=True),
-        Row(
-            _LAYER + "shared_head.head.weight",
-            _NEXTN + "shared_head_head.weight",
-            ("vocab_size", "n_embd"),
-            optional=True,
-        ),
-        Row(_LAYER + "shared_head.norm.weight", _NEXTN + "shared_head_norm.weight", ("n_embd",), optional=True),
+
+
+def nextn(norm: str) -> Nextn:
+    """DeepSeek 3's layer that predicts a further token, which others have taken over. norm: the name of its last norm.
+
+    Source: README_WEIGHTS.md of the DeepSeek-V3 repository.
+    """
+    vocabulary = ("vocab_size", "n_embd")
+    return Nextn(
+        rows=(
+            Row(_LAYER + "eh_proj.weight", _NEXTN + "eh_proj.weight", ("n_embd", "2*n_embd")),
+            Row(_LAYER + "enorm.weight", _NEXTN + "enorm.weight", ("n_embd",)),
+            Row(_LAYER + "hnorm.weight", _NEXTN + "hnorm.weight", ("n_embd",)),
+            Row(_LAYER + "embed_tokens.weight", _NEXTN + "embed_tokens.weight", vocabulary, optional=True),
+            Row(_LAYER + "shared_head.head.weight", _NEXTN + "shared_head_head.weight", vocabulary, optional=True),
+            Row(f"{_LAYER}{norm}.weight", _NEXTN + "shared_head_norm.weight", ("n_embd",), optional=True),
+        )
     )
-)
-"""DeepSeek 3's layer that predicts a further token, which GLM has taken over. Source: the DeepSeek-V3 repository's
-README_WEIGHTS.md; vLLM's deepseek_mtp.py."""
 
 
 def leading_dense(default: int) -> Param:

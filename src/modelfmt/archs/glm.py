@@ -18,7 +18,7 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import MTP, N_NEXTN, NEXTN, dense_rows, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import MTP, N_NEXTN, dense_rows, nextn, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Param, Rope, Row
 
 __all__ = ["GLM", "GLM4", "GLM4_MOE", "SOLAR_OPEN"]
@@ -87,7 +87,7 @@ GLM4_MOE = DECODER.derive(
         *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", _ROUTED),
     ),
     ignores=(MTP,),
-    nextn=NEXTN,
+    nextn=nextn("shared_head.norm"),
     graph={"mlp": "moe"},
 )
 
