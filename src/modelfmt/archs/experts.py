@@ -11,9 +11,9 @@ from modelfmt.archs.table import Ignore, Loses, Nextn, Param, Row
 __all__ = [
     "MTP",
     "NOT_NORMALISED",
-    "N_NEXTN",
     "dense_rows",
     "leading_dense",
+    "n_nextn",
     "nextn",
     "router",
     "score_bias",
@@ -28,8 +28,13 @@ MTP = Ignore(
     "*layers.{n_layer}.*", "the layer that predicts a further token takes no part in llama.cpp's graph", loss=True
 )
 
-N_NEXTN = Param("n_nextn", "num_nextn_predict_layers", "nextn_predict_layers", default=0, low=0, high=64, omit=0)
 _NEXTN = _BLOCK + "nextn."
+
+
+def n_nextn(default: int = 0) -> Param:
+    """How many layers predict further tokens, with what the configuration class takes an absent key for."""
+    config, key = "num_nextn_predict_layers", "nextn_predict_layers"
+    return Param("n_nextn", config, key, default=default, low=0, high=64, omit=0)
 
 
 def nextn(norm: str) -> Nextn:
