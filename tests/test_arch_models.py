@@ -1140,7 +1140,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: di
     assert caught.value.code == "config-unsupported"
 
 
-@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True)])
+@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True), ("deepseek4-yarn", False)])
 def test_betas_of_yarn_that_llama_cpp_reads_from_its_command_line_only(
     name: str, read: bool, golden: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,17 @@ youtu}/{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (Oct
 from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
-from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import (
+    MTP,
+    dense_rows,
+    leading_dense,
+    n_nextn,
+    nextn,
+    router,
+    score_bias,
+    shared_rows,
+    sigmoid_router,
+)
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
@@ -133,12 +143,16 @@ SIGMOID = _LATENT.derive(
 DEEPSEEK3 = SIGMOID.derive(
     hf=("DeepseekV3ForCausalLM",),
     model_type=("deepseek_v3",),
+    params=(n_nextn(1),),
+    nextn=nextn("shared_head.norm"),
     refuses=_LITE,
 )
 
 SARVAM_MLA = DEEPSEEK3.derive(
     hf=("SarvamMLAForCausalLM",),
     model_type=("sarvam_mla",),
+    nextn=None,
+    without=("n_nextn",),
     rope=Rope(
         "norm",
         kinds=("default", "linear", "yarn"),
@@ -168,6 +182,7 @@ GLM4_MOE_LITE = DEEPSEEK3.derive(
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1536),
         *sigmoid_router(n_group=1, n_group_used=1, scale=1.8, normalised=True),
+        n_nextn(),
     ),
 )
 

@@ -18,7 +18,7 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import MTP, dense_rows, n_nextn, nextn, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.table import Param, Rope, Row
 
 __all__ = ["GLM", "GLM4", "GLM4_MOE", "SOLAR_OPEN"]
@@ -70,6 +70,7 @@ GLM4_MOE = DECODER.derive(
         Param("n_shared", "n_shared_experts", "expert_shared_count", default=1),
         Param("qk_norm", "use_qk_norm", type="BOOL", default=False, tensor="blk.0.attn_q_norm.weight"),
         ATTENTION_BIAS,
+        n_nextn(1),
         *sigmoid_router(n_group=1, n_group_used=1, scale=1.0, normalised=True),
     ),
     rows=(
@@ -86,6 +87,7 @@ GLM4_MOE = DECODER.derive(
         *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", _ROUTED),
     ),
     ignores=(MTP,),
+    nextn=nextn("shared_head.norm"),
     graph={"mlp": "moe"},
 )
 
@@ -97,6 +99,7 @@ SOLAR_OPEN = GLM4_MOE.derive(
         Param("n_ff", "intermediate_size", "feed_forward_length", default=None),
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("n_dense", (), "leading_dense_block_count", default=0, low=0),
+        n_nextn(),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1280),
     ),
 )

@@ -16,7 +16,7 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, shared_rows
+from modelfmt.archs.experts import MTP, dense_rows, leading_dense, n_nextn, nextn, router, shared_rows
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["HUNYUAN_DENSE", "HUNYUAN_MOE", "HY3"]
@@ -88,7 +88,9 @@ HY3 = DECODER.derive(
         Param("routed_scale", "router_scaling_factor", "expert_weights_scale", "FLOAT32", default=2.826),
         Param("normalised", "route_norm", "expert_weights_norm", "BOOL", default=True, allowed=(True,)),
         Param("gating", (), "expert_gating_func", default=2),
+        n_nextn(),
     ),
+    nextn=nextn("final_layernorm"),
     rows=(
         Row(_ATTENTION + "q_norm.weight", _BLOCK + "attn_q_norm.weight", ("head_size",)),
         Row(_ATTENTION + "k_norm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",)),
