@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from modelfmt.archs.table import Architecture, Ignore, Loses
 
-__all__ = ["MULTIMODAL", "TYPES", "Multimodal", "around", "of_tower"]
+__all__ = ["MULTIMODAL", "TEXTS", "TYPES", "Multimodal", "around", "of_tower"]
 
 
 class Multimodal(NamedTuple):
@@ -52,22 +52,36 @@ _NEMO = (
 )
 
 MULTIMODAL = {
+    "Apertus1p5ForConditionalGeneration": Multimodal(("apertus1p5",), "apertus1p5_text"),
+    "AriaForConditionalGeneration": Multimodal(("aria",), "aria_text"),
     "AudioFlamingo3ForConditionalGeneration": Multimodal(("audioflamingo3",), "qwen2"),
     "AyaVisionForConditionalGeneration": Multimodal(("aya_vision",), "cohere2"),
     "Cohere2VisionForConditionalGeneration": Multimodal(("cohere2_vision",), "cohere2"),
+    "Cosmos3EdgeForConditionalGeneration": Multimodal(("cosmos3_edge",), "cosmos3_edge_text", names=_DIFFUSERS),
     "Cosmos3OmniForConditionalGeneration": Multimodal(("cosmos3_omni",), "qwen3_vl_text", names=_DIFFUSERS),
+    "DeepseekOcr2ForConditionalGeneration": Multimodal(("deepseek_ocr2",), "deepseek_ocr2_text"),
     "DeepseekVLForConditionalGeneration": Multimodal(("deepseek_vl",), "llama"),
     "DeepseekVLHybridForConditionalGeneration": Multimodal(("deepseek_vl_hybrid",), "llama"),
+    "Emu3ForConditionalGeneration": Multimodal(("emu3",), "emu3_text_model"),
+    "Ernie4_5_VLMoeForConditionalGeneration": Multimodal(("ernie4_5_vl_moe",), "ernie4_5_vl_moe_text"),
     "Exaone4_5_ForConditionalGeneration": Multimodal(("exaone4_5",), "exaone4"),
     "FastVlmForConditionalGeneration": Multimodal(("fast_vlm",), "qwen2"),
     "FunAsrNanoForConditionalGeneration": Multimodal(("fun_asr_nano",), "qwen3"),
     "Gemma3ForConditionalGeneration": Multimodal(("gemma3",), "gemma3_text"),
     "Gemma3nForConditionalGeneration": Multimodal(("gemma3n",), "gemma3n_text"),
     "Gemma4ForConditionalGeneration": Multimodal(("gemma4",), "gemma4_text"),
+    "Glm46VForConditionalGeneration": Multimodal(("glm46v", "glmga"), "glm4v_text"),
+    "Glm4vForConditionalGeneration": Multimodal(("glm4v",), "glm4v_text"),
+    "Glm4vMoeForConditionalGeneration": Multimodal(("glm4v_moe",), "glm4v_moe_text"),
     "GlmAsrForConditionalGeneration": Multimodal(("glmasr",), "llama"),
+    "GlmOcrForConditionalGeneration": Multimodal(("glm_ocr",), "glm_ocr_text"),
     "GotOcr2ForConditionalGeneration": Multimodal(("got_ocr2", "pp_chart2table"), "qwen2"),
+    "Granite4VisionForConditionalGeneration": Multimodal(("granite4_vision",), "granite4_vision_text"),
+    "GraniteDoclingForConditionalGeneration": Multimodal(("granite_docling",), "granite_docling_text"),
     "GraniteSpeechForConditionalGeneration": Multimodal(("granite_speech",), "granite"),
     "GraniteSpeechPlusForConditionalGeneration": Multimodal(("granite_speech_plus",), "granite"),
+    "HunYuanVLForConditionalGeneration": Multimodal(("hunyuan_vl",), "hunyuan_vl_text"),
+    "HyperCLOVAXVisionV2ForConditionalGeneration": Multimodal(("hyperclovax_vision_v2",), "hyperclovax"),
     "Idefics2ForConditionalGeneration": Multimodal(("idefics2",), "mistral"),
     "Idefics3ForConditionalGeneration": Multimodal(("idefics3",), "llama"),
     "InternVLChatModel": Multimodal(("internvl_chat",), "qwen2"),
@@ -95,13 +109,19 @@ MULTIMODAL = {
     "NemotronH_Omni_Reasoning_V3": Multimodal(("nemotron_h_omni",), "nemotron_h"),
     "OmniASRForConditionalGeneration": Multimodal(("omniasr",), "llama"),
     "Ovis2ForConditionalGeneration": Multimodal(("ovis2",), "qwen2"),
+    "PaddleOCRVLForConditionalGeneration": Multimodal(("paddleocr_vl",), "paddleocr_vl_text"),
     "PaliGemmaForConditionalGeneration": Multimodal(("paligemma",), "gemma", loses=_PREFIX),
     "PerceptionLMForConditionalGeneration": Multimodal(("perception_lm",), "llama"),
     "QianfanOCRForConditionalGeneration": Multimodal(("qianfan_ocr",), "qwen3", names=_QIANFAN),
     "Qwen2AudioForConditionalGeneration": Multimodal(("qwen2_audio",), "qwen2"),
     "Qwen2VLForConditionalGeneration": Multimodal(("qwen2_vl",), "qwen2_vl_text"),
+    "Qwen2_5OmniForConditionalGeneration": Multimodal(("qwen2_5_omni",), "qwen2_5_omni_text"),
+    "Qwen2_5OmniModel": Multimodal((), "qwen2_5_omni_text"),
+    "Qwen2_5OmniThinkerForConditionalGeneration": Multimodal(("qwen2_5_omni_thinker",), "qwen2_5_omni_text"),
     "Qwen2_5_VLForConditionalGeneration": Multimodal(("qwen2_5_vl",), "qwen2_5_vl_text"),
     "Qwen3ASRForConditionalGeneration": Multimodal(("qwen3_asr",), "qwen3"),
+    "Qwen3OmniMoeForConditionalGeneration": Multimodal(("qwen3_omni_moe",), "qwen3_omni_moe_text"),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": Multimodal(("qwen3_omni_moe_thinker",), "qwen3_omni_moe_text"),
     "Qwen3VLForConditionalGeneration": Multimodal(("qwen3_vl",), "qwen3_vl_text"),
     "Qwen3VLMoeForConditionalGeneration": Multimodal(("qwen3_vl_moe",), "qwen3_vl_moe_text"),
     "Qwen3_5ForConditionalGeneration": Multimodal(("qwen3_5",), "qwen3_5_text"),
@@ -119,15 +139,52 @@ MULTIMODAL = {
 TYPES = {kind: name for name, row in MULTIMODAL.items() for kind in row.types}
 """`model_type` of config.json -> class name."""
 
+TEXTS = {
+    "cosmos3_edge_text": "arcee.COSMOS3_EDGE",
+    "deepseek_ocr2_text": "deepseek.DEEPSEEK_OCR",
+    "emu3_text_model": "llama.EMU3",
+    "ernie4_5_vl_moe_text": "ernie.ERNIE4_5_VL_MOE",
+    "glm4v_moe_text": "glm.GLM4V_MOE",
+    "glm4v_text": "glm.GLM4V",
+    "glm_ocr_text": "glm.GLM_OCR",
+    "granite4_vision_text": "granite.GRANITE",
+    "granite_docling_text": "granite.GRANITE",
+    "qwen2_5_omni_text": "qwen_vl.QWEN2_VL",
+    "qwen3_omni_moe_text": "qwen_vl.QWEN3_VL_MOE",
+}
+"""Types of language models that are only inside others."""
+
 _TOWERS = (
-    *("vision_tower", "vision_model", "vision_encoder", "vision_projection", "visual", "image_tower", "video_tower"),
+    *(
+        "vision_tower",
+        "vision_model",
+        "vision_encoder",
+        "vision_projection",
+        "vision_projector",
+        "qwen2_model",
+        "visual",
+        "image_tower",
+        "video_tower",
+    ),
     *("audio_tower", "audio_encoder", "perception", "ctc_timestamp", "word_timestamp_encoder", "word_timestamp_head"),
     *("multi_modal_projector", "mm_projector", "modality_projection", "connector", "projector", "aligner", "merger"),
-    *("mlp1", "high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "vqmodel"),
+    *(
+        "mlp1",
+        "mlp_AR",
+        "resampler_model",
+        "vision_tokenizer",
+        "audio_tokenizer",
+        "sam_model",
+        "vit",
+        "high_res_vision_model",
+        "high_res_vision_neck",
+        "high_res_vision_proj",
+        "vqmodel",
+    ),
     *("generation_embeddings", "generation_aligner", "generation_head", "visual_embeddings_table"),
     *("acoustic_tokenizer_encoder", "semantic_tokenizer_encoder", "semantic_connector", "diffusion_head"),
     *("talker", "token2wav", "code2wav", "language_embeddings", "encoder", "embed_vision", "embed_audio"),
-    *("blocks", "patch_embed", "pos_embed", "deepstack_merger_list"),
+    *("layerwise_projectors", "spatial_projectors", "blocks", "patch_embed", "pos_embed", "deepstack_merger_list"),
 )
 """Modules beside the language model."""
 
@@ -140,7 +197,7 @@ _IGNORES = (
     *(Ignore(f"{outer}{name}.*", _REASON, loss=True) for name in _TOWERS for outer in _AROUND),
     *(Ignore(f"{outer}{name}", _REASON, loss=True) for name in _PARTS for outer in _AROUND),
 )
-_WITH_HEAD = ("language_model.", "thinker.", "llm.")
+_WITH_HEAD = ("language_model.", "thinker.", "llm.", "text_model.")
 """What stands before all names of a language model with its head."""
 _BODIES = ("model.language_model.", "model.text_model.", "language_model.", "thinker.model.language_model.")
 """What stands in the place of the name of its body."""
