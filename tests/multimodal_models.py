@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import modelfmt
 from modelfmt import archs
-from modelfmt.archs.multimodal import MULTIMODAL, TEXTS
+from modelfmt.archs.multimodal import MULTIMODAL, TEXTS, of_tower
 from test_arch_models import DELTA, SIZES, WIDTHS
 
 SMALL = {
@@ -96,7 +96,13 @@ SIZED: dict[str, dict[str, Any]] = {
 _CLIP = {"vision_config": {"model_type": "clip_vision_model"}}  # in the place of timm's
 MORE: dict[str, dict[str, Any]] = {
     "FastVlmForConditionalGeneration": _CLIP,
+    "FunAsrNanoForConditionalGeneration": {"adaptor_config": {"hidden_size": 64, "intermediate_size": 16}},
+    "Apertus1p5ForConditionalGeneration": {"image_token_offset": 300, "audio_token_offset": 364, "image_token_id": 290}
+    | {"audio_token_id": 291, "vision_config": {"codebook_size": 64, "base_channels": 32}}
+    | {"audio_config": {"codebook_size": 64}},
     "Emu3ForConditionalGeneration": {"vocabulary_map": {"<image>": 9, "<|visual token 000000|>": 10}},
+    "Gemma4ForConditionalGeneration": {"vision_config": {}},
+    "GraniteDoclingForConditionalGeneration": {"vision_config": {"out_hidden_size": 64}},
     "Granite4VisionForConditionalGeneration": {
         "deepstack_layer_map": [[0, 1]],
         "spatial_target_layers": [2],
@@ -106,7 +112,8 @@ MORE: dict[str, dict[str, Any]] = {
 }
 """What the whole models have besides."""
 UNMADE = (
-    *("InternVLChatModel", "KimiVLForConditionalGeneration"),  # the code is beside the weights, not in transformers
+    *("InternVLChatModel", "KimiVLForConditionalGeneration", "Phi4MMForCausalLM"),  # not in transformers
+    *("Gemma3nForConditionalGeneration", "PerceptionLMForConditionalGeneration"),  # their towers need timm
     *("Qwen2_5OmniForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration"),  # their thinkers are here
 )
 """Classes that are not made here."""
@@ -117,10 +124,12 @@ def configuration(name: str) -> Any:
     from transformers import CONFIG_MAPPING
 
     row = MULTIMODAL[name]
-    config = _small(CONFIG_MAPPING[row.types[0]](**deepcopy(MORE.get(name, {}))))
-    text = CONFIG_MAPPING[row.text](**deepcopy(SIZES | SIZED.get(row.text, {})))
-    config.text_config = text
-    return config
+    make, more = CONFIG_MAPPING[row.types[0]], deepcopy(MORE.get(name, {}))
+    sizes = deepcopy(SIZES | SIZED.get(row.text, {}))
+    if "text_config" in make.sub_configs:
+        return _small(make(text_config=sizes | {"model_type": row.text}, **more))
+    config = _small(make(**more))
+    return make(**sizes | {key: getattr(config, key) for key in make.sub_configs})
 
 
 def _small(config: Any) -> Any:
@@ -129,7 +138,7 @@ def _small(config: Any) -> Any:
             setattr(config, key, value)
     for key in getattr(config, "sub_configs", None) or {}:
         inner = getattr(config, key, None)
-        if inner is not None and not isinstance(inner, dict) and key != "text_config":
+        if inner is not None and not isinstance(inner, dict) and key not in ("text_config", "adaptor_config"):
             _small(inner)
     return config
 
@@ -138,7 +147,7 @@ def language_model(model: Any) -> dict[str, Any]:
     """The tensors of the language model alone, by the names that it has then."""
     body = model.get_decoder()
     body = getattr(body, "model", body)
-    found = {f"model.{name}": weight for name, weight in body.state_dict().items()}
+    found = {f"model.{name}": weight for name, weight in body.state_dict().items() if not of_tower(name)}
     head = model.get_output_embeddings() or model.get_decoder().lm_head
     if head is not None and head.weight is not model.get_input_embeddings().weight:
         found["lm_head.weight"] = head.weight
@@ -147,10 +156,12 @@ def language_model(model: Any) -> dict[str, Any]:
 
 def alone(name: str, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The language model of a class as a checkpoint of its own: config.json, tensors."""
-    kind = MULTIMODAL[name].text
-    place = archs.MODEL_TYPES.get(kind) or TEXTS[kind]
+    row = MULTIMODAL[name]
+    place = dict(row.tables).get(row.text) or archs.MODEL_TYPES.get(row.text) or TEXTS[row.text]
     tensors = language_model(model)
     config = model.config.get_text_config().to_dict() | {"tie_word_embeddings": "lm_head.weight" not in tensors}
+    if row.said:
+        del config["use_bidirectional_attention"]
     return config | {"architectures": [archs.load(place).hf[0]] if archs.load(place).hf else []}, tensors
 
 

@@ -587,6 +587,15 @@ def _unknown(name: str, tables: dict[str, str]) -> UnsupportedError:
             found=name,
             hint="it becomes ONNX: convert it to a folder with --to onnx",
         )
+    from modelfmt.archs.multimodal import WITHOUT
+
+    if name in WITHOUT:
+        return UnsupportedError(
+            "there is no table for the language model of this model",
+            code="unsupported-architecture",
+            found=name,
+            hint=WITHOUT[name],
+        )
     near = get_close_matches(name, tables, n=4, cutoff=0.5)
     return UnsupportedError(
         "there is no table for this architecture",

@@ -11,13 +11,14 @@ A checkpoint has `language_model.model.` (as transformers 4 wrote it, and most c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from modelfmt.archs.table import Architecture, Ignore, Loses
+from modelfmt.archs.table import Architecture, Ignore, Loses, Param
 
-__all__ = ["MULTIMODAL", "TEXTS", "TYPES", "Multimodal", "around", "of_tower"]
+__all__ = ["MULTIMODAL", "TEXTS", "TYPES", "WITHOUT", "Multimodal", "around", "of_tower"]
 
 
 class Multimodal(NamedTuple):
@@ -25,7 +26,8 @@ class Multimodal(NamedTuple):
 
     types: of its config.json. text: the type of the language model where config.json does not say. tables: language
     models that have another table here than alone. loses: what the language model does with text here and not alone.
-    names: pairs, the beginning or the end of a name in the table, and in some checkpoints of this class.
+    names: pairs, the beginning or the end of a name in the table, and in some checkpoints of this class. said: params
+    that are so in a text, whatever config.json says, and terms.
     """
 
     types: tuple[str, ...]
@@ -33,10 +35,12 @@ class Multimodal(NamedTuple):
     tables: tuple[tuple[str, str], ...] = ()
     loses: str = ""
     names: tuple[tuple[str, str], ...] = ()
+    said: tuple[tuple[str, str], ...] = ()
 
 
 _PREFIX = "the tokens of a prompt look at each other in both directions here: llama.cpp's graph looks backwards"
 
+_CAUSAL = (("bidirectional", "0"),)
 _DIFFUSERS = (
     *((f".self_attn.{letter}_proj.weight", f".self_attn.to_{letter}.weight") for letter in "qkv"),
     (".self_attn.o_proj.weight", ".self_attn.to_out.weight"),
@@ -49,6 +53,16 @@ _NEMO = (
     ("backbone.embeddings.", "llm.model.embed_tokens."),
     ("backbone.norm_f.", "llm.model.norm."),
     *((f".mixer.{name}", f".mixer._fp32_params.{name}") for name in ("A_log", "D", "dt_bias")),
+)
+
+_PHI4 = tuple(
+    (f".{name}.weight", f".{name}.base_layer.weight")
+    for name in (
+        "qkv_proj",
+        "o_proj",
+        "gate_up_proj",
+        "down_proj",
+    )  # beside adapters that pictures and sounds go through
 )
 
 MULTIMODAL = {
@@ -110,8 +124,10 @@ MULTIMODAL = {
     "OmniASRForConditionalGeneration": Multimodal(("omniasr",), "llama"),
     "Ovis2ForConditionalGeneration": Multimodal(("ovis2",), "qwen2"),
     "PaddleOCRVLForConditionalGeneration": Multimodal(("paddleocr_vl",), "paddleocr_vl_text"),
-    "PaliGemmaForConditionalGeneration": Multimodal(("paligemma",), "gemma", loses=_PREFIX),
+    "PaliGemmaForConditionalGeneration": Multimodal(("paligemma",), "gemma", loses=_PREFIX, said=_CAUSAL),
     "PerceptionLMForConditionalGeneration": Multimodal(("perception_lm",), "llama"),
+    "Phi4MMForCausalLM": Multimodal(("phi4mm",), "phi3", names=_PHI4),
+    "Phi4MultimodalForCausalLM": Multimodal(("phi4_multimodal",), "phi3", names=_PHI4),
     "QianfanOCRForConditionalGeneration": Multimodal(("qianfan_ocr",), "qwen3", names=_QIANFAN),
     "Qwen2AudioForConditionalGeneration": Multimodal(("qwen2_audio",), "qwen2"),
     "Qwen2VLForConditionalGeneration": Multimodal(("qwen2_vl",), "qwen2_vl_text"),
@@ -139,6 +155,31 @@ MULTIMODAL = {
 TYPES = {kind: name for name, row in MULTIMODAL.items() for kind in row.types}
 """`model_type` of config.json -> class name."""
 
+_CROSS = "layers that look at pictures lie between those of the text, and llama.cpp has no graph of such"
+_NO_GRAPH = "llama.cpp has no graph of its language model"
+WITHOUT = {
+    "Blip2ForConditionalGeneration": f"{_NO_GRAPH} (OPT, T5 behind a Q-Former)",
+    "CohereCompassForConditionalGeneration": f"{_NO_GRAPH}: Cohere 2 with a rope for each kind of layers",
+    "CsmForConditionalGeneration": "its tokens are of sounds",
+    "EvollaForProteinText2Text": _CROSS,
+    "Florence2ForConditionalGeneration": f"{_NO_GRAPH} (BART)",
+    "FuyuForCausalLM": f"{_NO_GRAPH} (Persimmon)",
+    "IdeficsForVisionText2Text": _CROSS,
+    "InklingForConditionalGeneration": _NO_GRAPH,
+    "InstructBlipForConditionalGeneration": f"{_NO_GRAPH} (OPT, T5 behind a Q-Former)",
+    "InstructBlipVideoForConditionalGeneration": f"{_NO_GRAPH} (OPT, T5 behind a Q-Former)",
+    "Kosmos2ForConditionalGeneration": _NO_GRAPH,
+    "Kosmos2_5ForConditionalGeneration": _NO_GRAPH,
+    "Lfm3VlForConditionalGeneration": f"{_NO_GRAPH} (LFM3)",
+    "MistralLarge4ForConditionalGeneration": _NO_GRAPH,
+    "MllamaForConditionalGeneration": _CROSS,
+    "Molmo2ForConditionalGeneration": _NO_GRAPH,
+    "MuseSparkForConditionalGeneration": _NO_GRAPH,
+    "UnlimitedOcrForConditionalGeneration": "its window slides over what was written, and not over the question",
+    "VoxtralRealtimeForConditionalGeneration": f"{_NO_GRAPH}: its norms depend on the time",
+}
+"""Classes that do not convert, and why."""
+
 TEXTS = {
     "cosmos3_edge_text": "arcee.COSMOS3_EDGE",
     "deepseek_ocr2_text": "deepseek.DEEPSEEK_OCR",
@@ -155,47 +196,29 @@ TEXTS = {
 """Types of language models that are only inside others."""
 
 _TOWERS = (
-    *(
-        "vision_tower",
-        "vision_model",
-        "vision_encoder",
-        "vision_projection",
-        "vision_projector",
-        "qwen2_model",
-        "visual",
-        "image_tower",
-        "video_tower",
-    ),
-    *("audio_tower", "audio_encoder", "perception", "ctc_timestamp", "word_timestamp_encoder", "word_timestamp_head"),
-    *("multi_modal_projector", "mm_projector", "modality_projection", "connector", "projector", "aligner", "merger"),
-    *(
-        "mlp1",
-        "mlp_AR",
-        "resampler_model",
-        "vision_tokenizer",
-        "audio_tokenizer",
-        "sam_model",
-        "vit",
-        "high_res_vision_model",
-        "high_res_vision_neck",
-        "high_res_vision_proj",
-        "vqmodel",
-    ),
-    *("generation_embeddings", "generation_aligner", "generation_head", "visual_embeddings_table"),
-    *("acoustic_tokenizer_encoder", "semantic_tokenizer_encoder", "semantic_connector", "diffusion_head"),
-    *("talker", "token2wav", "code2wav", "language_embeddings", "encoder", "embed_vision", "embed_audio"),
-    *("layerwise_projectors", "spatial_projectors", "blocks", "patch_embed", "pos_embed", "deepstack_merger_list"),
+    *("vision_tower", "vision_model", "vision_encoder", "vision_tokenizer", "visual", "vit", "sam_model"),
+    *("image_tower", "video_tower", "vqmodel", "qwen2_model", "embed_vision", "visual_embeddings_table"),
+    *("high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "blocks"),
+    *("patch_embed", "pos_embed", "deepstack_merger_list", "merger", "mlp1", "mlp_AR", "connector", "aligner"),
+    *("projector", "vision_projection", "vision_projector", "modality_projection", "multi_modal_projector"),
+    *("mm_projector", "layerwise_projectors", "spatial_projectors", "embed_tokens_extend", "embed_audio"),
+    *("audio_tower", "audio_encoder", "audio_tokenizer", "encoder", "perception", "language_embeddings"),
+    *("ctc_timestamp", "word_timestamp_encoder", "word_timestamp_head", "semantic_tokenizer_encoder"),
+    *("acoustic_tokenizer_encoder", "semantic_connector", "diffusion_head", "talker", "token2wav", "code2wav"),
+    *("generation_embeddings", "generation_aligner", "generation_head"),
 )
 """Modules beside the language model."""
 
 _PARTS = ("image_newline", "view_separator", "view_seperator", "high_res_vision_alpha", "latent_*_factor")
 """Tensors beside it."""
 
+_ADAPTERS = ("*.lora_A.vision.*", "*.lora_A.speech.*", "*.lora_B.vision.*", "*.lora_B.speech.*")
 _AROUND = ("", "model.", "thinker.", "thinker.model.")
 _REASON = "what sees and hears beside the language model belongs into a projector file of its own"
 _IGNORES = (
     *(Ignore(f"{outer}{name}.*", _REASON, loss=True) for name in _TOWERS for outer in _AROUND),
     *(Ignore(f"{outer}{name}", _REASON, loss=True) for name in _PARTS for outer in _AROUND),
+    *(Ignore(pattern, _REASON, loss=True) for pattern in _ADAPTERS),
 )
 _WITH_HEAD = ("language_model.", "thinker.", "llm.", "text_model.")
 """What stands before all names of a language model with its head."""
@@ -214,12 +237,14 @@ _SIZES = {
     "qwen3": (32, 4096, 22016, 32, 32768, 151936),
 }
 """What transformers takes where config.json is silent, as it is in many files of transformers 4."""
+_OWN_SIZES = ("GlmAsrForConditionalGeneration", "VoxtralForConditionalGeneration")  # these say others
 _SIZED = ("n_layer", "n_embd", "n_ff", "n_head", "n_ctx", "vocab_size")
 
 
 def around(arch: Architecture, name: str, kind: str) -> Architecture:
     """The table of a language model of a model type as it is inside the multimodal class of this name."""
-    row, sizes = MULTIMODAL[name], dict(zip(_SIZED, _SIZES.get(kind, ()), strict=False))
+    row = MULTIMODAL[name]
+    sizes = dict(zip(_SIZED, () if name in _OWN_SIZES else _SIZES.get(kind, ()), strict=False))
     bodies = {first.partition(".")[0] + "." for row in arch.rows for first in row.sources if "{i}" in first}
     prefixes = [(ours, outer + theirs) for outer in _WITH_HEAD for ours, theirs in (("", ""), *arch.prefixes)]
     prefixes += [(body, theirs) for theirs in _BODIES for body in bodies]
@@ -228,12 +253,18 @@ def around(arch: Architecture, name: str, kind: str) -> Architecture:
         within=name,
         prefixes=(*prefixes, *arch.prefixes),
         suffixes=(*arch.suffixes, *(pair for pair in row.names if pair[0][0] == ".")),
-        params=tuple(replace(param, default=sizes[param.name]) for param in arch.params if param.name in sizes),
+        params=tuple(_inside(param, sizes, dict(row.said)) for param in arch.params),
         variants=tuple((condition, around(other, name, kind)) for condition, other in arch.variants),
         ignores=_IGNORES,
         loses=(Loses("", "approximated", "attention", row.loses),) if row.loses else (),
         pooled=False,
     )
+
+
+def _inside(param: Param, sizes: Mapping[str, int], said: Mapping[str, str]) -> Param:
+    if param.name in said:
+        return replace(param, cases=(("", said[param.name]),))
+    return replace(param, default=sizes[param.name]) if param.name in sizes else param
 
 
 def of_tower(name: str) -> bool:
