@@ -1,10 +1,12 @@
-"""Chameleon: Llama with layer norms of queries and keys, for each head of its own, and in the large model norms behind
-attention and MLP instead of before them. Pictures are tokens; what makes tokens of them is left out.
+"""Chameleon: Llama with layer norms of queries and keys, for each head of its own. Pictures are tokens; what makes
+tokens of them is left out.
 
 llama.cpp's converter takes the norms of the first head for all, which are those of all heads in the 7B model only. Its
-graph gives the tokens of pictures no probability, as transformers does. Checked against transformers 5.24
-models/chameleon/{configuration,modeling}_chameleon.py and llama.cpp src/models/chameleon.cpp, conversion/chameleon.py
-(November 2026).
+graph gives the tokens of pictures no probability, as transformers does; that of the 34B model, whose norms are behind
+attention and MLP, gives the MLP what attention made without what came before it, and is refused.
+
+Checked against transformers 5.24 models/chameleon/{configuration,modeling}_chameleon.py and llama.cpp
+src/models/chameleon.cpp, conversion/chameleon.py (November 2026).
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ CHAMELEON = LLAMA.derive(
     rows=(*_norm("q", "n_head"), *_norm("k", "n_head_kv")),
     ignores=(Ignore("model.vqmodel.*", "what makes tokens of pictures has no place in this file", loss=True),),
     refuses=(
+        Refuses("norms_behind", "with norms behind attention, llama.cpp's graph has the MLP without the residual"),
         Refuses("attention_bias", "llama.cpp's chameleon graph has no bias behind attention"),
         Refuses("n_head*head_size != n_embd", "chameleon files have heads of n_embd / n_head values only"),
         Refuses("vocab_size < 8196", "llama.cpp's chameleon graph takes the tokens from 4 to 8195 for pictures"),

@@ -46,8 +46,9 @@ PADDLE_OCR = ERNIE4_5.derive(
     gguf="paddleocr",
     hf=("PaddleOCRVLForConditionalGeneration",),
     model_type=("paddleocr_vl_text",),
-    writes=("Ernie4_5ForCausalLM", "ernie4_5"),
+    writes=("LlamaForCausalLM", "llama"),
     rope=Rope("neox", theta=500000.0, kinds=("default",), sections=(16, 24, 24, 0), aliases={"mrope": "default"}),
+    params=(replace(ATTENTION_BIAS, config=("attention_bias", "use_bias")),),
 )
 
 _DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
