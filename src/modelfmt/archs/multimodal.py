@@ -258,7 +258,7 @@ def around(arch: Architecture, name: str, kind: str) -> Architecture:
     """The table of a language model of a model type as it is inside the multimodal class of this name."""
     row = MULTIMODAL[name]
     sizes = dict(zip(_SIZED, () if name in _OWN_SIZES else _SIZES.get(kind, ()), strict=False))
-    bodies = {first.partition(".")[0] + "." for row in arch.rows for first in row.sources if "{i}" in first}
+    bodies = sorted({first.partition(".")[0] + "." for row in arch.rows for first in row.sources if "{i}" in first})
     prefixes = [(ours, outer + theirs) for outer in _WITH_HEAD for ours, theirs in (("", ""), *arch.prefixes)]
     prefixes += [(body, theirs) for theirs in _BODIES for body in bodies]
     prefixes += [("lm_head.", theirs) for theirs in _HEADS] + [pair for pair in row.names if pair[0][0] != "."]
