@@ -177,7 +177,7 @@ MISTRAL3 = MISTRAL.derive(
     hf=("Mistral3ForConditionalGeneration",),
     model_type=("mistral3",),
     writes=("MistralForCausalLM", "mistral"),
-    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=1.0),
+    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=1.0, betas=True),
     params=(
         Param("head_size", "head_dim", "attention.key_length", derive="n_embd/n_head"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32"),  # the defaults of both differ
