@@ -85,7 +85,7 @@ def table(rows: tuple[ArchitectureInfo, ...]) -> str:
     """The documented table."""
     head = "| GGUF | classes in `config.json` | rope | file | checked | back without carried keys |\n"
     lines = [
-        f"| {row.gguf} | {', '.join(row.classes) or '-'} | {', '.join(row.rope) or 'none'} | `archs/{row.file}` "
+        f"| {row.gguf} | {', '.join(row.classes)} | {', '.join(row.rope) or 'none'} | `archs/{row.file}` "
         f"| {', '.join(row.checked) or '-'} | {row.back} |\n"
         for row in rows
     ]

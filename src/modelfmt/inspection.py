@@ -140,6 +140,8 @@ def architectures() -> tuple[ArchitectureInfo, ...]:
     found = []
     for place in archs.places():
         arch = archs.load(place)
+        if not arch.hf:
+            continue  # only inside other models
         back = arch if place in own else archs.find(gguf=arch.gguf)
         found.append(
             ArchitectureInfo(
