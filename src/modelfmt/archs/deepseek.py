@@ -24,7 +24,7 @@ from modelfmt.archs.experts import (
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "MISTRAL4", "SARVAM_MLA", "SIGMOID", "YOUTU"]
+__all__ = ["DEEPSEEK2", "DEEPSEEK3", "DEEPSEEK_OCR", "GLM4_MOE_LITE", "MISTRAL4", "SARVAM_MLA", "SIGMOID", "YOUTU"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
@@ -242,4 +242,34 @@ MISTRAL4 = _LATENT.derive(
         Refuses("not growth", "Mistral 4 needs its rope_parameters, with llama_4_scaling_beta"),
         *_LITE,
     ),
+)
+
+_OWN = ("n_expert", "n_expert_used", "n_ff_expert", "n_shared", "routed_scale", "normalised", "gating")
+
+DEEPSEEK_OCR = DECODER.derive(
+    gguf="deepseek2-ocr",
+    rope=Rope("neox", kinds=("default",)),
+    params=(
+        Param("n_head_kv", "num_key_value_heads", "attention.head_count_kv", derive="n_head"),
+        Param("vocab_size", "vocab_size", "vocab_size"),
+        leading_dense(1),
+        *(param for param in _LATENT.params if param.name in _OWN),
+        Param("limited", "topk_method", codes=(("greedy", 0), ("group_limited_greedy", 1)), default=0, low=0),
+        Param("attention_bias", "attention_bias", type="BOOL", default=False),
+        Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
+    ),
+    rows=(
+        *dense_rows(_DENSE),
+        router("mlp.gate.weight", when=_ROUTED),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
+        *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", f"{_ROUTED} and n_shared"),
+    ),
+    refuses=(
+        Refuses("limited", "llama.cpp's deepseek2-ocr graph does not choose among groups of experts"),
+        Refuses("attention_bias", "llama.cpp's deepseek2-ocr graph has no biases"),
+        Refuses("mlp_bias", "llama.cpp's deepseek2-ocr graph has no biases"),
+        Refuses("n_head*head_size != n_embd", "llama.cpp's deepseek2-ocr graph has heads of n_embd / n_head values"),
+        Refuses("n_head_kv != n_head", "llama.cpp's deepseek2-ocr graph has a key-value head for each query head"),
+    ),
+    graph={"mlp": "moe"},
 )

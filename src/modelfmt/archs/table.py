@@ -130,9 +130,9 @@ class Rope:
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
     each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
-    whole: the size of a head that partial_rotary_factor is of, a term, where head_size is what turns. settings: where
-    config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
-    times it is written.
+    alike: config.json may have sections that the graph knows nothing of. whole: the size of a head that
+    partial_rotary_factor is of, a term, where head_size is what turns. settings: where config.json has none.
+    log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this times it is written.
     """
 
     style: Literal["norm", "neox"]
@@ -145,6 +145,7 @@ class Rope:
     whole: str = ""
     alpha: bool = False
     sections: tuple[int, ...] = ()
+    alike: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import pack
 from typing import Any
 
-from modelfmt.archs import hparams, nextn
+from modelfmt.archs import hparams, nextn, rope
 from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
@@ -128,10 +128,12 @@ def _scope(
         told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
         scope = hparams.restore(arch, metadata, sizes | told, tensors)
     else:
-        scope = {"n_expert": 0} | hparams.read(arch, flat(config))
+        scope = {"n_expert": 0} | hparams.read(arch, config := flat(config))
         for condition, other in arch.variants:
             if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
                 return _scope(other, tensors, metadata, config)
+        if arch.rope is not None:
+            scope |= rope.encode(arch.rope, config, scope).hparams
         if arch.dense:
             scope |= {"dense": metadata.get(f"{arch.gguf}.dense_2_feat_out", 0)}
     scope["tied"] = "output.weight" not in tensors

@@ -320,13 +320,16 @@ def _bound(model: Model, *, fold: bool = False, drafts: bool = True) -> tuple[Ar
 
 def _from_checkpoint(model: Model, options: Options, *, fold: bool) -> _Content:
     from modelfmt import tokenizers
+    from modelfmt.archs.values import language
     from modelfmt.checkpoints import carried, general, model_card
 
     arch, bound = _bound(model, fold=fold, drafts=options.nextn)
     shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
     vocab_size = shapes["token_embd.weight"][0] if "token_embd.weight" in shapes else None
+    inner = language(model.config)
+    config = {**model.config, "text_config": inner} if inner else model.config
     tokenizer = tokenizers.read(
-        model.assets, config=model.config, architecture_hint=arch.gguf, pre=options.pre, vocab_size=vocab_size
+        model.assets, config=config, architecture_hint=arch.gguf, pre=options.pre, vocab_size=vocab_size
     )
     notes: list[Note] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
     losses = [note for note in bound.notes if isinstance(note, Loss)]
