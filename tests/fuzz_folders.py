@@ -106,7 +106,7 @@ def mutate(folder: Path, rng: random.Random) -> None:
             beside = folder / "quanto_qmap.json"
             place = beside if beside.exists() else folder / "config.json"
             config = json.loads(place.read_text())
-            key = next((key for key in config if key.startswith("quant")), None)
+            key = next((key for key in config if key.startswith("quant")), None) if isinstance(config, dict) else None
             config = mutated(config, rng) if key is None else config | {key: mutated(config[key], rng)}
             place.write_text(json.dumps(config))
             continue

@@ -139,7 +139,7 @@ def _as_transformers(tensors: Mapping[str, Expression], config: Mapping[str, Any
     for name, expr in tensors.items():
         for pattern, put in _BUILDER:
             name = pattern.sub(put, name)
-        if _FUSED not in name or config.get("model_type") in _FUSED_ALREADY or not config:
+        if _FUSED not in name or str(config.get("model_type")) in _FUSED_ALREADY or not config:
             found[name] = expr
             continue
         heads, shared = (_count(config.get(key)) for key in ("num_attention_heads", "num_key_value_heads"))

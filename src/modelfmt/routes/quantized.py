@@ -123,7 +123,7 @@ class _Chooser:
         self.policy = transcode.policy(options.transcode)
         self.form, self.label = _form(scheme, wanted, options)
         self.quantized: set[str] = set()
-        self.turned = config.get("model_type") in _COLUMNS_FIRST
+        self.turned = str(config.get("model_type")) in _COLUMNS_FIRST
         self.plain = not any(transcode.is_grid(e) or not e.stored.dense or _turned(e) for e in tensors.values())
         named = wanted[0].label != AUTO
         self.anew = named and not self.plain
