@@ -9,7 +9,7 @@ import msgspec
 
 from modelfmt import _kernels
 from modelfmt.grids.kinds import direct, restricted
-from modelfmt.grids.moving import move, opened_planes
+from modelfmt.grids.moving import hold, opened_planes
 from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
 from modelfmt.grids.rounding import planes_of_values
 from modelfmt.grids.values import no_place
@@ -86,7 +86,8 @@ def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
         return None
     out = reader.empty(stop - start, expr.shape[-1] * expr.stored.block_bytes)
     target = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, out.shape[1])
-    fault = move(inner, first, last, reader, target, out, expr.rezero)
+    held = hold(inner, first, last, reader, ("zero",) if expr.rezero >= 0 else ())
+    fault = held.move((0, last - first), target, out, expr.rezero)
     if fault is not None:
         raise no_place(*fault, f"{packing.bits} bits", first)
     return out

@@ -86,8 +86,9 @@ class RopePermute(Op, frozen=True):
         first, last = start // size * size, -(-stop // size) * size
         head = np.arange(size).reshape(size // 2, 2) if self.inverse else np.arange(size).reshape(2, size // 2)
         order = (np.arange(first, last, size)[:, None] + head.T.reshape(-1)).reshape(-1)[start - first : stop - first]
-        rows: Rows = reader.rows(self.input, first, last)[order - first]
-        return rows
+        rows, out = reader.rows(self.input, first, last), reader.empty(stop - start, row_bytes(self))
+        np.take(rows, order - first, 0, out, "clip")  # "raise" would make another array
+        return out
 
 
 class Stack(Op, frozen=True):

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from modelfmt import grids
+from modelfmt import _kernels, grids
 from modelfmt.errors import LossyError, UsageError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
@@ -353,17 +353,32 @@ def _fits_of(expr: Expression, reader: Reader) -> _Fits:
 def _fitting(expr: Expression, reader: Reader) -> _Fits:
     import numpy as np
 
-    n_rows, n_cols = geometry(expr.shape, expr.stored)
-    step, fits, largest = max(1, _CHUNK // max(4 * n_cols, 1)), set(DENSE), 0.0
-    for start in range(0, n_rows, step):
-        given = np.ascontiguousarray(reader.values(expr, start, min(start + step, n_rows)))
+    fits, largest = set(DENSE), 0.0
+    for given in _numbers(expr, reader):
         largest = max(largest, float(given.max(initial=0.0)), -float(given.min(initial=0.0)))
         for encoding in fits - {"F32"}:
-            narrow = np.empty((len(given), 2 * n_cols), np.uint8)
-            convert("F32", given, encoding, narrow, len(given), n_cols)
-            if not np.array_equal(grids.decode(narrow, encoding, n_cols), given):
+            narrow = np.empty((1, 2 * given.size), np.uint8)
+            convert("F32", given, encoding, narrow, 1, given.size)
+            if not np.array_equal(grids.decode(narrow, encoding, given.size)[0], given):
                 fits.remove(encoding)
     return _Fits(frozenset(fits), largest)
+
+
+def _numbers(expr: Expression, reader: Reader) -> Iterator[NDArray[np.float32]]:
+    """Every number of a dense expression, flat, some at a time; of 16 bits, each of those that occur once."""
+    import numpy as np
+
+    n_rows, n_cols = geometry(expr.shape, expr.stored)
+    step, words = max(1, _CHUNK // max(4 * n_cols, 1)), np.zeros(1 << 16, np.uint8)
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        if expr.stored.name in ("F16", "BF16"):
+            _kernels.mark_words(np.ascontiguousarray(reader.rows(expr, start, stop)), words)
+        else:
+            yield np.ascontiguousarray(reader.values(expr, start, stop)).reshape(-1)
+    seen = np.flatnonzero(words).astype("<u2")
+    if seen.size:
+        yield grids.decode(seen.view(np.uint8)[None], expr.stored.name, seen.size)[0]
 
 
 def _probed(expr: Expression, target: str, reader: Reader, at_most: float) -> bool:
