@@ -253,7 +253,7 @@ def quantize(layers: int, schemes: list[str], where: str | None) -> None:
             target, _, only = name.partition(":")
             for kind in (only,) if only else ROWS[target]:
                 command = [sys.executable, "-m", "modelfmt", "convert", str(place / "dense"), str(place / "out")]
-                made, cpu = timed([*command, "-q", "--to", target, "-t", kind], place / "out", tries=1)
+                made, cpu = timed([*command, "-q", "--to", target, "-t", kind], place / "out", tries=2)
                 print(
                     f"{target} {kind}: {made:.2f} s ({cpu:.2f} s of processor), {size / made / 1e6:.0f} MB/s",
                     flush=True,
