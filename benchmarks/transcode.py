@@ -301,7 +301,7 @@ def peers() -> None:
         print(f"{name}: {2 * weights.numel() / best / 1e6:.0f} MB/s", flush=True)
 
 
-def timed(command: list[str], made: Path, tries: int = 3) -> tuple[float, float]:
+def timed(command: list[str], made: Path, tries: int = 5) -> tuple[float, float]:
     """The best of some tries, each to a destination that is not there: seconds, and seconds of processor."""
     best = (float("inf"), float("inf"))
     for _ in range(tries):
