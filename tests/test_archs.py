@@ -64,7 +64,7 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {"cohere2moe", "deepseek32", "granite_swa", "hy_v3", "mellum", "minimax-01"}
+NEWER = {"cohere2moe", "deepseek32", "gemma-embedding2", "granite_swa", "hy_v3", "laguna", "mellum", "minimax-01"}
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
 LATER = {"lfm2moe": {"output"}}
@@ -194,7 +194,7 @@ NO_DEFAULT: dict[str, dict[str, Any]] = {
     sorted(
         set(archs.MODEL_TYPES)
         - {"gemma3", "gemma3n", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}
-        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
+        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "step3p7", "embedding_gemma2", "gemma4_unified"}
     ),
 )
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:

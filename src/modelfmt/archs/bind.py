@@ -25,6 +25,8 @@ from modelfmt.report import Loss, Note
 
 __all__ = ["Bound", "BoundTensor", "to_gguf"]
 
+_BEYOND = 8  # layers behind those of the model, which predict further tokens
+
 
 @dataclass(frozen=True, slots=True)
 class BoundTensor:
@@ -219,8 +221,9 @@ class _Binder:
         """Name every tensor that no row used; raise where one of them, or a missing one, is not accounted for."""
         left = [name for name in self.tensors if name not in self.used]
         for rule in self.arch.ignores:
-            pattern = rule.pattern.replace("{n_layer}", str(self.scope["n_layer"]))
-            names = [name for name in left if fnmatchcase(name, pattern)]
+            beyond = range(self.scope["n_layer"], self.scope["n_layer"] + _BEYOND)
+            patterns = {rule.pattern.replace("{n_layer}", str(layer)) for layer in beyond}
+            names = [name for name in left if any(fnmatchcase(name, pattern) for pattern in patterns)]
             if names and holds(rule.when, self.scope):
                 left = [name for name in left if name not in set(names)]
                 self._leave_out(names, rule.reason, loss=rule.loss)

@@ -44,4 +44,7 @@ def configuration(
     if any(param.name == "tied" and param.paths for param in arch.params):
         config["tie_word_embeddings"] = scope["tied"]
     config |= {f"{role}_token_id": special.get(role) for role in _IDS if f"{role}_token_id" not in config}
-    return {**config, "dtype": dtype, "torch_dtype": dtype}
+    config |= {"dtype": dtype, "torch_dtype": dtype}
+    if not arch.inside:
+        return config
+    return {"architectures": [cls], "model_type": model_type, "text_config": {**config, "model_type": arch.inside}}

@@ -95,7 +95,7 @@ class Param:
     derive: str = ""
     cases: tuple[tuple[str, str], ...] = ()
     each: tuple[tuple[str, str], ...] = ()
-    codes: tuple[tuple[str, int], ...] = ()
+    codes: tuple[tuple[str | bool, int], ...] = ()
     tensor: str = ""
     tensors: str = ""
     low: int = 1
@@ -124,8 +124,10 @@ class Rope:
     theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
     which turn without scaling, where config.json has none ("same": that of the others). kinds: scalings that the graph
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
-    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
-    each of several positions (in text all are the same), where config.json does not say; none: one position only.
+    does not say; local_partial: the same of sliding-window layers, where it is their own; turns: which part does in
+    full layers of files that do not say it. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how
+    many frequencies turn by each of several positions (in text all are the same), where config.json does not say; none:
+    one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     whole: the size of a head that partial_rotary_factor is of, a term, where head_size is what turns. settings: where
     config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
@@ -140,6 +142,8 @@ class Rope:
     dimension: bool = False
     partial: float | None = None
     whole: str = ""
+    local_partial: float | None = None
+    turns: float | None = None
     alpha: bool = False
     sections: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -168,7 +172,7 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Ignore:
     """Source tensors that have no place in the file, and why. pattern: of a shell; {n_layer} is the number of layers,
-    and so the first one beyond them. loss: they carried information."""
+    and so the first one beyond them, or one of those behind it. loss: they carried information."""
 
     pattern: str
     reason: str
@@ -203,7 +207,8 @@ class Architecture:
     needs and GGUF leaves unsaid. pooled: may carry the pooling of sentence-transformers; dense: and two Dense modules,
     with rows for them and a param that is the width between. towers: sections of config.json are of equal rank.
     variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
-    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
+    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones;
+    inside: the model type of the section text_config that has all else there, of models without a class for text alone.
     unadapted: tensors, without blk.{i}, for which the graph looks for no adapter.
     """
 
@@ -226,6 +231,7 @@ class Architecture:
     graph: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[tuple[str, Architecture], ...] = ()
     writes: tuple[str, str] | None = None
+    inside: str = ""
     unadapted: tuple[str, ...] = ()
 
     def derive(

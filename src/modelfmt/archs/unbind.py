@@ -22,7 +22,7 @@ from modelfmt.ir.ops import Constant, Expression
 __all__ = ["Unbound", "UnboundTensor", "to_huggingface"]
 
 _CONSTANTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-_SIZES = {"vocab_size": "token_embd.weight", "n_token_types": "token_types.weight"}
+_SIZES = {"vocab_size": "token_embd.weight", "n_token_types": "token_types.weight", "n_gate": "blk.0.attn_gate.weight"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,20 @@ def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the language model: that of `text_config`, where there is one, over the outer one.
 
     Embeddings are tied where either says so: transformers 5 writes the default of its class into both, and ties by the
-    outer one.
+    outer one. Lists that speak for the layers which predict further tokens, too, end before these.
 
     >>> flat({"model_type": "gemma3", "text_config": {"hidden_size": 8}})["hidden_size"]
     8
     """
-    if config.get("text_config") is None:
+    if config.get("text_config") is not None:
+        inner = record(config["text_config"], "text_config")
+        tied = {"tie_word_embeddings": True} if config.get("tie_word_embeddings") is True else {}
+        config = {**config, **inner, **tied}
+    n_layer, further = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    if type(n_layer) is not int or type(further) is not int or n_layer < 1 or further < 1:
         return config
-    inner = record(config["text_config"], "text_config")
-    tied = {"tie_word_embeddings": True} if config.get("tie_word_embeddings") is True else {}
-    return {**config, **inner, **tied}
+    padded = (name for name, value in config.items() if isinstance(value, list) and len(value) == n_layer + further)
+    return {**config, **{name: config[name][:n_layer] for name in padded}}
 
 
 def bad_value(key: str, found: object, allowed: str, *, path: str = CONFIG) -> CorruptFile:
