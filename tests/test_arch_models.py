@@ -124,6 +124,15 @@ LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
 ERNIE_MOE = WIDTHS | {"moe_num_experts": 6, "moe_k": 2}
 ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
 INDEXED = {"index_n_heads": 16, "index_head_dim": 64, "index_topk": 16, "n_group": 1, "topk_group": 1}
+HY4 = {"index_n_heads": 16, "index_head_dim": 64, "index_topk": 16}
+HY4_ROPE = "transformers.models.hy_v4.modeling_hy_v4.apply_rotary_pos_emb"
+HY4_NAMES = (
+    ("hc_pre.hc_head.", "hc_head."),
+    ("hc_pre.hc_attn_layer.", "hc_attn_layer.hc_pre."),
+    ("hc_pre.hc_mlp_layer.", "hc_mlp_layer.hc_pre."),
+    ("mlp.linear_gate", "mlp.gate_proj"),
+    ("experts.linear_gate", "experts.gate_proj"),
+)
 MINISTRAL = YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
 DBRX = {
     "d_model": 64,
@@ -165,7 +174,8 @@ class Case:
     """One model: its class in transformers (before Config and ForCausalLM), the golden checkpoint whose tokenizer it
     has, what its configuration says beyond SIZES, how far log-probabilities may be off. calm: attention that does
     not divide its scores would make much of the least difference, so norms of queries and keys are small. renamed: what
-    transformers saves under another name than the checkpoints that it reads have."""
+    transformers saves under another name than the checkpoints that it reads have. pairs: the function of transformers
+    that turns halves where the released checkpoints, llama.cpp and vLLM have pairs: another is in its place."""
 
     name: str
     cls: str
@@ -178,12 +188,19 @@ class Case:
 
     calm: bool = False
     seed: int = 3
-    renamed: tuple[str, str] = ("", "")
+    renamed: tuple[tuple[str, str], ...] = ()
+    pairs: str = ""
 
     @property
     def table(self) -> str:
         """The name of the class that the registry has, which may not be the one that transformers computes with."""
         return archs.BORROWED.get(self.configuration().model_type, self.cls + self.head)
+
+    def read(self, name: str) -> str:
+        """The name of a tensor in checkpoints that transformers did not save itself."""
+        for saved, there in self.renamed:
+            name = name.replace(saved, there)
+        return name
 
     def configuration(self, **changes: Any) -> Any:
         import transformers
@@ -604,7 +621,7 @@ MODELS = (
         "KimiLinear",
         GPT,
         KIMI | {"layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"]},
-        renamed=("layers.0.block_sparse_moe", "layers.0.mlp"),
+        renamed=(("layers.0.block_sparse_moe", "layers.0.mlp"),),
     ),
     Case("sarvam-moe", "Glm4Moe", GPT, NOAUX | {"head_dim": 16, "num_mtp_layers": 0}, settings="SarvamMoEConfig"),
     Case(
@@ -644,6 +661,19 @@ MODELS = (
                 "sliding_attention": {"rope_type": "default", "rope_theta": 5e4},
             },
         },
+    ),
+    Case("hy4", "HYV4", GPT, LATENT | NOAUX | HY4, renamed=HY4_NAMES, pairs=HY4_ROPE),
+    Case(
+        "hy4-layers",
+        "HYV4",
+        GPT,
+        LATENT
+        | NOAUX
+        | HY4
+        | {"mlp_layer_types": ["dense"] * 2 + ["sparse"] * 2, "indexer_types": ["full", "shared"] * 2}
+        | {"n_group": 4, "topk_group": 2, "hc_mult": 3, "hc_magnitude": 1.5, "swiglu_limit": 0.5},
+        renamed=HY4_NAMES,
+        pairs=HY4_ROPE,
     ),
     Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
@@ -833,6 +863,10 @@ REFUSED = (
     ("laguna", {"gating": False}, "no number"),
     ("laguna-layers", {"mlp_layer_types": ["sparse", "dense", "dense", "dense"]}, "before all others"),
     ("laguna-layers", {"rope_parameters": {"sliding_attention": YARN}}, "rope of their own"),
+    ("hy4", {"tie_word_embeddings": True}, "output matrix"),
+    ("hy4", {"indexer_types": ["shared"] * 4}, "no other whose indexer"),
+    ("hy4", {"index_head_dim": 32}, "64 values at a time"),
+    ("hy4", {"attention_bias": True}, "no biases"),
     ("gemma4-12b", {"use_bidirectional_attention": "all"}, "backwards only"),
     ("embedding-gemma2", {"attention_bias": True}, "no biases"),
     ("embedding-gemma2", {"layer_types": ["sliding_attention"] * 7}, "a full one"),
@@ -1040,9 +1074,14 @@ class Made:
 def made(request: pytest.FixtureRequest, golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """One for all tests of a case, which pytest runs behind one another."""
     work = tmp_path_factory.mktemp("made")
-    expected = computed(make(request.param, golden, work / "hf"))
-    modelfmt.convert(work / "hf", work / "model.gguf", quant="F32")
-    yield Made(request.param, work / "hf", expected, work / "model.gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param.pairs:
+            from transformers.models.deepseek_v3.modeling_deepseek_v3 import apply_rotary_pos_emb_interleave
+
+            patch.setattr(request.param.pairs, apply_rotary_pos_emb_interleave)
+        expected = computed(make(request.param, golden, work / "hf"))
+        modelfmt.convert(work / "hf", work / "model.gguf", quant="F32")
+        yield Made(request.param, work / "hf", expected, work / "model.gguf")
     shutil.rmtree(work)
 
 
@@ -1109,7 +1148,7 @@ def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Pa
     back, report = there_and_back(made.folder, tmp_path, "F32", carry=False)
     case, others = made.case, set()
     with modelfmt.open(made.folder) as source, modelfmt.open(back) as second:
-        first = {name.replace(*case.renamed): tensor for name, tensor in source.tensors.items()}
+        first = {case.read(name): tensor for name, tensor in source.tensors.items()}
         same = second.config["architectures"] == source.config["architectures"] and case not in SEEING
         assert not same or set(second) == {name for name in first if not name.endswith(LEFT_OUT)}
         for name, tensor in second.tensors.items():

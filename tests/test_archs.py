@@ -64,10 +64,26 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {"cohere2moe", "deepseek32", "gemma-embedding2", "granite_swa", "hy_v3", "laguna", "mellum", "minimax-01"}
+NEWER = {
+    "cohere2moe",
+    "deepseek32",
+    "gemma-embedding2",
+    "granite_swa",
+    "hrm_text",
+    "hy_v3",
+    "hy_v4",
+    "laguna",
+    "mellum",
+}
+NEWER |= {"minimax-01", "muse-glimmer"}
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
-LATER = {"lfm2moe": {"output"}}
+_MIXERS = {
+    f"{place}_{kind}"
+    for place in ("blk.{i}.hc_attn", "blk.{i}.hc_ffn", "output_hc")
+    for kind in ("fn", "base", "scale")
+}
+LATER = {"lfm2moe": {"output"}, "hy_v4": _MIXERS}
 """Tensors that llama.cpp loads, and that the names of the package gguf do not have yet."""
 
 TABLES = sorted({*archs.HUGGING_FACE.values()})

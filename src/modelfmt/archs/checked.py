@@ -64,6 +64,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "hunyuan.HUNYUAN_DENSE": ("graph", "back"),
     "hunyuan.HUNYUAN_MOE": ("graph", "back"),
     "hunyuan.HY3": ("graph", "back"),
+    "hy_v4.HY4": ("graph", "back"),
     "jais.JAIS2": ("graph", "back"),
     "jamba.JAMBA": ("graph", "back"),
     "kimi_linear.KIMI_LINEAR": ("graph", "back"),
