@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import llama
 import modelfmt
-from folders import SMALL_VISION, computed, contents, logits, question, there_and_back, tokens
+from folders import SMALL_BETWEEN, SMALL_VISION, computed, contents, logits, question, there_and_back, tokens
 from made_up import headers
 from modelfmt import archs
 from modelfmt.archs.bind import to_gguf
@@ -863,6 +863,11 @@ REFUSED = (
     ("laguna", {"gating": False}, "no number"),
     ("laguna-layers", {"mlp_layer_types": ["sparse", "dense", "dense", "dense"]}, "before all others"),
     ("laguna-layers", {"rope_parameters": {"sliding_attention": YARN}}, "rope of their own"),
+    ("muse-glimmer", {"tie_word_embeddings": True}, "output matrix"),
+    ("muse-glimmer", {"attention_bias": True}, "no biases"),
+    ("muse-glimmer", {"post_norm_eps": 1e-5}, "another way"),
+    ("muse-glimmer", {"layer_rope_theta": [1e4] * 5}, "in no other"),
+    ("muse-glimmer", {"rope_parameters": YARN}, "no such rope"),
     ("hy4", {"tie_word_embeddings": True}, "output matrix"),
     ("hy4", {"indexer_types": ["shared"] * 4}, "no other whose indexer"),
     ("hy4", {"index_head_dim": 32}, "64 values at a time"),
@@ -1033,6 +1038,23 @@ SEEING += tuple(
         (
             "step3.7-llama3",
             {"rope_scaling": LLAMA3, "moe_router_scaling_factor": 3.0, "num_sliding_attention_heads": 4},
+        ),
+    )
+)
+SEEING += tuple(
+    Case(
+        name,
+        "MuseGlimmer",
+        LLAMA,
+        {"text_config": SIZES | {"sliding_window": 16} | more, "vision_config": SMALL_VISION} | SMALL_BETWEEN,
+        head=WHOLE,
+    )
+    for name, more in (
+        ("muse-glimmer", {"head_dim": 32, "num_hidden_layers": 5}),
+        (
+            "muse-glimmer-layers",
+            {"head_dim": 16, "qk_scale_factor": 2.5, "output_multiplier": 0.5, "final_logit_softcapping": 30.0}
+            | {"layer_types": ["sliding_attention", "full_attention"] * 2, "layer_rope_theta": [5e3, 0] * 2},
         ),
     )
 )

@@ -210,7 +210,16 @@ NO_DEFAULT: dict[str, dict[str, Any]] = {
     sorted(
         set(archs.MODEL_TYPES)
         - {"gemma3", "gemma3n", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}
-        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "step3p7", "embedding_gemma2", "gemma4_unified"}
+        - {
+            "qwen2_vl",
+            "qwen2_5_vl",
+            "qwen3_vl",
+            "qwen3_vl_moe",
+            "step3p7",
+            "embedding_gemma2",
+            "gemma4_unified",
+            "muse_glimmer",
+        }
     ),
 )
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:

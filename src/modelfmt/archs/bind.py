@@ -7,7 +7,8 @@ file has among its metadata.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite, prod
@@ -17,10 +18,10 @@ from modelfmt.archs import hparams, pooling, rope
 from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
 from modelfmt.archs.table import Architecture, Scalar
-from modelfmt.archs.terms import holds
+from modelfmt.archs.terms import evaluate, holds
 from modelfmt.archs.values import flat
 from modelfmt.errors import CorruptFile
-from modelfmt.ir.ops import Expression
+from modelfmt.ir.ops import Constant, Expression
 from modelfmt.report import Loss, Note
 
 __all__ = ["Bound", "BoundTensor", "to_gguf"]
@@ -88,6 +89,7 @@ def to_gguf(
         scope |= turned.hparams
         bound.notes += turned.losses
         bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
+    bound.tensors += [BoundTensor(name, expr, (), "F32") for name, expr in _filled(arch, scope)]
     keys |= pooled.metadata(scope.get("n_embd", 0))
     hparams.refuse(arch, scope, computed)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
@@ -96,6 +98,14 @@ def to_gguf(
     if value is not None:
         bound.metadata += [(key, "ARRAY:FLOAT32", _read(key, parts, value)) for key, parts in scalars.items()]
     return bound
+
+
+def _filled(arch: Architecture, scope: Mapping[str, Any]) -> Iterator[tuple[str, Constant]]:
+    """The tensors of one value that no tensor of the checkpoint is behind."""
+    for row in arch.filled:
+        for layer in range(scope["n_layer"]):
+            size, value = evaluate(row.size, scope, layer), scope[row.param] if row.param else 1.0
+            yield row.target.replace("{i}", str(layer)), Constant(struct.pack("<f", value) * size, (size,), "F32")
 
 
 def _read(key: str, parts: list[Expression | float], value: Callable[[Expression], float]) -> list[float]:

@@ -90,6 +90,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "minimax.MINIMAX_M2": ("graph", "back"),
     "modernbert.MODERNBERT": ("golden", "graph", "back"),
     "mpt.MPT": ("graph", "back"),
+    "muse.MUSE_GLIMMER": ("graph",),
     "nemotron.NEMOTRON": ("graph", "back"),
     "nemotron_h.NEMOTRON_H": ("graph", "back"),
     "nemotron_h.NEMOTRON_H_MOE": ("graph", "back"),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from modelfmt.archs.specs import Spec
 
-__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
+__all__ = ["Architecture", "Filled", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
 
 REQUIRED: Any = ...
 
@@ -61,6 +61,16 @@ class Scalar:
     key: str
     shape: tuple[int, ...] = (1,)
     default: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A tensor of the file in each layer, of `size` (a term) times the same value: that of a param, or 1. No tensor of
+    the checkpoint is behind it."""
+
+    target: str
+    size: str
+    param: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +228,7 @@ class Architecture:
     rows: tuple[Row, ...]
     params: tuple[Param, ...]
     scalars: tuple[Scalar, ...] = ()
+    filled: tuple[Filled, ...] = ()
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False

@@ -81,7 +81,8 @@ def to_huggingface(
             made |= {tensor.name: tensor for tensor in _restored([piece], scope)}
         else:
             fused.setdefault(wanted[0], []).append(piece)
-    left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in _CONSTANTS]
+    filled = [row.target.replace("{i}", str(layer)) for row in arch.filled for layer in range(scope["n_layer"])]
+    left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in (*_CONSTANTS, *filled)]
     if left or missing:
         raise unmatched(left, missing)
     for pieces in fused.values():
@@ -93,7 +94,8 @@ def to_huggingface(
     found = sorted(
         made.values(), key=lambda tensor: min((place[name] for name in tensor.source_names), default=len(place))
     )
-    return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+    constants = {name: tensors[name] for name in (*_CONSTANTS, *filled) if name in tensors}
+    return Unbound(arch, found, constants, scope)
 
 
 def _scalars(
