@@ -125,6 +125,7 @@ ERNIE_MOE = WIDTHS | {"moe_num_experts": 6, "moe_k": 2}
 ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
 INDEXED = {"index_n_heads": 16, "index_head_dim": 64, "index_topk": 16, "n_group": 1, "topk_group": 1}
 HY4 = {"index_n_heads": 16, "index_head_dim": 64, "index_topk": 16}
+HRM = {"head_dim": 32, "num_hidden_layers": 2, "embedding_scale": 5.5, "prefix_lm": False, "rms_norm_eps": 1e-5}
 HY4_ROPE = "transformers.models.hy_v4.modeling_hy_v4.apply_rotary_pos_emb"
 HY4_NAMES = (
     ("hc_pre.hc_head.", "hc_head."),
@@ -675,6 +676,14 @@ MODELS = (
         renamed=HY4_NAMES,
         pairs=HY4_ROPE,
     ),
+    Case("hrm-text", "HrmText", GPT, HRM, spread=0.1),
+    Case(
+        "hrm-text-prefix",
+        "HrmText",
+        GPT,
+        HRM | {"prefix_lm": True, "H_cycles": 3, "L_cycles": 1, "tie_word_embeddings": True},
+        spread=0.1,
+    ),
     Case("hy3", "HYV3", GPT, WIDTHS | {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 32}),
 )
 
@@ -868,6 +877,8 @@ REFUSED = (
     ("muse-glimmer", {"post_norm_eps": 1e-5}, "another way"),
     ("muse-glimmer", {"layer_rope_theta": [1e4] * 5}, "in no other"),
     ("muse-glimmer", {"rope_parameters": YARN}, "no such rope"),
+    ("hrm-text", {"attention_bias": True}, "no biases"),
+    ("hrm-text", {"num_layers_per_stack": 128}, "512 layers"),
     ("hy4", {"tie_word_embeddings": True}, "output matrix"),
     ("hy4", {"indexer_types": ["shared"] * 4}, "no other whose indexer"),
     ("hy4", {"index_head_dim": 32}, "64 values at a time"),
@@ -1219,6 +1230,34 @@ def of_the_text(case: Case) -> dict[str, Any]:
     """The configuration of a case, without a section for the text."""
     whole = case.configuration().to_dict()
     return whole | (whole.pop("text_config", None) or {})
+
+
+def test_prompts_of_hrm_text_that_look_both_ways_are_a_loss(golden: Path, tmp_path: Path) -> None:
+    """This release of llama.cpp looks backwards only: where the wheel is newer, "hrm-text-prefix" fails."""
+    for name, lost in (("hrm-text", []), ("hrm-text-prefix", ["prefix_lm"])):
+        make(next(case for case in MODELS if case.name == name), golden, tmp_path / name)
+        plan = modelfmt.plan(tmp_path / name, tmp_path / f"{name}.gguf", quant="F32")
+        assert [loss.subject for loss in plan.losses] == lost
+
+
+@pytest.mark.parametrize("name", sorted(archs.DRAFTERS))
+def test_models_that_draft_for_others_are_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedError, match="drafts tokens for another one") as caught:
+        archs.find(**{("gguf" if "-" in name else "model_type" if "_" in name else "hf_class"): name})
+    assert caught.value.code == "unsupported-architecture"
+
+
+def test_numbers_that_no_config_json_has_are_refused(tmp_path: Path, golden: Path) -> None:
+    """Muse Glimmer: the norms of queries are one number in all layers."""
+    from gguf import GGUFReader
+
+    make(next(case for case in SEEING if case.name == "muse-glimmer"), golden, tmp_path / "hf")
+    modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32", carry=False)
+    reader = GGUFReader(tmp_path / "model.gguf", "r+")
+    next(tensor for tensor in reader.tensors if tensor.name == "blk.1.attn_q_norm.weight").data[3] = 2.0
+    reader.data.flush()
+    with pytest.raises(UnsupportedError, match="one number for all values"):
+        modelfmt.convert(tmp_path / "model.gguf", tmp_path / "back")
 
 
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)

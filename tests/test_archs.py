@@ -83,7 +83,7 @@ _MIXERS = {
     for place in ("blk.{i}.hc_attn", "blk.{i}.hc_ffn", "output_hc")
     for kind in ("fn", "base", "scale")
 }
-LATER = {"lfm2moe": {"output"}, "hy_v4": _MIXERS}
+LATER = {"lfm2moe": {"output"}, "hrm_text": {"hrm.z_l_init"}, "hy_v4": _MIXERS}
 """Tensors that llama.cpp loads, and that the names of the package gguf do not have yet."""
 
 TABLES = sorted({*archs.HUGGING_FACE.values()})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANOTHER_MODEL",
     "BORROWED",
+    "DRAFTERS",
     "GGUF",
     "GGUF_OTHERS",
     "GRAPHS",
@@ -123,6 +124,7 @@ HUGGING_FACE = {
     "GraniteSWAForCausalLM": "granite.GRANITE_SWA",
     "HYV3ForCausalLM": "hunyuan.HY3",
     "HYV4ForCausalLM": "hy_v4.HY4",
+    "HrmTextForCausalLM": "hrm.HRM_TEXT",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
     "HunYuanMoEV1ForCausalLM": "hunyuan.HUNYUAN_MOE",
     "IQuestCoderForCausalLM": "llama.IQUEST_CODER",
@@ -268,6 +270,7 @@ MODEL_TYPES = {
     "granitemoe_swa": "granite.GRANITE_MOE_SWA",
     "granitemoehybrid": "granite_hybrid.GRANITE_4",
     "granitemoeshared": "granite.GRANITE_MOE_SHARED",
+    "hrm_text": "hrm.HRM_TEXT",
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan_v1_moe": "hunyuan.HUNYUAN_MOE",
     "hy_v3": "hunyuan.HY3",
@@ -386,6 +389,7 @@ GGUF = {
     "granite_swa": "granite.GRANITE_SWA",
     "granitehybrid": "granite_hybrid.GRANITE_HYBRID",
     "granitemoe": "granite.GRANITE_MOE",
+    "hrm_text": "hrm.HRM_TEXT",
     "hunyuan-dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan-moe": "hunyuan.HUNYUAN_MOE",
     "hy_v3": "hunyuan.HY3",
@@ -496,6 +500,26 @@ _PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the 
 ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}
 """Classes, model types and GGUF names that have no table, and why."""
 
+_DRAFTS = "it reads hidden states, keys and values of the model that it drafts for; llama.cpp runs it beside that only"
+DRAFTERS = dict.fromkeys(
+    (
+        "Gemma4AssistantForCausalLM",
+        "Gemma4UnifiedAssistantForCausalLM",
+        "MuseGlimmerAssistantModel",
+        "gemma4-assistant",
+        "gemma4_assistant",
+        "gemma4_unified_assistant",
+        "muse_glimmer_assistant",
+    ),
+    _DRAFTS,
+)
+"""The same of models that are none by themselves."""
+
+_WITHOUT = (
+    (ANOTHER_MODEL, "llama.cpp computes another model than this architecture"),
+    (DRAFTERS, "this model drafts tokens for another one, and cannot run by itself"),
+)
+
 
 def places() -> tuple[str, ...]:
     """Every table of the registry: "family.TABLE"."""
@@ -516,13 +540,9 @@ def find(hf_class: str | None = None, model_type: str | None = None, gguf: str |
         hf_class = BORROWED.get(model_type, hf_class)
     for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
         if name is not None:
-            if name in ANOTHER_MODEL:
-                raise UnsupportedError(
-                    "llama.cpp computes another model than this architecture",
-                    code="unsupported-architecture",
-                    found=name,
-                    hint=ANOTHER_MODEL[name],
-                )
+            for reasons, message in _WITHOUT:
+                if name in reasons:
+                    raise UnsupportedError(message, code="unsupported-architecture", found=name, hint=reasons[name])
             if name not in tables:
                 raise _unknown(name, tables)
             return load(tables[name])

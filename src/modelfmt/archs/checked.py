@@ -61,6 +61,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "granite_hybrid.GRANITE_4": ("graph", "back"),
     "granite_hybrid.GRANITE_4_MOE": ("graph", "back"),
     "granite_hybrid.GRANITE_HYBRID": ("graph", "back"),
+    "hrm.HRM_TEXT": ("graph", "back"),
     "hunyuan.HUNYUAN_DENSE": ("graph", "back"),
     "hunyuan.HUNYUAN_MOE": ("graph", "back"),
     "hunyuan.HY3": ("graph", "back"),

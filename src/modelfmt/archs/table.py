@@ -26,7 +26,8 @@ class Row:
     first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
     are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
     tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change. layers: the param that says how many layers there are. unused: loaded by
+    quantization must not change. layers: the param that says how many layers there are. start: a term, the layer of the
+    file that is the source's first. unused: loaded by
     llama.cpp's graph, but without effect; not made on the way back.
     """
 
@@ -40,6 +41,7 @@ class Row:
     tied_to: str = ""
     keep: str | None = None
     layers: str = "n_layer"
+    start: str = ""
     unused: bool = False
 
     @property
