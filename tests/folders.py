@@ -33,8 +33,8 @@ def there_and_back(source: Path, work: Path, quant: str = "auto", **options: Any
     return work / "back", modelfmt.convert(work / "model.gguf", f"{work / 'back'}/")
 
 
-def tokens(seed: int = 1) -> list[int]:
-    return [int(token) for token in np.random.default_rng(seed).integers(5, 500, N_TOKENS)]
+def tokens(seed: int = 1, count: int = N_TOKENS) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(5, 500, count)]
 
 
 def question() -> list[int]:
@@ -42,12 +42,12 @@ def question() -> list[int]:
     return tokens(2)[:N_QUESTION]
 
 
-def computed(model: Any) -> NDArray[np.float32]:
+def computed(model: Any, count: int = N_TOKENS) -> NDArray[np.float32]:
     """float32 [tokens, vocabulary or width]: logits, of models without a head the hidden states."""
     import torch
 
     torch.set_num_threads(1)
-    ids = {"input_ids": torch.tensor([tokens()])}
+    ids = {"input_ids": torch.tensor([tokens(count=count)])}
     if hasattr(model, "decoder"):
         ids = {"input_ids": torch.tensor([question()]), "decoder_input_ids": ids["input_ids"]}
     with torch.no_grad():
@@ -56,7 +56,7 @@ def computed(model: Any) -> NDArray[np.float32]:
     return np.asarray(values[0].float().numpy())
 
 
-def logits(folder: Path) -> NDArray[np.float32]:
+def logits(folder: Path, count: int = N_TOKENS) -> NDArray[np.float32]:
     """What transformers computes from a folder, in the type that its configuration names."""
     import torch
     import transformers
@@ -75,4 +75,4 @@ def logits(folder: Path) -> NDArray[np.float32]:
     with torch.no_grad():
         for weight in model.parameters():  # where it begins in a mapped file decides how products are rounded
             weight.data = weight.data.clone()
-    return computed(model.eval())
+    return computed(model.eval(), count)

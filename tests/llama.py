@@ -120,7 +120,8 @@ class Session:
     """A context of a network: texts of up to n_ctx tokens, one after another, each from the start.
 
     embeddings: hidden states instead of logits. pooling: whose pooling, llama.cpp's number. adapter: a GGUF adapter
-    that works, times one. products: what llama_products.Observer sees of every matrix product.
+    that works, times one. products: what llama_products.Observer sees of every matrix product. options: other fields
+    of llama_context_params.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Session:
         products: Observer | None = None,
         adapter: Path | None = None,
         pooling: int = _POOLING_NONE,
+        **options: Any,
     ) -> None:
         self._library = _library()
         params = self._library.llama_context_default_params()
@@ -142,6 +144,8 @@ class Session:
         params.type_k = params.type_v = _F32_TYPE
         params.pooling_type, params.flash_attn_type = pooling, _FLASH_OFF
         params.embeddings = embeddings
+        for name, value in options.items():
+            setattr(params, name, value)
         self._embeddings = embeddings
         self._products = products  # ctypes keeps no reference to a callback
         params.cb_eval = None if products is None else ctypes.cast(products.callback, _POINTER)

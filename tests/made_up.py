@@ -23,6 +23,7 @@ def headers(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Expressi
     for slots in slots_of(arch.rows, scope):
         slot = slots[0]
         if slot.required and not (slot.row.tied_to and scope["tied"]):
+            stored = "I64" if slot.row.keep == "I32" else "BF16"
             for name in slot.names(slot.row.sources[0], scope):
-                found[name] = Leaf("weights", len(found) << 32, slot.source_shape(scope), "BF16")
+                found[name] = Leaf("weights", len(found) << 32, slot.source_shape(scope), stored)
     return found

@@ -30,7 +30,7 @@ EXPECTED = {
     "Qwen--Qwen3.5-397B-A17B": "qwen35moe",
     "XiaomiMiMo--MiMo-V2-Flash": "mimo2",
     "deepseek-ai--DeepSeek-V3": "deepseek2",
-    "deepseek-ai--DeepSeek-V4-Flash": "unsupported-architecture",
+    "deepseek-ai--DeepSeek-V4-Flash": "deepseek4",
     "google--gemma-4-26B-A4B": "gemma4",
     "meta-llama--Llama-4-Scout-17B-16E-Instruct": "llama4",
     "meta-llama--Meta-Llama-3.1-70B": "llama",
@@ -38,7 +38,7 @@ EXPECTED = {
     "moonshotai--Kimi-K2-Instruct": "deepseek2",
     "moonshotai--Kimi-K3": "unsupported-architecture",
     "nvidia--DeepSeek-V3.2-NVFP4": "deepseek32",
-    "nvidia--DeepSeek-V4-Pro-NVFP4": "unsupported-architecture",
+    "nvidia--DeepSeek-V4-Pro-NVFP4": "deepseek4",
     "nvidia--GLM-5.1-NVFP4": "glm-dsa",
     "nvidia--Gemma-4-26B-A4B-NVFP4": "gemma4",
     "nvidia--Kimi-K2.5-NVFP4": "deepseek2",
@@ -53,7 +53,7 @@ EXPECTED = {
     "nvidia--Qwen3.5-122B-A10B-NVFP4": "qwen35moe",
     "nvidia--Qwen3.6-27B-NVFP4": "qwen35",
     "openai--gpt-oss-120b": "gpt-oss",
-    "sgl-project--DeepSeek-V4-Flash-FP8": "unsupported-architecture",
+    "sgl-project--DeepSeek-V4-Flash-FP8": "deepseek4",
     "stepfun-ai--Step-3.7-Flash": "unsupported-architecture",
     "zai-org--GLM-5.1": "glm-dsa",
     "zai-org--GLM-5.2": "glm-dsa",
@@ -64,7 +64,7 @@ EXPECTED = {
 
 def outcome(config: dict[str, Any]) -> str:
     try:
-        arch = archs.find(config["architectures"][0])
+        arch = archs.find(config["architectures"][0], config=config)
         tensors = headers(arch, config)
         bound = to_gguf(arch, tensors=tensors, config=config, assets={})
     except ModelfmtError as error:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import llama
 import modelfmt
-from folders import SMALL_BETWEEN, SMALL_VISION, computed, contents, logits, question, there_and_back, tokens
+from folders import N_TOKENS, SMALL_BETWEEN, SMALL_VISION, computed, contents, logits, question, there_and_back, tokens
 from made_up import headers
 from modelfmt import archs
 from modelfmt.archs.bind import to_gguf
@@ -47,6 +47,12 @@ LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "long_factor": [1.0 + at for at in range(8)],
+    "short_factor": [1.0 + at / 8 for at in range(8)],
 }
 DEEP_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
 GPT_OSS = {
@@ -118,6 +124,21 @@ KIMI = (
         "linear_num_heads": 4,
     }
 )
+LING3 = (
+    SMALL_LATENT
+    | WIDTHS
+    | {
+        "q_lora_rank": None,
+        "head_dim": 16,
+        "num_local_experts": 16,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        "layer_group_size": 2,
+        "kda_lower_bound": -3.0,
+    }
+)
 NOAUX = WIDTHS | {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 3, "first_k_dense_replace": 1}
 GRANITE_MOE = {"num_local_experts": 6, "logits_scaling": 4.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4}
 LLAMA4 = {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112}
@@ -134,6 +155,28 @@ HY4_NAMES = (
     ("mlp.linear_gate", "mlp.gate_proj"),
     ("experts.linear_gate", "experts.gate_proj"),
 )
+DEEPSEEK4 = WIDTHS | {
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "partial_rotary_factor": 0.5,
+    "q_lora_rank": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "o_groups": 2,
+    "o_lora_rank": 24,
+    "index_n_heads": 8,
+    "index_head_dim": 64,
+    "index_topk": 5,
+    "sliding_window": 16,
+    "swiglu_limit": 0.4,
+    "layer_types": [
+        "sliding_attention",
+        "compressed_sparse_attention",
+        "heavily_compressed_attention",
+        "compressed_sparse_attention",
+    ],
+    "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
+}
 MINISTRAL = YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
 DBRX = {
     "d_model": 64,
@@ -176,7 +219,8 @@ class Case:
     has, what its configuration says beyond SIZES, how far log-probabilities may be off. calm: attention that does
     not divide its scores would make much of the least difference, so norms of queries and keys are small. renamed: what
     transformers saves under another name than the checkpoints that it reads have. pairs: the function of transformers
-    that turns halves where the released checkpoints, llama.cpp and vLLM have pairs: another is in its place."""
+    that turns halves where the released checkpoints, llama.cpp and vLLM have pairs: another is in its place. length: of
+    the text that both read."""
 
     name: str
     cls: str
@@ -191,6 +235,7 @@ class Case:
     seed: int = 3
     renamed: tuple[tuple[str, str], ...] = ()
     pairs: str = ""
+    length: int = N_TOKENS
 
     @property
     def table(self) -> str:
@@ -574,6 +619,14 @@ MODELS = (
         "deepseek-v3",
         LATENT | NOAUX | INDEXED | {"indexer_types": ["full", "full", "shared", "shared"]},
     ),
+    Case("deepseek4", "DeepseekV4", "deepseek-v3", DEEPSEEK4),
+    Case(
+        "deepseek4-yarn",
+        "DeepseekV4",
+        "deepseek-v3",
+        DEEPSEEK4 | {"layer_types": None, "mlp_layer_types": None, "rope_parameters": YARN},
+        length=200,
+    ),
     Case("ministral3", "Ministral3", LLAMA, {"head_dim": 32, "rope_parameters": MINISTRAL}),
     Case(
         "gemma", "Gemma", LLAMA, {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"}, tolerance=GELU, spread=0.1
@@ -625,6 +678,14 @@ MODELS = (
         renamed=(("layers.0.block_sparse_moe", "layers.0.mlp"),),
     ),
     Case("sarvam-moe", "Glm4Moe", GPT, NOAUX | {"head_dim": 16, "num_mtp_layers": 0}, settings="SarvamMoEConfig"),
+    Case("sarvam-mla", "DeepseekV3", "deepseek-v3", LATENT | NOAUX, settings="SarvamMLAConfig"),
+    Case(
+        "ling3",
+        "BailingHybrid",
+        GPT,
+        LING3 | {"layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"]},
+    ),
+    Case("ling3-yarn", "BailingHybrid", GPT, LING3 | {"q_lora_rank": 32, "rope_parameters": YARN}),
     Case(
         "granite-swa",
         "GraniteSWA",
@@ -826,6 +887,13 @@ REFUSED = (
     ("glm-dsa", {"index_topk_pattern": "FFSS"}, "as indexer_types"),
     ("deepseek32", {"attention_bias": True}, "no biases"),
     ("deepseek32", {"index_head_dim": 96}, "64 values"),
+    ("deepseek4", {"hc_mult": 2}, "another way"),
+    ("deepseek4", {"index_head_dim": 96}, "64 values"),
+    ("deepseek4", {"compress_rates": {"compressed_sparse_attention": 8}}, "compresses 4 and 128"),
+    ("deepseek4", {"layer_types": None, "compress_ratios": [0, 4, 64, 4, 0]}, "compresses 4 and 128"),
+    ("deepseek4", {"mlp_layer_types": ["moe", "hash_moe", "moe", "moe"]}, "before all others"),
+    ("deepseek4", {"rope_parameters": {"compress": YARN, "main": _THETA}}, "does not scale"),
+    ("deepseek4", {"tie_word_embeddings": True}, "output matrix"),
     ("ministral3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "llama_4_scaling_beta"),
     ("ministral3", {"rope_parameters": MINISTRAL | {"mscale": 0.5}}, "equal"),
     ("jais2", {"attention_bias": False}, "all biases"),
@@ -860,6 +928,11 @@ REFUSED = (
     ("apertus", {"attention_bias": True}, "no biases"),
     ("kimi-linear", {"linear_num_heads": 8}, "as many heads"),
     ("kimi-linear", {"tie_word_embeddings": True}, "output matrix"),
+    ("kimi-linear", {"moe_router_activation_func": "softmax"}, "no number"),
+    ("sarvam-mla", {"q_lora_rank": None}, "26 and 27 layers"),
+    ("ling3", {"linear_num_heads": 8}, "as many heads"),
+    ("ling3", {"kda_safe_gate": False}, "another way"),
+    ("ling3", {"rope_parameters": YARN | {"mscale_all_dim": 1.0}}, "mscale_all_dim"),
     ("sarvam-moe", {"head_dim": 32}, "n_embd / n_head"),
     ("sarvam-moe", {"use_qk_norm": False}, "another way"),
     ("granite-swa", {"layer_rope_theta": [0, 1e4, 5e5, 0]}, "one rope_theta"),
@@ -920,6 +993,8 @@ def make(case: Case, golden: Path, folder: Path) -> Any:
         for name, buffer in model.named_buffers():
             if ("bias" in name or "scalar" in name) and buffer.is_floating_point():
                 torch.nn.init.normal_(buffer, 0.0, 0.2)
+            if name.endswith("tid2eid"):  # different experts for each token
+                buffer[:] = torch.stack([torch.randperm(config.n_routed_experts)[: buffer.shape[1]] for _ in buffer])
     model.tie_weights()
     model.save_pretrained(folder)
     for path in (golden / "checkpoints" / case.tokenizer).iterdir():
@@ -1112,7 +1187,7 @@ def made(request: pytest.FixtureRequest, golden: Path, tmp_path_factory: pytest.
             from transformers.models.deepseek_v3.modeling_deepseek_v3 import apply_rotary_pos_emb_interleave
 
             patch.setattr(request.param.pairs, apply_rotary_pos_emb_interleave)
-        expected = computed(make(request.param, golden, work / "hf"))
+        expected = computed(make(request.param, golden, work / "hf"), request.param.length)
         modelfmt.convert(work / "hf", work / "model.gguf", quant="F32")
         yield Made(request.param, work / "hf", expected, work / "model.gguf")
     shutil.rmtree(work)
@@ -1129,7 +1204,8 @@ def test_log_probabilities_are_those_of_transformers(made: Made) -> None:
     expected = torch.tensor(made.expected).log_softmax(-1).numpy()
     assert expected.std() > 0.1
     with llama.Network(made.file) as network:
-        answers = network.answers(question(), tokens()) if made.case in ANSWERING else network.logits(tokens())
+        text = tokens(count=made.case.length)
+        answers = network.answers(question(), text) if made.case in ANSWERING else network.logits(text)
     found = torch.tensor(answers).log_softmax(-1).numpy()
     worst = np.abs(found - expected).max()
     print(f"{made.case.name}: {worst:.1e}")
@@ -1196,7 +1272,7 @@ def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Pa
                 np.testing.assert_allclose(values, original, rtol=0, atol=1e-6, err_msg=name)
     rounded = {loss.subject for loss in report.losses if loss.kind == "approximated"}
     assert all(name in rounded or "norm" in name for name in others) or not same
-    found = logits(back)
+    found = logits(back, case.length)
     assert (found == made.expected).all() or rounded
     np.testing.assert_allclose(found, made.expected, atol=1e-5)
     if others:
@@ -1270,6 +1346,51 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: di
     with pytest.raises(UnsupportedError, match=message) as caught:
         to_gguf(arch, tensors={}, config=config | change, assets={})
     assert caught.value.code == "config-unsupported"
+
+
+@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True)])
+def test_betas_of_yarn_that_llama_cpp_reads_from_its_command_line_only(
+    name: str, read: bool, golden: Path, tmp_path: Path
+) -> None:
+    """Of all tables with yarn, mistral3 alone is read from the file."""
+    case = next(case for case in MODELS if case.name == name)
+    betas = {"beta_fast": 8.0, "beta_slow": 2.0}
+    rope = case.config.get("rope_parameters", YARN) | betas
+    model = make(replace(case, config=case.config | {"rope_parameters": rope}), golden, tmp_path / "hf")
+    expected = computed(model)
+    report = modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    options = {f"yarn_{name}": value for name, value in betas.items()}
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = network.logits(tokens())
+        with llama.Session(network, **options) as session:
+            np.testing.assert_allclose(session.run(tokens()), expected, atol=1e-3)
+    assert (np.abs(found - expected).max() < 1e-3) == read
+    assert [loss.subject for loss in report.losses] == ([] if read else ["rope_parameters.beta_fast"])
+    assert read or "--yarn-beta-fast 8 --yarn-beta-slow 2" in report.losses[0].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "context"),
+    [
+        ("linear", {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ("within-dynamic", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ("yarn-attention", YARN | {"attention_factor": 1.3}, 128),
+        ("yarn-mscales", YARN | {"mscale": 0.707, "mscale_all_dim": 1.0}, 128),
+        ("longrope-short", LONGROPE | {"original_max_position_embeddings": 512}, 1024),
+        ("longrope-long", LONGROPE | {"original_max_position_embeddings": 40}, 1024),
+    ],
+)
+def test_ropes_turn_as_in_transformers(
+    name: str, rope: dict[str, Any], context: int, golden: Path, tmp_path: Path
+) -> None:
+    """Those that no case of MODELS has. Which of the two tensors of longrope counts, llama.cpp decides by the size of
+    its context (256 here), transformers by the length of the text (48)."""
+    changes = {"rope_parameters": rope, "max_position_embeddings": context}
+    case = Case(name, "Llama", "llama-spm", changes)
+    expected = computed(make(case, golden, tmp_path / "hf"))
+    modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    with llama.Network(tmp_path / "model.gguf") as network:
+        np.testing.assert_allclose(network.logits(tokens()), expected, atol=1e-3)
 
 
 ELSEWHERE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_dim", "text_config")

@@ -13,6 +13,7 @@ from modelfmt.archs.specs import (
     Behind,
     Grouped,
     Heads,
+    Indices,
     NegExp,
     Padded,
     Part,
@@ -29,6 +30,7 @@ from modelfmt.archs.specs import (
     joined,
     reassembled,
 )
+from modelfmt.errors import BadValue
 from modelfmt.ir.ops import Leaf
 from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator
@@ -78,6 +80,22 @@ def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> No
         read = reader.values(part, 0, prod(shape[:-1]))
         computed = isinstance(spec, Add | NegExp | Scaled)
         np.testing.assert_allclose(read.reshape(-1), value, atol=2e-7 if computed else 0)
+
+
+@pytest.mark.parametrize("width", ["I32", "I64"])
+def test_indices_are_numbers_of_32_bits_in_the_file_that_nothing_exceeds(width: str) -> None:
+    files, values = Files(), np.array([[0, 3], [2, 1]])
+    files.register("w", values.astype(width.replace("I", "int")).tobytes())
+    leaf, reader = Leaf("w", 0, (2, 2), width), Evaluator(files)
+    there = forward(Indices("count"), (leaf,), {"count": 4}, 0)
+    assert reader.rows(there, 0, 2).tobytes() == values.astype("<i4").tobytes()
+    (back,) = backward(Indices("count"), there, {"count": 4}, 0)
+    assert reader.rows(back, 1, 2).tobytes() == values[1:].astype("<i8").tobytes()
+    with pytest.raises(BadValue, match="no index") as caught:
+        reader.rows(forward(Indices("count"), (leaf,), {"count": 3}, 0), 0, 2)
+    assert caught.value.found == 3 and (caught.value.context["row"], caught.value.context["column"]) == (0, 1)
+    with pytest.raises(BadValue, match="not whole numbers"):
+        forward(Indices("count"), (Leaf("w", 0, (2, 2), "F32"),), {"count": 4}, 0)
 
 
 def test_queries_keys_and_values_of_groups_are_sorted() -> None:

@@ -20,12 +20,15 @@ TOKENS = torch.tensor([[1, 17, 300, 44, 5, 260, 99, 480]])
 
 @pytest.fixture(scope="module")
 def plain(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_plain(golden, tmp_path_factory.mktemp("loaders") / "plain")
+
+
+def made_plain(golden: Path, folder: Path) -> Path:
     """One layer of a Llama, float32 throughout."""
 
     def make(weights: Any, rng: np.random.Generator) -> schemes.Made:
         return {"weight": torch.from_numpy(weights)}, weights
 
-    folder: Path = tmp_path_factory.mktemp("loaders") / "plain"
     schemes.write(schemes.Scheme({}, make), golden / "checkpoints/llama3-big", folder, layers=1)
     tensors = load_file(folder / "model.safetensors")
     save_file({k: v.float() for k, v in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})

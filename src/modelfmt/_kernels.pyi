@@ -106,11 +106,20 @@ def grid_from_blocks(type: int, grid: tuple[int, int, int], blocks: Buffer, rows
     """A grid's rows from blocks; the group is the type's own."""
 
 def grid_round(
-    how: tuple[int, bool, bool, bool], grid: tuple[int, int, int], values: Buffer, rows: Buffer
-) -> tuple[int, int] | None:
-    """A grid's rows from values, float32 [rows, columns], aligned: rounded to nearest (csrc/quant/grid_round.c).
+    how: tuple[int, int, int, int, int, int, bool, bool],
+    numbers: tuple[float, float, float, float, float, float],
+    book: Buffer,
+    shared: tuple[int, int],
+    grid: tuple[int, int, int],
+    type: int,
+    values: Buffer,
+    rows: Buffer,
+) -> tuple[int, int, bool] | None:
+    """A grid's rows from values [rows, columns] of a dense type: each to the nearest code (mf_rounded, csrc/grid.h).
 
-    how: (bits; symmetric; scales in float16; records alone). (row, column) of a value that is not finite.
+    how: found, codes, via, stored, limit, shift, divide, records. numbers: reach, times, over, least, floor, top. book:
+    thresholds, float32 [15], and codes, uint8 [16]. shared: columns and rows that share a scale. (row, column, whether
+    it is the scale) of what is not finite.
     """
 
 def grid_move(

@@ -326,6 +326,7 @@ class _Pool:
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
         self.synced = time.monotonic()
+        self.evaluator = Evaluator(session.files)
 
     def run(self) -> None:
         """Work until every job is done; the first failure is raised here."""
@@ -348,12 +349,11 @@ class _Pool:
             raise self.failure
 
     def _worker(self) -> None:
-        evaluator = Evaluator(self.session.files)
         try:
             while (taken := self._take()) is not None:
                 job, size = taken
                 try:
-                    self.session.do(job, evaluator, self.kernel)
+                    self.session.do(job, self.evaluator, self.kernel)
                 finally:
                     with self.changed:
                         self.in_flight -= size

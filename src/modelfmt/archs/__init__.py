@@ -59,6 +59,8 @@ HUGGING_FACE = {
     "AfmoeForCausalLM": "afmoe.AFMOE",
     "ApertusForCausalLM": "apertus.APERTUS",
     "ArceeForCausalLM": "arcee.ARCEE",
+    "BailingHybridForCausalLM": "bailing.LING3",
+    "BailingMoeV3ForCausalLM": "bailing.LING3",
     "BambaForCausalLM": "granite_hybrid.BAMBA",
     "BertForMaskedLM": "bert.BERT",
     "BertForPreTraining": "bert.BERT",
@@ -76,6 +78,7 @@ HUGGING_FACE = {
     "DeepseekV2ForCausalLM": "deepseek.DEEPSEEK2",
     "DeepseekV32ForCausalLM": "dsa.DEEPSEEK32",
     "DeepseekV3ForCausalLM": "deepseek.DEEPSEEK3",
+    "DeepseekV4ForCausalLM": "deepseek4.DEEPSEEK4",
     "DistilBertForMaskedLM": "roberta.DISTILBERT",
     "DistilBertModel": "roberta.DISTILBERT",
     "Dots1ForCausalLM": "dots.DOTS1",
@@ -101,14 +104,10 @@ HUGGING_FACE = {
     "GPTNeoXModel": "gptneox.GPTNEOX",
     "Gemma2ForCausalLM": "gemma.GEMMA2",
     "Gemma3ForCausalLM": "gemma.GEMMA3",
-    "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
     "Gemma3TextModel": "gemma.GEMMA_EMBEDDING",
     "Gemma3nForCausalLM": "gemma3n.GEMMA3N",
-    "Gemma3nForConditionalGeneration": "gemma3n.GEMMA3N",
     "Gemma4ForCausalLM": "gemma4.GEMMA4",
-    "Gemma4ForConditionalGeneration": "gemma4.GEMMA4",
     "Gemma4UnifiedForCausalLM": "gemma4.GEMMA4_UNIFIED",
-    "Gemma4UnifiedForConditionalGeneration": "gemma4.GEMMA4_UNIFIED",
     "GemmaForCausalLM": "gemma.GEMMA",
     "Glm4ForCausalLM": "glm.GLM4",
     "Glm4MoeForCausalLM": "glm.GLM4_MOE",
@@ -133,16 +132,13 @@ HUGGING_FACE = {
     "JambaForCausalLM": "jamba.JAMBA",
     "JinaEmbeddingsV3ForMaskedLM": "nomic_bert.JINA_BERT_V3",
     "JinaEmbeddingsV3Model": "nomic_bert.JINA_BERT_V3",
-    "KimiK25ForConditionalGeneration": "deepseek.DEEPSEEK3",
     "KimiLinearForCausalLM": "kimi_linear.KIMI_LINEAR",
     "LFM2ForCausalLM": "lfm2.LFM2",
     "LLaMAForCausalLM": "llama.LLAMA",
     "LagunaForCausalLM": "laguna.LAGUNA",
     "Lfm2ForCausalLM": "lfm2.LFM2",
     "Lfm2MoeForCausalLM": "lfm2.LFM2_MOE",
-    "Lfm2VlForConditionalGeneration": "lfm2.LFM2",
     "Llama4ForCausalLM": "llama4.LLAMA4",
-    "Llama4ForConditionalGeneration": "llama4.LLAMA4",
     "LlamaForCausalLM": "llama.LLAMA",
     "LlamaModel": "llama.LLAMA",
     "MPTForCausalLM": "mpt.MPT",
@@ -190,12 +186,11 @@ HUGGING_FACE = {
     "Qwen3VLForConditionalGeneration": "qwen_vl.QWEN3_VL",
     "Qwen3VLMoeForConditionalGeneration": "qwen_vl.QWEN3_VL_MOE",
     "Qwen3_5ForCausalLM": "qwen_next.QWEN3_5",
-    "Qwen3_5ForConditionalGeneration": "qwen_next.QWEN3_5",
     "Qwen3_5MoeForCausalLM": "qwen_next.QWEN3_5_MOE",
-    "Qwen3_5MoeForConditionalGeneration": "qwen_next.QWEN3_5_MOE",
     "RWForCausalLM": "falcon.FALCON",
     "RobertaForMaskedLM": "roberta.ROBERTA",
     "RobertaModel": "roberta.ROBERTA",
+    "SarvamMLAForCausalLM": "deepseek.SARVAM_MLA",
     "SarvamMoEForCausalLM": "bailing.SARVAM_MOE",
     "SeedOssForCausalLM": "seed_oss.SEED_OSS",
     "SmolLM3ForCausalLM": "smollm3.SMOLLM3",
@@ -220,6 +215,7 @@ MODEL_TYPES = {
     "afmoe": "afmoe.AFMOE",
     "apertus": "apertus.APERTUS",
     "arcee": "arcee.ARCEE",
+    "bailing_hybrid": "bailing.LING3",
     "bamba": "granite_hybrid.BAMBA",
     "bert": "bert.BERT",
     "bitnet": "bitnet.BITNET",
@@ -232,6 +228,7 @@ MODEL_TYPES = {
     "deepseek_v2": "deepseek.DEEPSEEK2",
     "deepseek_v3": "deepseek.DEEPSEEK3",
     "deepseek_v32": "dsa.DEEPSEEK32",
+    "deepseek_v4": "deepseek4.DEEPSEEK4",
     "distilbert": "roberta.DISTILBERT",
     "dots1": "dots.DOTS1",
     "embedding_gemma2": "embedding_gemma2.EMBEDDING_GEMMA2",
@@ -247,13 +244,9 @@ MODEL_TYPES = {
     "falcon_mamba": "mamba.FALCON_MAMBA",
     "gemma": "gemma.GEMMA",
     "gemma2": "gemma.GEMMA2",
-    "gemma3": "gemma.GEMMA3",
     "gemma3_text": "gemma.GEMMA3",
-    "gemma3n": "gemma3n.GEMMA3N",
     "gemma3n_text": "gemma3n.GEMMA3N",
-    "gemma4": "gemma4.GEMMA4",
     "gemma4_text": "gemma4.GEMMA4",
-    "gemma4_unified": "gemma4.GEMMA4_UNIFIED",
     "gemma4_unified_text": "gemma4.GEMMA4_UNIFIED",
     "glm": "glm.GLM",
     "glm4": "glm.GLM4",
@@ -284,9 +277,7 @@ MODEL_TYPES = {
     "laguna": "laguna.LAGUNA",
     "lfm2": "lfm2.LFM2",
     "lfm2_moe": "lfm2.LFM2_MOE",
-    "lfm2_vl": "lfm2.LFM2",
     "llama": "llama.LLAMA",
-    "llama4": "llama4.LLAMA4",
     "llama4_text": "llama4.LLAMA4",
     "mamba": "mamba.MAMBA",
     "mamba2": "mamba.MAMBA2",
@@ -322,8 +313,6 @@ MODEL_TYPES = {
     "qwen2_vl": "qwen_vl.QWEN2_VL",
     "qwen2_vl_text": "qwen_vl.QWEN2_VL",
     "qwen3": "qwen.QWEN3",
-    "qwen3_5": "qwen_next.QWEN3_5",
-    "qwen3_5_moe": "qwen_next.QWEN3_5_MOE",
     "qwen3_5_moe_text": "qwen_next.QWEN3_5_MOE",
     "qwen3_5_text": "qwen_next.QWEN3_5",
     "qwen3_moe": "qwen.QWEN3_MOE",
@@ -333,6 +322,7 @@ MODEL_TYPES = {
     "qwen3_vl_moe_text": "qwen_vl.QWEN3_VL_MOE",
     "qwen3_vl_text": "qwen_vl.QWEN3_VL",
     "roberta": "roberta.ROBERTA",
+    "sarvam_mla": "deepseek.SARVAM_MLA",
     "sarvam_moe": "bailing.SARVAM_MOE",
     "seed_oss": "seed_oss.SEED_OSS",
     "smollm3": "smollm3.SMOLLM3",
@@ -353,6 +343,7 @@ GGUF = {
     "apertus": "apertus.APERTUS",
     "arcee": "arcee.ARCEE",
     "bailingmoe2": "bailing.SARVAM_MOE",
+    "bailingmoe3": "bailing.LING3",
     "bert": "bert.BERT",
     "bitnet": "bitnet.BITNET",
     "bloom": "bloom.BLOOM",
@@ -363,6 +354,7 @@ GGUF = {
     "dbrx": "dbrx.DBRX",
     "deepseek2": "deepseek.DEEPSEEK2",
     "deepseek32": "dsa.DEEPSEEK32",
+    "deepseek4": "deepseek4.DEEPSEEK4",
     "dots1": "dots.DOTS1",
     "ernie4_5": "ernie.ERNIE4_5",
     "ernie4_5-moe": "ernie.ERNIE4_5_MOE",
@@ -471,6 +463,7 @@ BORROWED = {
     "exaone": "ExaoneForCausalLM",
     "internlm3": "InternLM3ForCausalLM",
     "iquestcoder": "IQuestCoderForCausalLM",
+    "sarvam_mla": "SarvamMLAForCausalLM",
     "sarvam_moe": "SarvamMoEForCausalLM",
 }
 """Model types that transformers computes with another's class, which it writes into config.json: the type decides."""
@@ -527,36 +520,73 @@ def places() -> tuple[str, ...]:
     return tuple(sorted({*HUGGING_FACE.values(), *GGUF.values(), *others}))
 
 
-def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
+def find(
+    hf_class: str | None = None,
+    model_type: str | None = None,
+    gguf: str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> Architecture:
     """The table for a class name, else for a model type, else for a GGUF name: the first one given decides, but for the
-    types of BORROWED.
+    types of BORROWED. config: config.json, which says what language model is inside a multimodal class.
 
     Raises UnsupportedError (unsupported-architecture) with the nearest known names.
 
     >>> find("Qwen3ForCausalLM").gguf
     'qwen3'
+    >>> find("LlavaForConditionalGeneration", config={"text_config": {"model_type": "qwen2"}}).gguf
+    'qwen2'
     """
     if hf_class is not None and model_type is not None:
         hf_class = BORROWED.get(model_type, hf_class)
     for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
         if name is not None:
-            for reasons, message in _WITHOUT:
-                if name in reasons:
-                    raise UnsupportedError(message, code="unsupported-architecture", found=name, hint=reasons[name])
+            _refuse(name)
+            if tables is not GGUF and (inside := _inside(name, config or {})) is not None:
+                return inside
             if name not in tables:
                 raise _unknown(name, tables)
             return load(tables[name])
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
-def of_graph(hf_class: str | None, model_type: str | None) -> Architecture:
+def _inside(name: str, config: Mapping[str, Any]) -> Architecture | None:
+    """The table of the language model inside a multimodal class, or the class of a type; None for others."""
+    from modelfmt.archs import multimodal
+    from modelfmt.archs.values import language, text
+
+    outer = multimodal.TYPES.get(name, name)
+    row = multimodal.MULTIMODAL.get(outer)
+    if row is None:
+        return None
+    kind = text(language(config).get("model_type", row.text), "model_type")
+    _refuse(kind)
+    place = dict(row.tables).get(kind) or MODEL_TYPES.get(kind)
+    if place is None:
+        raise UnsupportedError(
+            "there is no table for the language model inside this model",
+            code="unsupported-architecture",
+            found=f"{outer} with {kind}",
+            hint="docs/architectures.md says how to add one",
+        )
+    return multimodal.around(load(place), outer, kind)
+
+
+def _refuse(name: object) -> None:
+    """Raise where a name has no table, and why is known."""
+    for reasons, message in _WITHOUT:
+        if name in reasons:
+            raise UnsupportedError(message, code="unsupported-architecture", found=name, hint=reasons[str(name)])
+
+
+def of_graph(hf_class: str | None, model_type: str | None, config: Mapping[str, Any] | None = None) -> Architecture:
     """The table that a compute graph is made from: that of `find`, or one that is for graphs alone.
 
     >>> of_graph("ViTModel", "vit").model_type
     ('vit',)
     """
     place = GRAPHS.get(hf_class or "") or (GRAPH_TYPES.get(model_type or "") if hf_class is None else None)
-    return load(place) if place else find(hf_class=hf_class, model_type=model_type)
+    return load(place) if place else find(hf_class=hf_class, model_type=model_type, config=config)
 
 
 def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None) -> Architecture:

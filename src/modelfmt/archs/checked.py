@@ -26,6 +26,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "deepseek.GLM4_MOE_LITE": ("graph", "back"),
     "deepseek.MISTRAL4": ("graph", "back"),
     "deepseek.YOUTU": ("graph", "back"),
+    "deepseek4.DEEPSEEK4": ("graph", "back"),
     "dots.DOTS1": ("graph", "back"),
     "dsa.DEEPSEEK32": ("graph", "back"),
     "dsa.GLM_DSA": ("graph", "back"),

@@ -1,10 +1,10 @@
-"""DeepSeek 2 and 3 (R1, Kimi K2, GLM 4.7 Flash), Mistral 4: attention over a latent vector, shared and routed experts;
-Youtu has no experts.
+"""DeepSeek 2 and 3 (R1, Kimi K2, GLM 4.7 Flash, Sarvam MLA), Mistral 4: attention over a latent vector, shared and
+routed experts; Youtu has no experts.
 
 Queries and keys come from low-rank matrices. The file has the key and value halves of `kv_b_proj` apart, the key half
 transposed in each head, so that llama.cpp attends in the latent space with one key-value head. Rope turns pairs in the
-checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,youtu}/
-{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (October 2026).
+checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,sarvam_mla,
+youtu}/{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
 from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.specs import Heads, Part, Transposed
-from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "MISTRAL4", "SIGMOID", "YOUTU"]
+__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "MISTRAL4", "SARVAM_MLA", "SIGMOID", "YOUTU"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
 _DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
 _QUERIES = "n_head*nope + n_head*head_size"
-_VISION = "the vision part of Kimi K2.5 belongs into a projector file of its own"
 _KV_B = ("nope", "value_size")
 _TEXT = "llama.cpp's deepseek2 graph has queries without a low rank in models of 26 and 27 layers, and in no other"
 _LITE = (
@@ -132,10 +131,28 @@ SIGMOID = _LATENT.derive(
 )
 
 DEEPSEEK3 = SIGMOID.derive(
-    hf=("DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration"),
+    hf=("DeepseekV3ForCausalLM",),
     model_type=("deepseek_v3",),
-    ignores=(Ignore("*vision_tower.*", _VISION, loss=True), Ignore("*mm_projector.*", _VISION, loss=True)),
     refuses=_LITE,
+)
+
+SARVAM_MLA = DEEPSEEK3.derive(
+    hf=("SarvamMLAForCausalLM",),
+    model_type=("sarvam_mla",),
+    rope=Rope(
+        "norm",
+        kinds=("default", "linear", "yarn"),
+        dimension=True,
+        log_multiplier=0.1,
+        aliases={"deepseek_yarn": "yarn"},
+    ),
+    params=(
+        Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=None),
+        leading_dense(1),
+        Param("n_expert", ("n_routed_experts", "num_experts"), "expert_count", default=128, high=1024),
+        Param("n_shared", ("n_shared_experts", "num_shared_experts"), "expert_shared_count", default=1, low=0),
+        *sigmoid_router(n_group=1, n_group_used=1, scale=2.5, normalised=True),
+    ),
 )
 
 GLM4_MOE_LITE = DEEPSEEK3.derive(

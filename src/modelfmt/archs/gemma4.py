@@ -65,8 +65,8 @@ EXPERTS = (
 
 GEMMA4 = DECODER.derive(
     gguf="gemma4",
-    hf=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
-    model_type=("gemma4_text", "gemma4"),
+    hf=("Gemma4ForCausalLM",),
+    model_type=("gemma4_text",),
     rope=Rope(
         "neox",
         theta=1e6,
@@ -195,8 +195,8 @@ GEMMA4 = DECODER.derive(
 )
 
 GEMMA4_UNIFIED = GEMMA4.derive(
-    hf=("Gemma4UnifiedForCausalLM", "Gemma4UnifiedForConditionalGeneration"),
-    model_type=("gemma4_unified_text", "gemma4_unified"),
+    hf=("Gemma4UnifiedForCausalLM",),
+    model_type=("gemma4_unified_text",),
     params=(
         Param("n_ctx", "max_position_embeddings", "context_length", default=262144),
         Param("sliding_window", "sliding_window", "attention.sliding_window", default=1024),

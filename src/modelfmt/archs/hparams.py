@@ -333,6 +333,8 @@ def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> li
     """The entries of a list with one for each layer."""
     if param.codes and path == CONFIG and isinstance(value, str) and "," in value:
         value = [int(word) if word.strip().isdecimal() else word for word in value.split(",")]
+    if param.cut and isinstance(value, list):
+        value = value[:n_layer]
     if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
         last = param.first + n_layer - 1
         chosen = {integer(one, f"{place}[{at}]", param.first, last) for at, one in enumerate(value)}
@@ -359,6 +361,8 @@ def _one(param: Param, value: Any, place: str, path: str) -> Any:
         return bool(codes[word]) if param.type == "BOOL" else codes[word]
     if param.type == "FLOAT32" and param.low == 0 and (value is None or (type(value) in (int, float) and value == 0)):
         return 0.0
+    if param.negative and type(value) in (int, float):
+        return -number(-value, place, path)
     if param.type != "UINT32":
         return _READERS[param.type](value, place, path)
     return integer(value, place, param.low, param.high, path=path)

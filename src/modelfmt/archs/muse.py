@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import DECODER, VISION, kv_heads
+from modelfmt.archs.decoder import DECODER, kv_heads
 from modelfmt.archs.specs import Add, Permute
 from modelfmt.archs.table import Filled, Ignore, Param, Refuses, Rope, Row
 
@@ -17,6 +17,7 @@ __all__ = ["MUSE_GLIMMER"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
+_VISION = "the vision part belongs into a projector file of its own"
 _NORMS = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "post_attention_norm",
@@ -90,7 +91,7 @@ _TEXT = DECODER.derive(
         Filled(_BLOCK + "attn_k_norm.weight", "head_size"),
     ),
     ignores=tuple(
-        Ignore(f"*{name}.*", VISION, loss=True) for name in ("vision_tower", "vision_adapter", "vision_projection")
+        Ignore(f"*{name}.*", _VISION, loss=True) for name in ("vision_tower", "vision_adapter", "vision_projection")
     ),
     refuses=(
         Refuses("tied", "llama.cpp's muse-glimmer graph wants an output matrix besides the embedding"),

@@ -31,16 +31,18 @@ from modelfmt.report import Loss
 
 __all__ = ["YARN_EXTRAS", "Encoded", "encode", "implied_longrope", "llama3_factors", "mscale"]
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETAS = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta", "swa_rope_theta")
 _PARTS = ("partial_rotary_factor", "rotary_pct", "rope_pct")
+_SIZES = ("rotary_dim", "qk_rope_head_dim")
 YARN_EXTRAS = {
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
     "beta_fast": "yarn_beta_fast",
     "beta_slow": "yarn_beta_slow",
 }
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+"""Where yarn's ramp begins and ends, if nothing says it, in transformers and in llama.cpp."""
 
 
 @dataclass
@@ -104,19 +106,18 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
             allowed=spec.kinds,
         )
     out = Encoded()
-    theta = _theta(settings, config, _THETAS, spec.theta)
+    names, local_names = ((name,) for name in spec.thetas) if spec.thetas else (_THETAS, _LOCAL_THETAS)
+    theta = _theta(settings, config, names, spec.theta)
     partial = 1.0 if case.kind == "proportional" else _partial(case)
     out.hparams = {"rope_theta": theta, "rope_kind": case.kind, "n_rot": int(scope["head_size"] * partial)}
     if theta != spec.implied:
-        out.metadata["rope.freq_base"] = ("FLOAT32", theta)
+        out.metadata[spec.keys[0]] = ("FLOAT32", theta)
     if spec.local_theta is not None:
         fallback = theta if spec.local_theta == "same" else spec.local_theta
-        out.hparams["rope_theta_local"] = _theta(local, config, _LOCAL_THETAS, fallback)
-        out.metadata["rope.freq_base_swa"] = ("FLOAT32", out.hparams["rope_theta_local"])
+        out.hparams["rope_theta_local"] = _theta(local, config, local_names, fallback)
+        out.metadata[spec.keys[1]] = ("FLOAT32", out.hparams["rope_theta_local"])
     if spec.local_partial is not None:
-        out.hparams["n_rot_local"] = int(
-            scope["head_size"] * _fraction(local, "partial_rotary_factor", spec.local_partial)
-        )
+        out.hparams["n_rot_local"] = int(scope["head_size"] * _fraction(local, _PARTS[0], spec.local_partial))
     for key, size in (("dimension_count", "n_rot"), ("dimension_count_swa", "n_rot_local")):
         if spec.dimension and size in out.hparams:
             out.metadata[f"rope.{key}"] = ("UINT32", out.hparams[size])
@@ -132,13 +133,22 @@ def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any],
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     found = record(config.get(key) or spec.settings, key)
     full, local = found, record({}, key)
+    first, second = spec.labels
     if isinstance(config.get("rope_theta"), list):
-        full, local = {**found, **_entry(config, _FULL)}, _entry(config, _SLIDING)
-    elif _FULL in found or _SLIDING in found:
-        full = record(found.get(_FULL) or {}, f"{key}.{_FULL}")
-        local = record(found.get(_SLIDING) or {}, f"{key}.{_SLIDING}")
+        full, local = {**found, **_entry(config, first)}, _entry(config, second)
+    elif first in found or second in found:
+        full = record(found.get(first) or {}, f"{key}.{first}")
+        local = record(found.get(second) or {}, f"{key}.{second}")
         if local and (spec.local_theta is None or _kind(spec, local) != "default"):
-            raise refused(f"{key}.{_SLIDING}", dict(local), "layers with a rope of their own cannot be expressed")
+            raise refused(f"{key}.{second}", dict(local), "layers with a rope of their own cannot be expressed")
+        parts = [settings.get(_PARTS[0]) for settings in (full, local)]
+        if spec.local_partial is None and None not in parts and parts[0] != parts[1]:
+            raise refused(
+                f"{key}.{second}.{_PARTS[0]}", parts[1], "the same part turns in all layers", allowed=parts[0]
+            )
+    elif spec.thetas:  # config.json has them beside the settings
+        full = {name: value for name, value in found.items() if name != "rope_theta"}
+        full |= {"attention_factor": 1.0} if spec.unscaled and _kind(spec, full) == "yarn" else {}
     if full.get("mrope_section") is not None and not spec.sections:
         raise refused(f"{key}.mrope_section", full["mrope_section"], "this architecture has one position per token")
     return full, local
@@ -184,9 +194,10 @@ def _partial(case: _Case) -> float:
                 if factor > 1 or (factor < 1 and case.spec.partial is None):
                     raise refused(name, factor, "whole heads turn in this architecture", allowed=1)
                 return factor
-    if case.spec.partial is not None and case.config.get("rotary_dim") is not None:
-        size = case.scope["head_size"]
-        return integer(case.config["rotary_dim"], "rotary_dim", high=size) / float(size)
+    size = case.scope["head_size"]
+    for name in _SIZES if case.spec.partial is not None else ():
+        if case.config.get(name) is not None:
+            return integer(case.config[name], name, high=size) / float(size)
     return 1.0 if case.spec.partial is None else case.spec.partial
 
 
@@ -236,12 +247,27 @@ def _yarn(case: _Case, out: Encoded) -> None:
     implied, attention = mscale(case.factor), _yarn_attention(case)
     if case.spec.log_multiplier:
         _log_multiplier(case, out)
+    elif case.spec.unscaled:
+        if attention != 1:
+            detail = "llama.cpp's graph of this architecture does not scale what yarn turns"
+            raise refused("rope_parameters.attention_factor", attention, detail, allowed=1)
     elif not math.isclose(attention, implied, rel_tol=1e-6):
         # the runtime computes `implied` itself and multiplies it by this key; it passes over yarn_attn_factor
         out.scaling("attn_factor", "FLOAT32", attention / implied)
+    if not case.spec.betas and (asked := {name: case.number(name) for name in _BETAS if case.given(name)}):
+        _unread_betas(asked, out)
     if case.settings.get("truncate") is False:
         detail = "llama.cpp rounds the bounds of the yarn ramp to whole frequencies"
         out.losses.append(Loss("approximated", "rope_parameters.truncate", detail))
+
+
+def _unread_betas(asked: Mapping[str, float], out: Encoded) -> None:
+    """llama.cpp has the keys, but only some of its graphs read them (measured: the others compute with 32 and 1)."""
+    other = {name: value for name, value in asked.items() if value != _BETAS[name]}
+    if other:
+        options = " ".join(f"--yarn-{name.replace('_', '-')} {value:g}" for name, value in other.items())
+        detail = f"llama.cpp does not read it from this architecture's file; run it with {options}"
+        out.losses.append(Loss("approximated", f"rope_parameters.{next(iter(other))}", detail))
 
 
 def _log_multiplier(case: _Case, out: Encoded) -> None:

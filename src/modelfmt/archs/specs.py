@@ -17,6 +17,7 @@ from modelfmt.ir.ops import (
     Constant,
     Dequantize,
     Expression,
+    Integers,
     NegativeExp,
     NegativeLog,
     Pad,
@@ -36,6 +37,7 @@ __all__ = [
     "Fused",
     "Grouped",
     "Heads",
+    "Indices",
     "NegExp",
     "Padded",
     "Part",
@@ -135,6 +137,14 @@ class Behind:
 
 
 @dataclass(frozen=True, slots=True)
+class Indices:
+    """Whole numbers from 0 up, of 64 bits in the checkpoint (or 32) and 32 in the file. below: a term, which none
+    reaches."""
+
+    below: str
+
+
+@dataclass(frozen=True, slots=True)
 class NegExp:
     """-exp of each value, in float32: the decay of a state-space layer from its logarithm."""
 
@@ -197,6 +207,7 @@ Spec = (
     | Reshaped
     | Tiled
     | Grouped
+    | Indices
 )
 Fused = Part | Grouped
 """What takes a part of a source: the rows with the other parts make it whole again (`reassembled`)."""
@@ -256,6 +267,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return Slice(expr, 0, evaluate(skip, scope, layer), expr.shape[0])
         case NegExp():
             return NegativeExp(expr)
+        case Indices(below=below):
+            return Integers(expr, "I32", evaluate(below, scope, layer))
         case Scaled():
             return _scaled(expr, spec, scope, layer, inverse=False)
         case Reshaped(result=result):
@@ -291,6 +304,8 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (expr,)
         case NegExp():
             return (NegativeLog(expr),)
+        case Indices(below=below):
+            return (Integers(expr, "I64", evaluate(below, scope, layer)),)
         case Scaled():
             return (_scaled(expr, spec, scope, layer, inverse=True),)
         case Reshaped(source=source):

@@ -7,7 +7,7 @@ llama.cpp src/models/step35.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, PROJECTIONS, VISION, expert_rows
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
@@ -16,12 +16,13 @@ __all__ = ["STEP3_7"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
+_VISION = "the vision part belongs into a projector file of its own"
 _UP = ("n_expert", "n_ff_expert", "n_embd")
 _PLUS_ONE = (Add(1.0),)
 
 
 def _clamp(name: str, key: str) -> Param:
-    return Param(name, name, key, "FLOAT32", low=0, per_layer=True, default=None)
+    return Param(name, name, key, "FLOAT32", low=0, per_layer=True, default=None, cut=True)
 
 
 STEP3_7 = DECODER.derive(
@@ -40,6 +41,7 @@ STEP3_7 = DECODER.derive(
             codes=(("sliding_attention", 1), ("full_attention", 0)),
             each=(("", "0"),),
             per_layer=True,
+            cut=True,
         ),
         Param("full", (), each=(("slides", "0"), ("", "1"))),
         Param("window", "sliding_window", "attention.sliding_window", default=None),
@@ -62,6 +64,7 @@ STEP3_7 = DECODER.derive(
             codes=(("sparse", 1), ("dense", 0)),
             per_layer=True,
             each=(("layer < 3", "0"), ("", "1")),
+            cut=True,
             tensors="blk.{i}.ffn_gate_inp.weight",
         ),
         Param("n_expert", ("n_routed_experts", "moe_num_experts"), "expert_count", default=288, high=1024),
@@ -102,9 +105,9 @@ STEP3_7 = DECODER.derive(
         *shared_rows("share_expert", "n_ff_shared", "sparse", alias="mlp.shared_experts"),
     ),
     ignores=(
-        Ignore("*vision_model.*", VISION, loss=True),
-        Ignore("*vit_large_projector.*", VISION, loss=True),
-        Ignore("*multi_modal_projector.*", VISION, loss=True),
+        Ignore("*vision_model.*", _VISION, loss=True),
+        Ignore("*vit_large_projector.*", _VISION, loss=True),
+        Ignore("*multi_modal_projector.*", _VISION, loss=True),
         MTP,
     ),
     refuses=(

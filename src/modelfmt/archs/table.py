@@ -85,12 +85,13 @@ class Param:
     without a term is None where nullable, else as good as absent, as an empty list is, unless layers are listed by
     number (codes): then it is none. cases: (condition, term) pairs; the first that holds gives the value, whatever
     config.json says. each: the same in each layer, where neither side says it: the value is a list. codes: (word in
-    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive, or 0 where low is).
-    allowed: the values that the graphs of llama.cpp can express. counted: of a list, a string or an object, which is
-    not written alone, the number of its entries. per_layer: may be a list with one integer per layer; with codes a list
-    of words, a string of letters, or the numbers of the layers whose code is 1 (numbers: so it is written; first: the
-    number of the first layer). uniform: may be a list with one integer per layer, which must all be the same. leading:
-    may be a list of these two values, all of the first before those of the second; then it is their number.
+    config.json, number in the file) pairs. low, high: bounds of integers (floats must be positive, or 0 where low is);
+    negative: a float below 0. allowed: the values that the graphs of llama.cpp can express. counted: of a list, a
+    string or an object, which is not written alone, the number of its entries. per_layer: may be a list with one
+    integer per layer; with codes a list of words, a string of letters, or the numbers of the layers whose code is 1
+    (numbers: so it is written; first: the number of the first layer). uniform: may be a list with one integer per
+    layer, which must all be the same. cut: such a list may be longer, what is behind the layers does not count.
+    leading: may be a list of these two values, all of the first before those of the second; then it is their number.
 
     To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
     file without the key has; None never is; text names a param before this one whose value it is, which an absent key
@@ -117,7 +118,9 @@ class Param:
     nullable: bool = False
     per_layer: bool = False
     counted: bool = False
+    negative: bool = False
     uniform: bool = False
+    cut: bool = False
     leading: tuple[Any, ...] = ()
     numbers: bool = False
     first: int = 0
@@ -162,6 +165,11 @@ class Rope:
     names_longrope: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     log_multiplier: float = 0.0
+    labels: tuple[str, str] = ("full_attention", "sliding_attention")
+    keys: tuple[str, str] = ("rope.freq_base", "rope.freq_base_swa")
+    thetas: tuple[str, ...] = ()
+    unscaled: bool = False
+    betas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +229,8 @@ class Architecture:
     variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
     writes: the class and the model type of a config.json that is made from a file, where they are not the first ones;
     inside: the model type of the section text_config that has all else there, of models without a class for text alone.
-    unadapted: tensors, without blk.{i}, for which the graph looks for no adapter.
+    unadapted: tensors, without blk.{i}, for which the graph looks for no adapter. within: the multimodal class that the
+    language model of this table is inside of.
     """
 
     gguf: str
@@ -246,6 +255,7 @@ class Architecture:
     writes: tuple[str, str] | None = None
     inside: str = ""
     unadapted: tuple[str, ...] = ()
+    within: str = ""
 
     def derive(
         self,

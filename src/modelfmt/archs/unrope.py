@@ -53,7 +53,15 @@ class _File:
 
     @property
     def theta(self) -> float:
-        return self.number("freq_base") if self.has("freq_base") else self.spec.implied or _RUNTIME_THETA
+        return self._theta(0) or self.spec.implied or _RUNTIME_THETA
+
+    @property
+    def local_theta(self) -> float | None:
+        return self._theta(1)
+
+    def _theta(self, which: int) -> float | None:
+        key = f"{self.arch.gguf}.{self.spec.keys[which]}"
+        return None if self.metadata.get(key) is None else shortest(number(self.metadata[key], key, _PATH))
 
     @property
     def n_rot(self) -> int:
@@ -93,14 +101,14 @@ def configuration(
     settings |= _KINDS[settings["rope_type"]](file)
     if settings["rope_type"] == "longrope":
         config["original_max_position_embeddings"] = settings["original_max_position_embeddings"]
-    if arch.rope.local_theta is not None and file.has("freq_base_swa"):
-        local = {"rope_type": "default", "rope_theta": file.number("freq_base_swa")}
+    if arch.rope.local_theta is not None and file.local_theta is not None:
+        local = {"rope_type": "default", "rope_theta": file.local_theta}
         if arch.rope.local_partial is not None:
             local["partial_rotary_factor"] = _fraction(file.n_rot_local, head_size)
         elif "partial_rotary_factor" in settings:
             local["partial_rotary_factor"] = settings["partial_rotary_factor"]
-        config["rope_parameters"] = {"full_attention": settings, "sliding_attention": local}
-        return config
+        config["rope_parameters"] = dict(zip(arch.rope.labels, (settings, local), strict=True))
+        return config | dict(zip(arch.rope.thetas, (file.theta, file.local_theta), strict=False))
     config["rope_parameters"] = settings
     if settings["rope_type"] != "default":
         config["rope_scaling"] = settings
@@ -139,6 +147,8 @@ def _yarn(file: _File) -> Settings:
     if file.spec.log_multiplier:
         scale = shortest(file.number("scaling.yarn_log_multiplier") / file.spec.log_multiplier)
         return found | {"mscale": scale, "mscale_all_dim": scale}
+    if file.spec.unscaled:
+        return found | {"attention_factor": 1.0}
     if file.has("scaling.attn_factor"):
         found.setdefault("attention_factor", shortest(file.number("scaling.attn_factor") * mscale(factor)))
     return found

@@ -23,13 +23,13 @@ from modelfmt.ir.ops import (
     Coded,
     Constant,
     Expression,
+    Nearest,
     Nested,
     NestedCodes,
     Packed,
     Param,
     Reader,
     Reshape,
-    ToGrid,
     geometry,
 )
 from modelfmt.quant.transcode import Policy, verdict
@@ -119,7 +119,7 @@ def _eight(parts: Parts, module: str) -> Coded:
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
     """4 bits: what lies in this scheme already, and what was quantized for it; None of anything else."""
-    if isinstance(expr, ToGrid) and expr.table == "NF4":
+    if isinstance(expr, Nearest) and expr.table == "NF4":
         return _quantized(expr, reader)
     if not isinstance(expr, Coded) or expr.packing != Packing(4, order="high") or expr.offset is not None:
         return None
@@ -134,7 +134,7 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  
     return _written(kind, Reshape(expr.codes, (n // 2, 1)), state, {"weight.absmax": scale.input})
 
 
-def _quantized(expr: ToGrid, reader: Reader) -> Written:
+def _quantized(expr: Nearest, reader: Reader) -> Written:
     shape = expr.input.input.shape if isinstance(expr.input, Reshape) else expr.input.shape
     n_blocks = expr.shape[0]
     scales = numbers(expr, "scale", "F32", expr.size)

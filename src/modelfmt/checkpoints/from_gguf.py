@@ -8,7 +8,7 @@ made from the file's own keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -78,13 +78,16 @@ class GgufCheckpoint:
         self.config_name = f"{self.carried.home}config.json"
         self.config = self._carried_config()
         exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
-        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
-        if self.config is None:
-            arch = archs.of_gguf(self.metadata, exprs.keys())
-        else:
+        arch = None
+        if self.config is not None:
             classes, kind = self.config.get("architectures"), self.config.get("model_type")
             first = classes[0] if isinstance(classes, list) and classes else None
-            arch = archs.find(hf_class=_name(first), model_type=_name(kind))
+            arch = archs.find(hf_class=_name(first), model_type=_name(kind), config=self.config)
+            if arch.within:
+                self._leave_towers(arch.within)
+        if self.config is None or arch is None:
+            arch = archs.of_gguf(self.metadata, exprs.keys())
+        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
         self.unbound = unbind.to_huggingface(
             arch, tensors=exprs, metadata=self.metadata, config=self.config, names=dict.fromkeys(names)
         )
@@ -101,6 +104,23 @@ class GgufCheckpoint:
         usual = usual_type(tensors) if quant == AUTO else quant
         files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == AUTO)
         return Checkpoint(tensors, files, self.carried.home, original, self.carried.layouts, losses, self.notes)
+
+    def _leave_towers(self, outer: str) -> None:
+        """Forget what is of the model around the language model, which comes back alone, and say what that was."""
+        from modelfmt.archs.multimodal import of_tower
+
+        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
+        self.losses += [
+            Loss("dropped", name, "the file holds the language model alone") for name in names if of_tower(name)
+        ]
+        self.notes.append(Note(self.config_name, f"that of the language model, not of {outer}: made anew"))
+        files = {
+            name: data
+            for name, data in self.carried.files.items()
+            if name != self.config_name and not name.endswith(".index.json")
+        }
+        self.carried = replace(self.carried, files=files, layouts=(), tensors={})
+        self.config = None
 
     def _carried_config(self) -> dict[str, Any] | None:
         if self.config_name not in self.carried.files:

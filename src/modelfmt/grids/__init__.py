@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelfmt.grids import parts, rows
+from modelfmt.grids import parts, rounding, rows
 from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart, half_scales
 from modelfmt.grids.kinds import (
     BLOCKS,
@@ -25,7 +25,7 @@ from modelfmt.grids.kinds import (
 )
 from modelfmt.grids.params import Planes, records, zeros_of
 from modelfmt.grids.parts import planes_of
-from modelfmt.grids.values import as_blocks, decode, doubles, fit, rounding, values
+from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, values
 from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ __all__ = [
     "records_of",
     "regridded",
     "restricted",
-    "rounding",
     "source",
     "sources",
+    "storing",
     "tile",
     "values",
     "widened",
@@ -70,7 +70,7 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.
         case Regrid():
             return rows.regrid(expr, start, stop, reader)
         case Nearest():
-            return rows.nearest(expr, start, stop, reader)
+            return rounding.nearest(expr, start, stop, reader)
         case Uniform():
             return rows.uniform(expr, start, stop, reader)
         case Packed():

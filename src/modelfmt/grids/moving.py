@@ -37,7 +37,9 @@ def move(
         packed, stride = span(expr, start, stop, reader, expr.first, own.n_cols)
         packing, group = expr.packing, own.group
         source = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
-        found = planes(expr, start, stop, expr.first + np.arange(own.n_cols // group) * group, reader)
+        wanted = Planes._fields if target[0] == LAYS["blocks"] else ("zero",) if rezero >= 0 else ()
+        columns = expr.first + np.arange(own.n_cols // group) * group
+        found = planes(expr, start, stop, columns, reader, wanted=wanted)
     else:
         packed, name = _block_span(expr, start, stop, reader), expr.input.stored.name
         source, group = (LAYS["blocks"], 0, kernel_types()[name].id, 0, packed.shape[1]), GROUPS[name]

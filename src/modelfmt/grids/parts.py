@@ -11,12 +11,15 @@ from modelfmt import _kernels
 from modelfmt.grids.kinds import direct, restricted
 from modelfmt.grids.moving import move, opened_planes
 from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
+from modelfmt.grids.rounding import planes_of_values
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Coded, Expression, Numbers, Packed, Reader, Regrid, geometry
+from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, geometry
 from modelfmt.kernels import convert
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -47,7 +50,7 @@ def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
         window = restricted(expr.input, first, last, group)
         own, rows = grid.parse(window.stored.name), reader.rows(window, 0, geometry(window.shape, window.stored)[0])
         n_lines, stride = stop - start, expr.shape[-1] * word
-    out = np.empty((n_lines, stride), np.uint8)
+    out = reader.empty(n_lines, stride)
     layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
     fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), np.ascontiguousarray(rows), out, expr.rezero)
     if fault is not None:
@@ -57,8 +60,6 @@ def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
 
 def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
     """The same without a grid between, where the codes can be moved in one step."""
-    import numpy as np
-
     packing, inner, first, last = expr.packing, expr.input, start, stop
     if packing.lay != "rows":
         per_line = 32 // packing.bits if packing.lay == "words" else 1
@@ -68,7 +69,7 @@ def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
         first, last = 0, geometry(inner.shape, inner.stored)[0]
     if not (isinstance(inner, Coded | Regrid) and direct(inner)):
         return None
-    out = np.empty((stop - start, expr.shape[-1] * expr.stored.block_bytes), np.uint8)
+    out = reader.empty(stop - start, expr.shape[-1] * expr.stored.block_bytes)
     target = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, out.shape[1])
     fault = move(inner, first, last, reader, target, out, expr.rezero)
     if fault is not None:
@@ -120,7 +121,11 @@ def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], re
     import numpy as np
 
     size = expr.group or expr.input.shape[-1]
-    scale, offset, zero = planes_of(expr.input, rows, np.arange(*groups) * size, reader, turned=expr.turned)
+    wanted: Sequence[str] = ("scale",) if expr.what in ("scale", "exponent") else Planes._fields
+    if expr.what == "zero" and isinstance(expr.input, Coded) and expr.input.offset is None:
+        wanted = ("zero",)
+    columns = np.arange(*groups) * size
+    scale, offset, zero = planes_of(expr.input, rows, columns, reader, turned=expr.turned, wanted=wanted)
     if expr.what == "scale":
         found = scale
     elif expr.what == "exponent":  # of a power of two, as an E8M0 byte
@@ -139,15 +144,23 @@ def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], re
 
 
 def planes_of(
-    expr: Expression, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader, *, turned: bool = False
+    expr: Expression,
+    rows: tuple[int, int],
+    columns: NDArray[np.int64],
+    reader: Reader,
+    *,
+    turned: bool = False,
+    wanted: Sequence[str] = Planes._fields,
 ) -> Planes:
     """Scale, offset and zero of the groups that begin at some columns, from parameters or blocks where these are at
-    hand, else from records."""
+    hand, else from records; those that are not wanted may be anything."""
     import numpy as np
 
     if isinstance(expr, Coded) and expr.index is None:
-        return planes(expr, *rows, expr.first + columns, reader, turned=turned)
-    if isinstance(expr, Regrid):
+        return planes(expr, *rows, expr.first + columns, reader, turned=turned, wanted=wanted)
+    if isinstance(expr, Nearest):
+        found = planes_of_values(expr, rows, columns, reader)
+    elif isinstance(expr, Regrid):
         found = opened_planes(expr, rows, columns, reader)
     else:
         own = grid.parse(expr.stored.name)

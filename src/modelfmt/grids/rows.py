@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelfmt import _kernels
-from modelfmt.errors import BadValue
 from modelfmt.grids import params
 from modelfmt.grids.kinds import GROUPS
 from modelfmt.grids.moving import move, span
 from modelfmt.grids.values import no_place, opened
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Blocks, Coded, Nearest, Reader, Regrid, Uniform, row_bytes
+from modelfmt.ir.ops import Blocks, Coded, Reader, Regrid, Uniform, row_bytes
 from modelfmt.kernels import kernel_types
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["blocks", "coded", "nearest", "regrid", "uniform"]
+__all__ = ["blocks", "coded", "regrid", "uniform"]
 
 
 def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
@@ -89,25 +88,6 @@ def regrid(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
     return np.concatenate([head.reshape(n, -1), rows[:, begin : begin + width]], axis=1)
 
 
-def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
-    import numpy as np
-
-    values = np.require(reader.values(expr.input, start, stop), np.float32, ["C", "A"])
-    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
-    how = (expr.bits, expr.symmetric, expr.half, expr.records)
-    fault = _kernels.grid_round(how, (len(values), expr.shape[-1], expr.group), values, out)
-    if fault is not None:
-        row, column = start + fault[0], fault[1]
-        raise BadValue(
-            "a value that is not finite cannot be quantized",
-            place=f"row {row}, column {column}",
-            found="NaN, infinity or a scale beyond float16" if expr.half else "NaN or infinity",
-            row=row,
-            column=column,
-        )
-    return out
-
-
 def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
     import numpy as np
 
@@ -117,13 +97,6 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
     records = rows[:, :head].copy().view(np.float64).reshape(len(rows), -1, 3)
     scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
     codes = rows[:, head:]
-    whole = grid.whole(expr.table)
-    if whole is not None:
-        table = np.zeros(256, np.uint8)
-        table[: len(whole.codes)] = whole.codes
-        scale /= whole.steps
-        zero += whole.zero  # tables are never moved: their zero is 0
-        codes[:] = table[codes]
     still = (scale == 0.0) & (offset != 0.0)
     if still.any():  # a constant: codes of 0, whose zero is the constant itself
         if codes.size:
@@ -136,13 +109,12 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
 
 def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
-    import numpy as np
 
     inner, row = expr.input, kernel_types()[expr.encoding]
     if isinstance(inner, Coded) and inner.packing.lay == "columns" and (start % 8 or stop % 8):
         first, last = start // 8 * 8, -(-stop // 8) * 8
         return blocks(expr, first, last, reader)[start - first : stop - first]
-    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
+    out = reader.empty(stop - start, row_bytes(expr))
     fault = move(inner, start, stop, reader, (params.LAYS["blocks"], 0, row.id, 0, out.shape[1]), out)
     if fault is not None:
         raise no_place(*fault, expr.encoding, start)

@@ -26,6 +26,7 @@ __all__ = [
     "Dequantize",
     "Encoded",
     "Finite",
+    "Integers",
     "NegativeExp",
     "NegativeLog",
     "Scale",
@@ -167,6 +168,48 @@ class Finite(Op, frozen=True):
                 row=row,
             )
         return reader.rows(self.input, start, stop)
+
+
+class Integers(Op, frozen=True):
+    """Whole numbers, none of them negative, in another width. below: what all of them are less than, where it is not
+    0."""
+
+    input: Expression
+    encoding: str
+    below: int = 0
+
+    def __post_init__(self) -> None:
+        source = self.input.stored
+        if not source.dense or source.element.kind != "int":
+            raise BadValue("not whole numbers", code="not-integers", found=source.name, allowed="integers")
+
+    @property
+    def stored(self) -> Encoding:
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.input.shape
+
+    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        import numpy as np
+
+        codes = reader.rows(self.input, start, stop).view(self.input.stored.numpy)
+        wanted = np.dtype(self.stored.numpy)
+        limit = min(self.below or 2**63, np.iinfo(wanted).max + 1)
+        bad = (codes < 0) | (codes > limit - 1)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise BadValue(
+                "a number that is no index",
+                code="index-range",
+                place=f"row {start + row}",
+                found=int(codes[row, column]),
+                allowed=f"from 0 to {limit - 1}",
+                row=start + int(row),
+                column=int(column),
+            )
+        return np.ascontiguousarray(codes.astype(wanted)).view(np.uint8)
 
 
 class AddLowRank(Computed, frozen=True):

@@ -26,10 +26,10 @@ from modelfmt.ir.ops import (
     Coded,
     Constant,
     Expression,
+    Nearest,
     Param,
     Reader,
     Regrid,
-    ToGrid,
     Widened,
     geometry,
     nodes,
@@ -460,7 +460,7 @@ def rounding(
     rezero: the codes are moved so that this is their zero. Without offset, zeros must be whole and offsets nothing:
     what is left of them counts. Infinity where a number has no place.
     """
-    if isinstance(expr, ToGrid):  # its scales were rounded to their type before codes were chosen
+    if isinstance(expr, Nearest):  # its scales were rounded to their type before codes were chosen
         return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
     coded = _sources(expr)
@@ -470,7 +470,7 @@ def rounding(
     top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for count, planes in _planes(expr, reader):
         limit = float(own.limit) if own.integer else top
-        worst = max(worst, grids.rounding(planes, count, limit, own.integer, scale, offset, rezero))
+        worst = max(worst, grids.storing(planes, count, limit, own.integer, scale, offset, rezero))
     return worst
 
 
@@ -504,7 +504,7 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
-    if isinstance(expr, ToGrid):
+    if isinstance(expr, Nearest):
         return expr.zeros
     coded = _sources(expr)
     low, high = float("inf"), float("-inf")
@@ -521,8 +521,8 @@ def powers(expr: Expression, reader: Reader) -> bool:
     """True where every scale is a power of two that an E8M0 byte holds."""
     import numpy as np
 
-    if isinstance(expr, ToGrid):
-        return False
+    if isinstance(expr, Nearest):
+        return expr.rule.stored.startswith("power")
     if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
         return True
 

@@ -16,7 +16,7 @@ from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Expression
+from modelfmt.ir.ops import Expression, Integers
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
 from modelfmt.routes.draft import Draft, DraftTensor, Options, narrowing
@@ -65,6 +65,9 @@ def _draft(checkpoint: Checkpoint, quant: str, options: Options) -> Draft:
         original = checkpoint.original.get(name)
         if source.dense and source.element.kind != "float":
             target, reason = source.name, "kept"
+            if isinstance(expr, Integers) and original is not None:
+                target, reason = original, "as in the original"
+                expr = expr.input if original == expr.input.stored.name else expr
         elif original is not None and (quant == AUTO or original == target):
             target, reason = original, "as in the original"
         elif quant == AUTO:
