@@ -11,8 +11,9 @@ from pathlib import Path
 
 from modelfmt import archs
 from modelfmt.archs import hparams
+from modelfmt.archs.multimodal import MULTIMODAL
 from modelfmt.archs.terms import holds
-from modelfmt.archs.values import flat
+from modelfmt.archs.values import flat, language
 from modelfmt.inspection import ArchitectureInfo, architectures
 from test_arch_models import CASES, SEEING, Case
 from test_archs import CHECKPOINTS
@@ -46,7 +47,7 @@ def checked() -> dict[str, tuple[str, ...]]:
 
 def _table_of(case: Case) -> str:
     """The table that a checkpoint is bound by: that of its class, or a variant of it."""
-    place = archs.HUGGING_FACE[case.table]
+    place = _place(case)
     arch = archs.load(place)
     if not arch.variants:
         return place
@@ -55,6 +56,15 @@ def _table_of(case: Case) -> str:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
             return next(place for place in archs.places() if archs.load(place) is other)
     return place
+
+
+def _place(case: Case) -> str:
+    """The table of a class, or of the language model inside it."""
+    row = MULTIMODAL.get(case.table)
+    if row is None:
+        return archs.HUGGING_FACE[case.table]
+    kind = language(case.configuration().to_dict()).get("model_type", row.text)
+    return dict(row.tables).get(kind) or archs.MODEL_TYPES[kind]
 
 
 def data() -> str:

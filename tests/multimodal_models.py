@@ -48,6 +48,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16},
     "gemma4_text": {"head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_hidden_layers": 6}
     | {"vocab_size_per_layer_input": 512, "sliding_window": 16},
+    "gemma4_unified_text": {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 6, "sliding_window": 16},
     "granite": {"logits_scaling": 4.0, "embedding_multiplier": 6.0, "residual_multiplier": 0.4},
     "lfm2": {"full_attn_idxs": [1, 3]},
     "llama4_text": {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 112},
@@ -66,6 +67,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 _CLIP = {"vision_config": {"model_type": "clip_vision_model"}}  # in the place of timm's
 MORE: dict[str, dict[str, Any]] = {
     "FastVlmForConditionalGeneration": _CLIP,
+    "Gemma4UnifiedForConditionalGeneration": {"vision_config": {"mm_embed_dim": 64, "mm_posemb_size": 16}},
     "PerceptionLMForConditionalGeneration": _CLIP,
 }
 """What the whole models have besides."""
