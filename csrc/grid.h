@@ -70,9 +70,9 @@ enum { MF_THRESHOLDS = 15 };
 
 /* How values become a grid. size columns of `rows` neighbouring rows share a scale; the grid's group divides size.
  * scale = times * (found / reach), rounded to via, then to stored; least stands in for a scale of nothing. Codes are
- * for x / (scale / over), or, without `divide`, x * (over / scale), of a scale that is not less than floor; integers
- * are moved by shift, so that they are 0 to limit. Others are clipped to top and -top. book: code i is for what is
- * above i of the thresholds. records: no codes are wanted. */
+ * for x / (scale / over), or, without `divide`, x * (over * (1 / scale)), of a scale that is not less than floor;
+ * integers are moved by shift, so that they are 0 to limit. Others are clipped to top and -top. book: code i is for
+ * what is above i of the thresholds. records: no codes are wanted. */
 typedef struct mf_rounded {
     mf_found found;
     mf_codes codes;

@@ -120,7 +120,7 @@ def nf4(x: Array, bits: int, dtype: str) -> tuple[Array, ...]:
 
 def int8_rows(x: Array, bits: int, dtype: str) -> tuple[Array, ...]:
     scale = np.abs(x).max(-1)
-    inverse = np.divide(np.float32(127), scale, where=scale != 0, out=np.zeros_like(scale))
+    inverse = np.float32(127) * np.divide(np.float32(1), scale, where=scale != 0, out=np.zeros_like(scale))
     return scale, np.zeros_like(scale), np.full_like(scale, 128), np.rint(x * inverse[..., None]) + 128
 
 

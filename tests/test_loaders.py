@@ -66,6 +66,8 @@ QUANTIZED = {
     ("compressed-tensors", "fp8"): torch.float32,
     ("compressed-tensors", "fp8-block"): torch.float32,
     ("compressed-tensors", "mxfp4"): torch.bfloat16,  # the library gives no other
+    ("compressed-tensors", "mxfp8"): torch.bfloat16,
+    ("compressed-tensors", "nvfp4"): torch.bfloat16,
     ("fp8", "fp8"): torch.float32,
     ("bitsandbytes", "nf4"): torch.float32,
     ("bitsandbytes", "nf4-nested"): torch.float32,
@@ -79,6 +81,22 @@ def test_transformers_loads_what_was_quantized(case: tuple[str, str], plain: Pat
     ours, dense = loaded(tmp_path / "out", dtype), with_values(loaded(plain, dtype), tmp_path / "out")
     assert (logits(ours) - logits(dense)).abs().max() <= 1e-3
     assert (logits(dense) - logits(loaded(plain, dtype))).abs().max() > 1e-2
+
+
+def test_transformers_loads_eight_bits_of_bitsandbytes(plain: Path, tmp_path: Path) -> None:
+    """Whose products round activations, too: the weights are compared, and logits loosely."""
+    from bitsandbytes.functional import int8_vectorwise_dequant  # type: ignore[import-untyped,unused-ignore]
+
+    modelfmt.convert(plain, tmp_path / "out", to="bitsandbytes", quant="int8")
+    ours, dense = loaded(tmp_path / "out"), with_values(loaded(plain), tmp_path / "out")
+    values = dict(dense.named_parameters())
+    modules = {name: module for name, module in ours.named_modules() if type(module).__name__ == "Linear8bitLt"}
+    assert len(modules) == 7
+    for name, module in modules.items():
+        scale = module.weight.SCB if module.state.SCB is None else module.state.SCB
+        found = int8_vectorwise_dequant(module.weight.data, scale)
+        assert (found - values[f"{name}.weight"]).abs().max() < 1e-6
+    assert (logits(ours) - logits(dense)).abs().max() < 0.2
 
 
 MOVED: dict[str, tuple[str, Callable[[], schemes.Scheme]]] = {

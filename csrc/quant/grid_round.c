@@ -44,6 +44,11 @@ static uint32_t to_bits(float x) {
     return bits;
 }
 
+/* Folds the lanes of a vector, as an array, into the first. */
+#define FOLD(lanes, better)                                                                                            \
+    for (size_t half = VF_LANES / 2; half; half /= 2)                                                                  \
+        for (size_t l = 0; l < half; l++) lanes[l] = lanes[l] better lanes[l + half] ? lanes[l] : lanes[l + half];
+
 /* The largest magnitude of n values, as bits, and of what was seen before: of NaN and infinity the largest bits. */
 static uint32_t largest_bits(uint32_t seen, const float *x, size_t n) {
     vi most = vi_set1((int32_t)seen);
@@ -51,7 +56,8 @@ static uint32_t largest_bits(uint32_t seen, const float *x, size_t n) {
     for (; j + VF_LANES <= n; j += VF_LANES) most = vi_max(most, (vi)vf_load(x + j) & 0x7fffffff);
     int32_t all[VF_LANES];
     vi_store(all, most);
-    for (size_t l = 0; l < VF_LANES; l++) seen = (uint32_t)all[l] > seen ? (uint32_t)all[l] : seen;
+    FOLD(all, >)
+    seen = (uint32_t)all[0];
     for (; j < n; j++) seen = (to_bits(x[j]) & 0x7fffffff) > seen ? to_bits(x[j]) & 0x7fffffff : seen;
     return seen;
 }
@@ -67,15 +73,17 @@ static void widen(float *lowest, float *highest, const float *x, size_t n) {
     float lows[VF_LANES], highs[VF_LANES];
     vf_store(lows, low);
     vf_store(highs, high);
-    for (size_t l = 0; l < VF_LANES; l++) {
-        *lowest = lows[l] < *lowest ? lows[l] : *lowest;
-        *highest = highs[l] > *highest ? highs[l] : *highest;
-    }
+    FOLD(lows, <)
+    FOLD(highs, >)
+    *lowest = lows[0];
+    *highest = highs[0];
     for (; j < n; j++) {
         *lowest = x[j] < *lowest ? x[j] : *lowest;
         *highest = x[j] > *highest ? x[j] : *highest;
     }
 }
+
+#undef FOLD
 
 /* E4M3 (no infinity) of |v| <= 448, nearest even. Below 2^-6 its numbers are multiples of 2^-9, and 2^-6 is the eighth
  * of these, where the codes of both kinds meet. */
@@ -167,7 +175,7 @@ static line line_of(const mf_rounded *how, span seen, mf_record *record) {
         return made;
     }
     if (fabsf(scale) < how->floor) scale = how->floor;
-    made.factor = how->divide ? scale / how->over : how->over / scale;
+    made.factor = how->divide ? scale / how->over : how->over * (1.0f / scale);
     return made;
 }
 

@@ -65,6 +65,9 @@ def row_lengths(x: Buffer, lengths: Buffer, n_rows: int, n_cols: int) -> None:
     """lengths[i] = the Euclidean norm of row i of x [n_rows, n_cols], float32, summed in float64; the same bits on
     every CPU. Raises ValueError."""
 
+def mark_words(words: Buffer, seen: Buffer) -> None:
+    """Words of 16 bits that occur: seen[word] of 65536 bytes becomes 1."""
+
 def swap_bytes(type: int, buffer: Buffer) -> None:
     """Turns whole blocks from big-endian to little-endian or back, in place."""
 

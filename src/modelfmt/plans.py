@@ -22,6 +22,7 @@ from modelfmt.ir.ops import (
     Coded,
     Encoded,
     Expression,
+    Nearest,
     Numbers,
     Packed,
     Regrid,
@@ -297,11 +298,13 @@ def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:
 
 def _unit(expr: Expression) -> int:
     """Rows that are best made together: those of one head, where a permutation mixes them, of one word, or of whole
-    groups."""
+    groups and blocks."""
     if isinstance(expr, RopePermute):
         return geometry(expr.shape, expr.stored)[0] // expr.heads
     if isinstance(expr, Coded):
         return 8 if expr.packing.lay == "columns" else 1
+    if isinstance(expr, Nearest):
+        return expr.rows
     if isinstance(expr, Packed) and expr.packing.crosses:
         group = grid.parse(expr.input.stored.name).group
         columns = lcm(group, WHOLE) if group < WHOLE else WHOLE

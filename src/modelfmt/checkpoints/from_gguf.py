@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+import msgspec
+
+from modelfmt import grids
 from modelfmt.checkpoints.general import SAMPLING
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.formats.gguf_metadata import GgufArray
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Concat, Constant, Dequantize, Expression, Slice, geometry
+from modelfmt.ir.ops import Concat, Constant, Dequantize, Expression, Param, Reshape, Slice, geometry
 from modelfmt.ir.tokenizer import Tokenizer
 from modelfmt.quant.recipes import AUTO
 from modelfmt.report import Loss, Note
@@ -58,6 +61,23 @@ def view(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], list[Lo
     return found.tensors, files, found.losses, found.notes
 
 
+def scaled(tensors: Mapping[str, Expression]) -> dict[str, Expression]:
+    """Tensors of NVFP4 with the scales that lie beside them, NAME.scale: one for the whole, or for each expert."""
+    found = dict(tensors)
+    for name, scale in tensors.items():
+        weight = f"{name.removesuffix('.scale')}.weight"
+        blocks = tensors.get(weight)
+        if not name.endswith(".scale") or blocks is None or blocks.stored.name != "NVFP4" or len(blocks.shape) < 2:
+            continue
+        n = prod(scale.shape)
+        if scale.stored.name != "F32" or n not in (1, prod(blocks.shape[:-2])):
+            continue
+        whole = Param(Reshape(scale, (n, 1)), rows=0 if n == 1 else blocks.shape[-2])
+        found[weight] = msgspec.structs.replace(grids.regridded(blocks), whole=whole)
+        del found[name]
+    return found
+
+
 class GgufCheckpoint:
     """What a GGUF file says of the checkpoint that it was made from."""
 
@@ -77,7 +97,7 @@ class GgufCheckpoint:
         self.losses: list[Loss] = []
         self.config_name = f"{self.carried.home}config.json"
         self.config = self._carried_config()
-        exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
+        exprs = scaled({name: tensor.expr for name, tensor in model.tensors.items()})
         arch = None
         if self.config is not None:
             classes, kind = self.config.get("architectures"), self.config.get("model_type")

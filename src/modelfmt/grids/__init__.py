@@ -29,6 +29,8 @@ from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, valu
 from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -52,6 +54,7 @@ __all__ = [
     "records_of",
     "regridded",
     "restricted",
+    "slabs",
     "source",
     "sources",
     "storing",
@@ -80,3 +83,11 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.
         case Blocks():
             return rows.blocks(expr, start, stop, reader)
     raise AssertionError(type(expr).__name__)
+
+
+def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[NDArray[np.uint8]]:
+    """Rows start..stop of an expression one slab after the other, where they can be made so without reading again."""
+    if isinstance(expr, Blocks):
+        yield from rows.slabs(expr, start, stop, reader)
+    else:
+        yield reader.rows(expr, start, stop)

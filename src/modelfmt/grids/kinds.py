@@ -139,8 +139,10 @@ def direct(expr: Expression) -> bool:
     """True for codes in tensors of their own, in the order of their groups, and for blocks: what moves in one step."""
     if isinstance(expr, Coded):
         return expr.index is None and not expr.records and expr.packing.lay != "padded"
-    elements = expr.input.stored.block_elements if isinstance(expr, Regrid) else 0
-    return isinstance(expr, Regrid) and not expr.records and not (expr.first % elements or expr.width % elements)
+    if not isinstance(expr, Regrid) or expr.records or expr.whole is not None:
+        return False
+    elements = expr.input.stored.block_elements
+    return not (expr.first % elements or expr.width % elements)
 
 
 def is_row_operation(expr: Expression) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
     Columns = NDArray[np.int64]
 
-__all__ = ["LAYS", "ORDERS", "Planes", "padded", "planes", "records", "zeros_of"]
+__all__ = ["LAYS", "ORDERS", "Planes", "padded", "planes", "records", "whole_of", "zeros_of"]
 
 LAYS = {"rows": 0, "words": 1, "columns": 2, "blocks": 3}
 ORDERS = {"low": 0, "high": 1, "awq": 2}
@@ -96,6 +96,17 @@ def records(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader
     found = np.empty((stop - start, len(columns), 3))
     for field, plane in enumerate(planes(expr, start, stop, columns, reader)):
         found[..., field] = plane
+    return found
+
+
+def whole_of(param: Param, start: int, stop: int, reader: Reader) -> Values:
+    """The numbers of rows start..stop that have one each, or all the same: float64 [rows, 1]."""
+    import numpy as np
+
+    first, last = _line_range(param, start, stop)
+    lines = reader.values(param.input, first, last)[:, :1].astype(np.float64)
+    which = np.arange(start, stop) // param.rows - first if param.rows else np.zeros(stop - start, np.int64)
+    found: Values = lines[which]
     return found
 
 

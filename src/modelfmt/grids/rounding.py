@@ -16,6 +16,8 @@ from modelfmt.ir.to_grid import RULES
 from modelfmt.kernels import kernel_types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ _CODES = {"even": 0, "away": 1, "float": 2, "book": 3}
 _STEPS = {"F16": 2.0**-10, "BF16": 2.0**-7, "F32": 2.0**-23}
 """Dense type -> the step from 1 to its next number."""
 
-_AT_ONCE = 1 << 20  # values of which only scales are wanted
+_AT_ONCE = 1 << 17  # values of which only scales are wanted: what stays in a cache
 
 
 def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
@@ -46,7 +48,7 @@ def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
     high = min(-(-stop // expr.rows) * expr.rows, geometry(expr.input.shape, expr.input.stored)[0])
     kind, given = _given(expr, (low, high), begin, end, reader)
     own = grid.Grid("-" if expr.records else expr.table, expr.group, end - begin)
-    made = np.empty((high - low, own.row_bytes), np.uint8)
+    made = reader.empty(high - low, own.row_bytes)
     size = (high - low, own.n_cols, own.group)
     choices, numbers, book = _rule(expr.how, expr.table, expr.scale, expr.whole)
     how, shared = (*choices, expr.records), (expr.size, expr.rows)
@@ -62,21 +64,26 @@ def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
     return np.concatenate([records, codes], axis=1)
 
 
-def planes_of_values(expr: Nearest, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader) -> Planes:
-    """Scale, offset and zero of the groups that begin at some columns: float64 [rows, groups] of each."""
+def planes_of_values(
+    expr: Nearest, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader, wanted: Sequence[str]
+) -> Planes:
+    """Scale, offset and zero of the groups that begin at some columns: float64 [rows, groups] of each that is wanted, 0
+    for the others."""
     import numpy as np
 
     own = expr.group
     first, last = int(columns.min(initial=0)) // own * own, int(columns.max(initial=0)) // own * own + own
     only = msgspec.structs.replace(expr, records=True, first=expr.first + first, width=last - first)
-    found = np.empty((3, rows[1] - rows[0], len(columns)))
-    step = max(1, _AT_ONCE // ((last - first) * expr.rows)) * expr.rows
-    which = (columns - first) // own
+    fields = {field: np.empty((rows[1] - rows[0], len(columns))) for field in wanted}
+    step, which = max(1, _AT_ONCE // ((last - first) * expr.rows)) * expr.rows, (columns - first) // own
+    every = slice(None) if np.array_equal(which, np.arange((last - first) // own)) else which
     for start in range(rows[0] // expr.rows * expr.rows, rows[1], step):
         begin, stop = max(start, rows[0]), min(start + step, rows[1])
         records = nearest(only, begin, stop, reader).view(np.float64).reshape(stop - begin, -1, 3)
-        found[:, begin - rows[0] : stop - rows[0]] = np.moveaxis(records[:, which], 2, 0)
-    return Planes(*found)
+        for at, field in enumerate(Planes._fields):
+            if field in fields:
+                fields[field][begin - rows[0] : stop - rows[0]] = records[:, every, at]
+    return Planes(*(fields.get(field, 0.0) for field in Planes._fields))
 
 
 def _given(expr: Nearest, rows: tuple[int, int], begin: int, end: int, reader: Reader) -> tuple[int, Rows]:

@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING
 from modelfmt import _kernels
 from modelfmt.grids import params
 from modelfmt.grids.kinds import GROUPS
-from modelfmt.grids.moving import move, span
+from modelfmt.grids.moving import hold, span
 from modelfmt.grids.values import no_place, opened
 from modelfmt.ir import grid
 from modelfmt.ir.ops import Blocks, Coded, Reader, Regrid, Uniform, row_bytes
 from modelfmt.kernels import kernel_types
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["blocks", "coded", "regrid", "uniform"]
+__all__ = ["blocks", "coded", "regrid", "slabs", "uniform"]
+
+SLAB, SLAB_ROWS = 1 << 20, 128
+"""Bytes of blocks that are made at once, about, in whole multiples of so many rows: those of a cache line of words."""
 
 
 def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
@@ -80,9 +85,13 @@ def regrid(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
     records = rows[:, : n_all // own * grid.RECORD].reshape(n, -1, grid.RECORD)
     which = (expr.first + np.arange(width // expr.group) * expr.group) // own
     head = records if len(which) == records.shape[1] else records[:, which]
+    if expr.whole is not None:
+        scaled = np.ascontiguousarray(head).view(np.float64)
+        scaled[..., 0] *= params.whole_of(expr.whole, start, stop, reader)
+        head = scaled.view(np.uint8)
     if expr.records:
         return np.ascontiguousarray(head.reshape(n, -1))
-    if width == n_all and expr.group == own:
+    if width == n_all and expr.group == own and expr.whole is None:
         return rows
     begin = n_all // own * grid.RECORD + expr.first
     return np.concatenate([head.reshape(n, -1), rows[:, begin : begin + width]], axis=1)
@@ -109,13 +118,21 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
 
 def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
+    return next(slabs(expr, start, stop, reader, stop - start), reader.empty(0, row_bytes(expr)))
 
-    inner, row = expr.input, kernel_types()[expr.encoding]
-    if isinstance(inner, Coded) and inner.packing.lay == "columns" and (start % 8 or stop % 8):
-        first, last = start // 8 * 8, -(-stop // 8) * 8
-        return blocks(expr, first, last, reader)[start - first : stop - first]
-    out = reader.empty(stop - start, row_bytes(expr))
-    fault = move(inner, start, stop, reader, (params.LAYS["blocks"], 0, row.id, 0, out.shape[1]), out)
-    if fault is not None:
-        raise no_place(*fault, expr.encoding, start)
-    return out
+
+def slabs(expr: Blocks, start: int, stop: int, reader: Reader, n_rows: int = 0) -> Iterator[Rows]:
+    """Rows start..stop, n_rows (at least) at a time, by default so many that they stay in the cache. What they are made
+    of is read once."""
+    inner, row, size = expr.input, kernel_types()[expr.encoding], row_bytes(expr)
+    unit = 8 if isinstance(inner, Coded) and inner.packing.lay == "columns" else 1  # words hold eight rows
+    first, last = start // unit * unit, -(-stop // unit) * unit
+    n_rows = -(-n_rows // unit) * unit + unit if n_rows else max(1, SLAB // (size * SLAB_ROWS)) * SLAB_ROWS
+    held = hold(inner, first, last, reader, params.Planes._fields)
+    for begin in range(first, last, n_rows):
+        end = min(begin + n_rows, last)
+        out = reader.empty(end - begin, size)
+        fault = held.move((begin - first, end - first), (params.LAYS["blocks"], 0, row.id, 0, size), out)
+        if fault is not None:
+            raise no_place(*fault, expr.encoding, begin)
+        yield out[max(start - begin, 0) : stop - begin]

@@ -101,7 +101,8 @@ class Coded(Op, frozen=True):
 
 
 class Regrid(Op, frozen=True):
-    """Blocks of a GGUF type as rows of a grid. group: that of the type."""
+    """Blocks of a GGUF type as rows of a grid. group: that of the type. whole: a scale of the whole, or of so many
+    rows, beside the blocks."""
 
     input: Expression
     table: str
@@ -109,6 +110,11 @@ class Regrid(Op, frozen=True):
     records: bool = False
     first: int = 0
     width: int = 0
+    whole: Param | None = None
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return (self.input,) if self.whole is None else (self.input, self.whole.input)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ __all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_
 
 SUFFIX = ".modelfmt"
 _READ_BACK = 1 << 20
-_WRITE_BEHIND = 1 << 20
+_WRITE_BEHIND = 1 << 19
 
 
 class OutputFile:
