@@ -89,19 +89,19 @@ def to_gguf(
         scope |= turned.hparams
         bound.notes += turned.losses
         bound.tensors = [BoundTensor(name, expr, (), "F32") for name, expr in turned.tensors.items()]
-    bound.tensors += [BoundTensor(name, expr, (), "F32") for name, expr in _filled(arch, scope)]
     keys |= pooled.metadata(scope.get("n_embd", 0))
     hparams.refuse(arch, scope, computed)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]
     scalars = _Binder(bound, tensors).bind()
+    bound.tensors[:0] = [BoundTensor(name, expr, (), "F32") for name, expr in _filled(arch, scope)]
     if value is not None:
         bound.metadata += [(key, "ARRAY:FLOAT32", _read(key, parts, value)) for key, parts in scalars.items()]
     return bound
 
 
 def _filled(arch: Architecture, scope: Mapping[str, Any]) -> Iterator[tuple[str, Constant]]:
-    """The tensors of one value that no tensor of the checkpoint is behind."""
+    """The tensors of one value that no tensor of the checkpoint is behind: made when the sizes of all others are right."""
     for row in arch.filled:
         for layer in range(scope["n_layer"]):
             size, value = evaluate(row.size, scope, layer), scope[row.param] if row.param else 1.0
