@@ -101,7 +101,7 @@ def to_gguf(
 
 
 def _filled(arch: Architecture, scope: Mapping[str, Any]) -> Iterator[tuple[str, Constant]]:
-    """The tensors of one value that no tensor of the checkpoint is behind: made when the sizes of all others are right."""
+    """The tensors of one value that no tensor of the checkpoint is behind, made when all other sizes are right."""
     for row in arch.filled:
         for layer in range(scope["n_layer"]):
             size, value = evaluate(row.size, scope, layer), scope[row.param] if row.param else 1.0
