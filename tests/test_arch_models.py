@@ -304,6 +304,10 @@ MODELS = (
         {"attention_multiplier": 0.3, "residual_multiplier": 0.4, "attention_bias": True, "mlp_bias": True},
     ),
     Case("arcee", "Arcee", LLAMA, {"rope_parameters": LLAMA3}),
+    Case("aria", "AriaText", GPT, {"moe_num_experts": 4}),
+    Case("cwm", "Cwm", LLAMA, {"head_dim": 32, "sliding_window": 64, "rope_parameters": LLAMA3}),
+    Case("hyperclovax", "HyperCLOVAX", GPT, {"use_post_norm": False, "embedding_multiplier": 6.0}),
+    Case("apertus-1.5", "Apertus1p5Text", GPT),
     Case("seed-oss", "SeedOss", GPT, {"head_dim": 32}),
     Case("olmo2", "Olmo2", GPT),
     Case("olmo2-mha", "Olmo2", GPT, {"num_key_value_heads": 4, "rope_parameters": YARN}),
@@ -754,6 +758,11 @@ REFUSED = (
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "each fourth layer"),
     ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}, "each fourth layer"),
     ("granite", {"head_dim": 32}, "n_embd / n_head"),
+    ("aria", {"mlp_bias": True}, "no biases"),
+    ("aria", {"head_dim": 32}, "n_embd / n_head"),
+    ("hyperclovax", {"use_post_norm": True}, "norms behind"),
+    ("hyperclovax", {"logits_scaling": 0.125}, "another way"),
+    ("apertus-1.5", {"output_vocab_size": 500}, "one size"),
     ("arcee", {"hidden_act": "silu"}, "another way"),
     ("olmo2", {"head_dim": 32}, "n_embd / n_head"),
     ("olmo2", {"tie_word_embeddings": True}, "output matrix"),
@@ -1348,7 +1357,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: di
     assert caught.value.code == "config-unsupported"
 
 
-@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True)])
+@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True), ("deepseek4-yarn", False)])
 def test_betas_of_yarn_that_llama_cpp_reads_from_its_command_line_only(
     name: str, read: bool, golden: Path, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def plan(
     intermediate: str = "auto",
     rounding: str = "ggml",
     carry: bool = True,
+    nextn: bool = True,
     transcode: str = "auto",
     external: str = "auto",
     profile: str = "auto",
@@ -95,6 +96,7 @@ def plan(
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
     none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
+    nextn: with the layers that predict further tokens, where llama.cpp has a place for them (docs/architectures.md).
     transcode: what may become of quantized tensors where no type is asked for: "exact", "near:1e-3" (the smallest type
     within a bound), "any" (quantized again, with allow_requantize), "auto" (exact, else near); docs/transcoding.md.
     external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
@@ -141,6 +143,7 @@ def plan(
             intermediate=intermediate,
             rounding=rounding,
             carry=carry,
+            nextn=nextn,
             base=base_model,
             transcode=transcode,
             target=target,

@@ -42,6 +42,8 @@ HY4 = DEEPSEEK32.derive(
     gguf="hy_v4",
     hf=("HYV4ForCausalLM",),
     model_type=("hy_v4",),
+    nextn=None,  # its layers that predict further tokens are a named loss
+    without=("n_nextn",),
     params=(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
         Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),

@@ -64,10 +64,12 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Permute:
     """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term; rotated: how many rows
-    of each head turn, a term, the others stay behind them; all of them where there is none."""
+    of each head turn, a term, the others stay behind them; all of them where there is none. halves: from pairs to
+    halves instead."""
 
     heads: str
     rotated: str = ""
+    halves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,7 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
     expr = parts[0]
     match spec:
         case Permute():
-            return _permuted(expr, spec, scope, layer, inverse=False)
+            return _permuted(expr, spec, scope, layer, inverse=spec.halves)
         case Add(value=value):
             return AddConstant(expr, value)
         case Transposed():
@@ -293,7 +295,7 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
     """The sources of an operation from its result. A part of a fused source stays: `reassembled` has them all."""
     match spec:
         case Permute():
-            return (_permuted(expr, spec, scope, layer, inverse=True),)
+            return (_permuted(expr, spec, scope, layer, inverse=not spec.halves),)
         case Add(value=value):
             return (AddConstant(expr, -value),)
         case Transposed():
