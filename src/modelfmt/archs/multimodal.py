@@ -85,6 +85,7 @@ MULTIMODAL = {
     "Gemma3ForConditionalGeneration": Multimodal(("gemma3",), "gemma3_text"),
     "Gemma3nForConditionalGeneration": Multimodal(("gemma3n",), "gemma3n_text"),
     "Gemma4ForConditionalGeneration": Multimodal(("gemma4",), "gemma4_text"),
+    "Gemma4UnifiedForConditionalGeneration": Multimodal(("gemma4_unified",), "gemma4_unified_text"),
     "Glm46VForConditionalGeneration": Multimodal(("glm46v", "glmga"), "glm4v_text"),
     "Glm4vForConditionalGeneration": Multimodal(("glm4v",), "glm4v_text"),
     "Glm4vMoeForConditionalGeneration": Multimodal(("glm4v_moe",), "glm4v_moe_text"),
@@ -209,7 +210,16 @@ TEXTS = {
 """Types of language models that are only inside others."""
 
 _TOWERS = (
-    *("vision_tower", "vision_model", "vision_encoder", "vision_tokenizer", "visual", "vit", "sam_model"),
+    *(
+        "vision_tower",
+        "vision_model",
+        "vision_embedder",
+        "vision_encoder",
+        "vision_tokenizer",
+        "visual",
+        "vit",
+        "sam_model",
+    ),
     *("image_tower", "video_tower", "vqmodel", "qwen2_model", "embed_vision", "visual_embeddings_table"),
     *("high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "blocks"),
     *("patch_embed", "pos_embed", "deepstack_merger_list", "merger", "mlp1", "mlp_AR", "connector", "aligner"),
