@@ -196,6 +196,7 @@ def test_old_and_new_spellings_say_the_same(checkpoint: Checkpoint) -> None:
 NO_DEFAULT: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 6},
     "glm4_moe": {"num_attention_heads": 64},
+    "hyperclovax": {"attention_multiplier": 0.1},
     "dots1": {"num_experts_per_tok": 6, "n_routed_experts": 8, "n_shared_experts": 2},
 }
 """Keys that a model cannot do without, and that the configuration class has no value for."""
