@@ -100,6 +100,22 @@ MIMO = WIDTHS | {
     "sliding_window": 16,
     "layer_types": ["full_attention", "sliding_attention"] * 2,
 }
+M3 = {
+    "intermediate_size": 48,
+    "dense_intermediate_size": 96,
+    "shared_intermediate_size": 48,
+    "head_dim": 32,
+    "rotary_dim": 16,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "index_n_heads": 2,
+    "index_head_dim": 32,
+    "index_block_size": 16,
+    "index_topk_blocks": 3,
+    "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * 3,
+    "mlp_layer_types": ["dense"] + ["sparse"] * 3,
+}
 KIMI = (
     SMALL_LATENT
     | WIDTHS
@@ -223,7 +239,7 @@ class Case:
         return getattr(transformers, name)(**deepcopy(SIZES | self.config | changes))  # some write into what they get
 
 
-TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4")  # whose configuration has a class of its own
+TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4", "MiniMaxM3VL")  # whose configuration has a class of its own
 GPT, GEMMA = "gpt2", "gemma3"
 DELTA = {
     "head_dim": 32,
@@ -535,6 +551,7 @@ MODELS = (
         GPT,
         {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
     ),
+    Case("minimax-m3", "MiniMaxM3VL", GPT, M3),
     Case(
         "glm4-moe-lite",
         "Glm4MoeLite",
@@ -839,6 +856,14 @@ REFUSED = (
     ("exaone", {"head_dim": 32}, "n_embd / n_head"),
     ("iquest-coder", {"clip_qkv": 8.0}, "does not clip"),
     ("iquest-coder", {"use_sliding_window": True}, "whole context"),
+    ("minimax-m3", {"layer_types": ["minimax_m3_sparse"] * 4}, "layers with experts only"),
+    ("minimax-m3", {"index_n_heads": 4}, "for each key-value head"),
+    ("minimax-m3", {"index_block_size": 96}, "must divide"),
+    ("minimax-m3", {"shared_intermediate_size": 80}, "as wide as whole ones"),
+    ("minimax-m3", {"swiglu_alpha": 1.0}, "another way"),
+    ("minimax-m3", {"swiglu_limit": 6.0}, "another way"),
+    ("minimax-m3", {"rope_parameters": _THETA}, "give the factor"),
+    ("minimax-m3", {"hidden_act": "gelu"}, "another way"),
     ("minimax-01", {"full_attn_alpha_factor": 2.0}, "one scale"),
     ("minimax-01", {"mlp_beta_factor": 2.0}, "another way"),
     ("minimax-01", {"sliding_window": 16}, "whole context"),
@@ -986,6 +1011,16 @@ SEEING = (
         head="ForConditionalGeneration",
     ),
 )
+SEEING += (
+    Case(
+        "minimax-m3-vision",
+        "MiniMaxM3Sparse",
+        GPT,
+        {"text_config": SIZES | M3, "vision_config": SMALL_VISION, "projector_hidden_size": 64},
+        head="ForConditionalGeneration",
+        settings="MiniMaxM3VLConfig",
+    ),
+)
 EPSILON = {"rms_norm_eps": 1e-8}  # llama.cpp's qwen2vl graph of this release does not read it, and takes 0
 _SEEN = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
 SEEING += tuple(
@@ -1102,6 +1137,21 @@ def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Pa
             assert set(first) == set(second)
             for name, tensor in second.tensors.items():
                 np.testing.assert_allclose(tensor.numpy(), first[name].numpy(), rtol=divided, atol=0, err_msg=name)
+
+
+def test_minimax_m3_attends_to_the_blocks_that_its_indexer_picks(golden: Path, tmp_path: Path) -> None:
+    """Flash attention rounds to float16, by which now and then another block is picked; without it all blocks count."""
+    import torch
+
+    case = next(case for case in MODELS if case.name == "minimax-m3")
+    model, text = make(replace(case, spread=0.1, seed=5), golden, tmp_path / "hf"), tokens(count=200)
+    modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    expected = torch.tensor(computed(model, 200)).log_softmax(-1).numpy()
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = [torch.tensor(network.logits(text, flash=flash)).log_softmax(-1).numpy() for flash in (True, False)]
+    chosen, dense = (np.abs(answer - expected).max(1) for answer in found)
+    assert (chosen < 5e-2).mean() > 0.95
+    assert (dense[:48] < 1e-3).all() and (dense[48:] > 0.1).mean() > 0.95
 
 
 def test_bitnet_files_say_their_activation_which_this_release_of_llama_cpp_does_not_read(

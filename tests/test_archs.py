@@ -64,13 +64,24 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "granite_swa", "hy_v3", "mellum", "minimax-01"}
+NEWER = {
+    "bailingmoe3",
+    "cohere2moe",
+    "deepseek32",
+    "deepseek4",
+    "granite_swa",
+    "hy_v3",
+    "mellum",
+    "minimax-01",
+    "minimax-m3",
+}
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
 _COMPRESSED = ("attn_compressor", "indexer_compressor")
 _MIXED = ("blk.{i}.hc_attn", "blk.{i}.hc_ffn", "output_hc")
 LATER = {
     "lfm2moe": {"output"},
+    "minimax-m3": {f"blk.{{i}}.indexer.{name}" for name in ("q_proj", "k_proj", "q_norm")},
     "deepseek4": {f"blk.{{i}}.{name}_{part}" for name in _COMPRESSED for part in ("kv", "gate", "ape", "norm")}
     | {f"{name}_{part}" for name in _MIXED for part in ("fn", "base", "scale")}
     | {f"blk.{{i}}.{name}" for name in ("attn_kv", "attn_output_a", "attn_output_b", "ffn_gate_tid2eid")},
