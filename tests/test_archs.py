@@ -64,7 +64,7 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {
+NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "dots3note", "glm5-next", "granite_swa", "hy_v3"}
     "bailingmoe3",
     "cohere2moe",
     "deepseek32",
@@ -81,6 +81,8 @@ _COMPRESSED = ("attn_compressor", "indexer_compressor")
 _MIXED = ("blk.{i}.hc_attn", "blk.{i}.hc_ffn", "output_hc")
 LATER = {
     "lfm2moe": {"output"},
+    "glm5-next": {f"blk.{{i}}.hc_{name}_{part}" for name in ("attn", "ffn") for part in ("fn", "base", "scale")}
+    | {f"blk.{{i}}.indexer_compressor_{part}" for part in ("gate", "ape")},
     "minimax-m3": {f"blk.{{i}}.indexer.{name}" for name in ("q_proj", "k_proj", "q_norm")},
     "deepseek4": {f"blk.{{i}}.{name}_{part}" for name in _COMPRESSED for part in ("kv", "gate", "ape", "norm")}
     | {f"{name}_{part}" for name in _MIXED for part in ("fn", "base", "scale")}
@@ -212,7 +214,7 @@ NO_DEFAULT: dict[str, dict[str, Any]] = {
     sorted(
         set(archs.MODEL_TYPES)
         - {"gemma3", "gemma3n", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}
-        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
+        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "minimax_m3_vl", "glm5_next"}
     ),
 )
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:

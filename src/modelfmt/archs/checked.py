@@ -50,6 +50,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "glm.GLM4": ("graph", "back"),
     "glm.GLM4_MOE": ("graph", "back"),
     "glm.SOLAR_OPEN": ("graph", "back"),
+    "glm5_next.GLM5_NEXT": ("graph",),
     "gpt2.GPT2": ("golden", "back"),
     "gpt_oss.GPT_OSS": ("golden", "graph", "back"),
     "gptneox.GPTNEOX": ("graph", "back"),

@@ -94,7 +94,7 @@ MINIMAX_M3 = MINIMAX_M2.derive(
         "MiniMaxM3SparseForCausalLM",
         "MiniMaxM3ForCausalLM",
     ),
-    model_type=("minimax_m3_vl_text", "minimax_m3_vl", "minimax_m3"),
+    model_type=("minimax_m3_vl_text", "minimax_m3_vl"),
     params=(
         Param("activation", "hidden_act", type="STRING", default="silu", allowed=("silu", "swigluoai")),
         Param("n_ff", "dense_intermediate_size", "feed_forward_length", default=12288),
@@ -131,7 +131,7 @@ MINIMAX_M3 = MINIMAX_M2.derive(
         Param("n_local", ("index_local_blocks", _SPARSE + "sparse_local_block"), _INDEX + "local_blocks", default=1),
         Param("alpha", "swiglu_alpha", type="FLOAT32", default=1.702, allowed=(1.702,)),
         Param("limit", "swiglu_limit", type="FLOAT32", default=7.0, allowed=(7.0,)),
-        Param("rotary_dim", "rotary_dim", default=None),
+        Param("rotary_dim", "rotary_dim", default=64),
         Param("part", ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"), type="FLOAT32", default=None),
     ),
     rows=(
@@ -167,7 +167,7 @@ MINIMAX_M3 = MINIMAX_M2.derive(
         Refuses("n_index != n_head_kv", "llama.cpp's minimax-m3 graph has an indexer's head for each key-value head"),
         Refuses("256 % index_block", "llama.cpp keeps keys by 256: blocks of them must divide that"),
         Refuses("n_ff_shared % n_ff_expert", "llama.cpp's minimax-m3 graph has a shared expert as wide as whole ones"),
-        Refuses("rotary_dim and not part and rotary_dim != head_size", _TURNING),
+        Refuses("not part and rotary_dim != head_size", _TURNING),
     ),
 )
 
