@@ -65,16 +65,7 @@ UNREADABLE = {
 without which it computes something else."""
 
 NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "dots3note", "glm5-next", "granite_swa", "hy_v3"}
-    "bailingmoe3",
-    "cohere2moe",
-    "deepseek32",
-    "deepseek4",
-    "granite_swa",
-    "hy_v3",
-    "mellum",
-    "minimax-01",
-    "minimax-m3",
-}
+NEWER |= {"mellum", "minimax-01", "minimax-m3"}
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
 _COMPRESSED = ("attn_compressor", "indexer_compressor")
@@ -214,7 +205,7 @@ NO_DEFAULT: dict[str, dict[str, Any]] = {
     sorted(
         set(archs.MODEL_TYPES)
         - {"gemma3", "gemma3n", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe", "lfm2_vl"}
-        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "minimax_m3_vl", "glm5_next"}
+        - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "minimax_m3_vl", "glm5_next", "dots3_note"}
     ),
 )
 def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: str) -> None:
