@@ -2,6 +2,8 @@
 
     python benchmarks/transcode.py            # the table of errors, on Gaussian weights
     python benchmarks/transcode.py --speed 8  # a folder of so many layers of 202 M weights, transcoded and copied
+    python benchmarks/transcode.py --quantize 16 [awq gptq ..]  # bfloat16, so many layers of 51 M weights, to schemes
+    python benchmarks/transcode.py --peers    # the schemes' own programs, of a matrix in memory
 
 The other way is llama.cpp's: what its converter does with compressed-tensors and GPTQ (values, rounded to the 16-bit
 type of the file), then its reference quantizer for the same type; modelfmt's kernels write the same bytes as it
@@ -139,7 +141,14 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
             "format": "pack-quantized",
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
         }
-    config = {
+    config = llama(hidden, inner, layers, vocab) | {"torch_dtype": "float16", "quantization_config": section}
+    (folder / "config.json").write_text(json.dumps(config))
+    return at
+
+
+def llama(hidden: int, inner: int, layers: int, vocab: int) -> dict[str, object]:
+    """config.json of a Llama."""
+    return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": hidden,
@@ -151,11 +160,7 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 4096,
         "tie_word_embeddings": False,
-        "torch_dtype": "float16",
-        "quantization_config": section,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    return at
 
 
 def speed(layers: int, where: str | None) -> None:
@@ -186,6 +191,109 @@ def speed(layers: int, where: str | None) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
+ROWS = {
+    "awq": ("int4",),
+    "gptq": ("int4", "int8"),
+    "compressed-tensors": ("int4", "int4-asymmetric", "int8", "fp8", "fp8-block", "mxfp4", "mxfp8", "nvfp4"),
+    "fp8": ("fp8",),
+    "mlx": ("int4", "int8", "int6", "int5", "int3", "int2", "mxfp4", "mxfp8", "nvfp4"),
+    "bitsandbytes": ("nf4", "nf4-nested", "int8"),
+}
+"""Scheme -> its types, for weights that are not quantized."""
+
+
+def dense(folder: Path, layers: int) -> int:
+    """A Llama of bfloat16 weights; bytes of them. Layers hold the same numbers."""
+    hidden, inner, vocab = 2048, 5632, 512
+    shapes = {f"self_attn.{part}_proj": (hidden, hidden) for part in "qkvo"}
+    shapes |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    shapes |= dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (1, hidden))
+    rng = np.random.default_rng(0)
+    data = {
+        name: (rng.standard_normal(shape, np.float32) * np.float32(0.02)).astype(ml_dtypes.bfloat16).tobytes()
+        for name, shape in shapes.items()
+    }
+    outer = {
+        "model.embed_tokens.weight": (vocab, hidden),
+        "lm_head.weight": (vocab, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    order = [(f"model.layers.{i}.{n}.weight", shape, data[n]) for i in range(layers) for n, shape in shapes.items()]
+    order += [(name, shape, bytes(2 * int(np.prod(shape)))) for name, shape in outer.items()]
+    header, at = {}, 0
+    for name, shape, part in order:
+        own = [hidden] if "norm" in name else list(shape)
+        header[name] = {"dtype": "BF16", "shape": own, "data_offsets": [at, at + len(part)]}
+        at += len(part)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, part in order:
+            file.write(part)
+    (folder / "config.json").write_text(json.dumps(llama(hidden, inner, layers, vocab) | {"torch_dtype": "bfloat16"}))
+    return at
+
+
+def quantize(layers: int, schemes: list[str], where: str | None) -> None:
+    """Seconds of each row of docs/transcoding.md from bfloat16, start and plan included, from the page cache to the
+    disk; SCHEME or SCHEME:TYPE."""
+    place = Path(tempfile.mkdtemp(dir=where))
+    try:
+        size = dense(place / "dense", layers)
+        for name in schemes or list(ROWS):
+            target, _, only = name.partition(":")
+            for kind in (only,) if only else ROWS[target]:
+                command = [sys.executable, "-m", "modelfmt", "convert", str(place / "dense"), str(place / "out")]
+                made, cpu = timed([*command, "-q", "--to", target, "-t", kind], place / "out", tries=1)
+                print(
+                    f"{target} {kind}: {made:.2f} s ({cpu:.2f} s of processor), {size / made / 1e6:.0f} MB/s",
+                    flush=True,
+                )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def peers() -> None:
+    """MB/s of bfloat16 of the schemes' own programs, of one matrix in memory: no file is read or written."""
+    import mlx.core as mx  # type: ignore[import-not-found,unused-ignore]
+    import torch
+    from bitsandbytes import functional as bnb  # type: ignore[import-untyped,unused-ignore]
+    from compressed_tensors.compressors import BaseCompressor  # type: ignore[import-untyped]
+    from compressed_tensors.quantization import preset_name_to_scheme  # type: ignore[import-untyped]
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam  # type: ignore[import-untyped]
+
+    weights = torch.randn(5632, 2048, generator=torch.Generator().manual_seed(0)).mul(0.02).bfloat16()
+    given = mx.array(weights.float().numpy()).astype(mx.bfloat16)
+
+    def compressed(preset: str, kind: str) -> None:
+        scheme = preset_name_to_scheme(preset, ["Linear"])
+        pieces = weights.unflatten(-1, (-1, scheme.weights.group_size or weights.shape[1]))
+        whole = generate_gparam(weights.min(), weights.max()) if preset.startswith("NV") else None
+        scale, zero = calculate_qparams(pieces.amin(-1), pieces.amax(-1), scheme.weights, whole)
+        state = {"weight": weights, "weight_scale": scale, "weight_zero_point": zero.to(torch.int8)}
+        state |= {} if whole is None else {"weight_global_scale": whole}
+        BaseCompressor.get_value_from_registry(kind).compress(state, scheme)
+
+    calls = {
+        **{f"mx.quantize int{bits}": lambda bits=bits: mx.eval(mx.quantize(given, 64, bits)) for bits in (4, 8, 3)},
+        **{f"mx.quantize {m}": lambda m=m: mx.eval(mx.quantize(given, mode=m)) for m in ("mxfp4", "mxfp8", "nvfp4")},
+        "compressed-tensors int4": lambda: compressed("W4A16", "pack-quantized"),
+        "compressed-tensors mxfp8": lambda: compressed("MXFP8A16", "mxfp8-quantized"),
+        "compressed-tensors nvfp4": lambda: compressed("NVFP4A16", "nvfp4-pack-quantized"),
+        "bitsandbytes nf4": lambda: bnb.quantize_4bit(weights, quant_type="nf4"),
+        "bitsandbytes int8": lambda: bnb.int8_vectorwise_quant(weights.half()),
+    }
+    for name, call in calls.items():
+        best = float("inf")
+        for _ in range(3):
+            begin = time.perf_counter()
+            call()
+            best = min(best, time.perf_counter() - begin)
+        print(f"{name}: {2 * weights.numel() / best / 1e6:.0f} MB/s", flush=True)
+
+
 def timed(command: list[str], made: Path, tries: int = 3) -> tuple[float, float]:
     """The best of some tries, each to a destination that is not there: seconds, and seconds of processor."""
     best = (float("inf"), float("inf"))
@@ -207,10 +315,17 @@ def timed(command: list[str], made: Path, tries: int = 3) -> tuple[float, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speed", type=int, metavar="LAYERS", help="measure speed with so many layers")
+    parser.add_argument("--quantize", type=int, metavar="LAYERS", help="measure quantizing with so many layers")
+    parser.add_argument("--peers", action="store_true", help="measure the schemes' own programs")
+    parser.add_argument("schemes", nargs="*", help="with --quantize: these alone, SCHEME or SCHEME:TYPE")
     parser.add_argument("--where", help="a folder for the files of the measurement")
     given = parser.parse_args()
     if given.speed:
         speed(given.speed, given.where)
+    elif given.peers:
+        peers()
+    elif given.quantize:
+        quantize(given.quantize, given.schemes, given.where)
     else:
         errors()
 

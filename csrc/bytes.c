@@ -18,6 +18,14 @@ void mf_swap_bytes(const mf_type *type, uint8_t *blocks, size_t n_blocks) {
     }
 }
 
+void mf_mark_words(const uint8_t *words, size_t n, uint8_t *seen) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t word;
+        memcpy(&word, words + 2 * i, sizeof word);
+        seen[word] = 1;
+    }
+}
+
 bool mf_gather_rows(const uint8_t *src, size_t n_src_rows, uint8_t *dst, size_t row_bytes, const uint8_t *indices,
                     size_t n_indices, size_t *bad) {
     for (size_t i = 0; i < n_indices; i++) {

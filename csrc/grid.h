@@ -49,11 +49,44 @@ typedef struct mf_fit {
     mf_fault fault;
 } mf_fit;
 
-/* How values become a grid. bits: of codes, 1 to 8. half: scales are float16. records: no codes are wanted. */
+/* What the scale of a group is made of: its largest magnitude, the value that is farthest from zero (which has a sign),
+ * its range, stretched to hold zero, or the end of its range that is farther from zero, which MLX puts on the grid. */
+typedef enum mf_found { MF_FOUND_LARGEST, MF_FOUND_FARTHEST, MF_FOUND_RANGE, MF_FOUND_EDGE } mf_found;
+
+/* What a scale is rounded to. POWER: the power of two below, or above what is 1.75 times one; POWER_ABOVE: above. */
+typedef enum mf_kept {
+    MF_KEPT_F32,
+    MF_KEPT_F16,
+    MF_KEPT_BF16,
+    MF_KEPT_E4M3,
+    MF_KEPT_POWER,
+    MF_KEPT_POWER_ABOVE,
+} mf_kept;
+
+/* Codes: integers, half way to the even one or away from zero; E4M3; of a codebook. */
+typedef enum mf_codes { MF_CODES_EVEN, MF_CODES_AWAY, MF_CODES_FLOAT, MF_CODES_BOOK } mf_codes;
+
+enum { MF_THRESHOLDS = 15 };
+
+/* How values become a grid. size columns of `rows` neighbouring rows share a scale; the grid's group divides size.
+ * scale = times * (found / reach), rounded to via, then to stored; least stands in for a scale of nothing. Codes are
+ * for x / (scale / over), or, without `divide`, x * (over * (1 / scale)), of a scale that is not less than floor;
+ * integers are moved by shift, so that they are 0 to limit. Others are clipped to top and -top. book: code i is for
+ * what is above i of the thresholds. records: no codes are wanted. */
 typedef struct mf_rounded {
-    unsigned bits;
-    bool symmetric, half, records;
+    mf_found found;
+    mf_codes codes;
+    mf_kept via, stored;
+    unsigned limit, shift;
+    bool divide, records;
+    size_t size, rows;
+    float reach, times, over, least, floor, top;
+    float thresholds[MF_THRESHOLDS];
+    uint8_t book[MF_THRESHOLDS + 1];
 } mf_rounded;
+
+/* BAD_VALUE: one is not finite. BAD_SCALE: one is not, as it is to be stored. */
+typedef enum mf_rounded_status { MF_ROUNDED_OK, MF_ROUNDED_BAD_VALUE, MF_ROUNDED_BAD_SCALE } mf_rounded_status;
 
 typedef struct mf_grid_level {
     void (*unpack)(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows);
@@ -64,8 +97,10 @@ typedef struct mf_grid_level {
     bool (*to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks, size_t stride,
                       mf_fit *fit);
     bool (*from_blocks)(int type, mf_grid grid, const uint8_t *blocks, size_t stride, uint8_t *rows);
-    /* false: a value that is not finite, or a scale that float16 does not hold. */
-    bool (*round)(mf_rounded how, mf_grid grid, const float *x, uint8_t *rows, mf_fault *fault);
+    /* values: of a dense type, any alignment; scratch: of round_scratch bytes, aligned to float. */
+    mf_rounded_status (*round)(const mf_rounded *how, mf_grid grid, const mf_type *type, const uint8_t *values,
+                               float *scratch, uint8_t *rows, mf_fault *fault);
+    size_t (*round_scratch)(const mf_rounded *how);
 } mf_grid_level;
 
 enum { MF_REZERO_NONE = -1 };

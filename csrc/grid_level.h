@@ -14,7 +14,9 @@ void MF_LEVEL(grid_values)(mf_grid grid, const uint8_t *rows, const double *tabl
 bool MF_LEVEL(grid_to_blocks)(int type, mf_grid grid, unsigned limit, const uint8_t *rows, uint8_t *blocks,
                               size_t stride, mf_fit *fit);
 bool MF_LEVEL(grid_from_blocks)(int type, mf_grid grid, const uint8_t *blocks, size_t stride, uint8_t *rows);
-bool MF_LEVEL(grid_round)(mf_rounded how, mf_grid grid, const float *x, uint8_t *rows, mf_fault *fault);
+mf_rounded_status MF_LEVEL(grid_round)(const mf_rounded *how, mf_grid grid, const mf_type *type, const uint8_t *values,
+                                       float *scratch, uint8_t *rows, mf_fault *fault);
+size_t MF_LEVEL(grid_round_scratch)(const mf_rounded *how);
 
 static inline mf_record record_at(const uint8_t *row, size_t group) {
     mf_record record;

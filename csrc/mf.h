@@ -107,6 +107,8 @@ static inline size_t mf_scratch_elements(size_t n_cols, bool has_importance) {
 }
 
 /* bytes.c: the same at every level */
+/* Words of 16 bits that occur: seen[word] becomes 1. */
+void mf_mark_words(const uint8_t *words, size_t n, uint8_t *seen);
 void mf_swap_bytes(const mf_type *type, uint8_t *blocks, size_t n_blocks);
 /* Steps over up to n strings, each a length of width bytes and then as many bytes, from *at <= size on. Stops before
  * one that is not wholly inside. Returns how many; begins, if given, gets where each begins. */

@@ -239,6 +239,23 @@ static PyObject *row_lengths(PyObject *module, PyObject *args) {
     return result;
 }
 
+static PyObject *mark_words(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer words, seen;
+    if (!PyArg_ParseTuple(args, "y*w*:mark_words", &words, &seen)) return NULL;
+    PyObject *result = NULL;
+    if (words.len % 2 || seen.len != 1 << 16) {
+        PyErr_Format(PyExc_ValueError, "%zd bytes are no words of two, or %zd bytes are not one for each word",
+                     words.len, seen.len);
+    } else {
+        Py_BEGIN_ALLOW_THREADS mf_mark_words(words.buf, (size_t)words.len / 2, seen.buf);
+        Py_END_ALLOW_THREADS result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&words);
+    PyBuffer_Release(&seen);
+    return result;
+}
+
 static PyObject *swap_bytes(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer buffer;
@@ -445,6 +462,7 @@ static PyMethodDef methods[] = {
     {"error_sums", error_sums, METH_VARARGS, NULL},
     {"add_product", add_product, METH_VARARGS, NULL},
     {"row_lengths", row_lengths, METH_VARARGS, NULL},
+    {"mark_words", mark_words, METH_VARARGS, NULL},
     {"swap_bytes", swap_bytes, METH_VARARGS, NULL},
     {"gather_rows", gather_rows, METH_VARARGS, NULL},
     {"skip_strings", skip_strings, METH_VARARGS, NULL},

@@ -227,31 +227,68 @@ PyObject *mf_py_grid_from_blocks(PyObject *module, PyObject *args) {
     return result;
 }
 
+/* Whether a rule of rounding is one that there is: numbers of enumerations, codes that are bytes, sizes that fit. */
+static bool is_rule(const mf_rounded *how, mf_grid grid) {
+    size_t n;
+    return how->found <= MF_FOUND_EDGE && how->codes <= MF_CODES_BOOK && how->via <= MF_KEPT_POWER_ABOVE &&
+           how->stored <= MF_KEPT_POWER_ABOVE && how->limit <= 255 && how->shift <= how->limit && how->size > 0 &&
+           how->size % grid.group == 0 && how->rows > 0 && how->size <= PY_SSIZE_T_MAX / 64 &&
+           !__builtin_mul_overflow(how->size + MF_PIECE, how->rows, &n) && n <= PY_SSIZE_T_MAX / 64;
+}
+
 PyObject *mf_py_grid_round(PyObject *module, PyObject *args) {
     (void)module;
-    int bits, symmetric, half, records;
-    Py_ssize_t n_rows, n_cols, group;
-    Py_buffer values, rows;
-    if (!PyArg_ParseTuple(args, "(ippp)(nnn)y*w*:grid_round", &bits, &symmetric, &half, &records, &n_rows, &n_cols,
-                          &group, &values, &rows))
+    int found, codes, via, stored, limit, shift, divide, records, type_id;
+    Py_ssize_t size, n_shared, n_rows, n_cols, group;
+    mf_rounded how = {0};
+    Py_buffer book, values, rows;
+    if (!PyArg_ParseTuple(args, "(iiiiiipp)(ffffff)y*(nn)(nnn)iy*w*:grid_round", &found, &codes, &via, &stored, &limit,
+                          &shift, &divide, &records, &how.reach, &how.times, &how.over, &how.least, &how.floor,
+                          &how.top, &book, &size, &n_shared, &n_rows, &n_cols, &group, &type_id, &values, &rows))
         return NULL;
     PyObject *result = NULL;
     mf_grid grid;
     size_t n_grid;
-    if (bits < 1 || bits > 8 || (uintptr_t)values.buf % sizeof(float)) {
-        PyErr_Format(PyExc_ValueError, "codes have 1 to 8 bits, not %d, and values are aligned to float32", bits);
-    } else if (grid_of(n_rows, n_cols, group, &grid, &n_grid) &&
-               long_enough(&rows, records ? grid.n_rows * mf_grid_head(grid) : n_grid, "rows") &&
-               long_enough(&values, grid.n_rows * grid.n_cols * sizeof(float), "values")) {
-        const mf_rounded how = {(unsigned)bits, symmetric, half, records};
-        mf_fault fault = {0, 0};
-        bool fits;
-        Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
-        fits = mf_active_grid()->round(how, grid, values.buf, rows.buf, &fault);
-        mf_fpenv_restore(saved);
-        Py_END_ALLOW_THREADS result =
-            fits ? Py_NewRef(Py_None) : Py_BuildValue("(nn)", (Py_ssize_t)fault.row, (Py_ssize_t)fault.column);
+    const mf_type *type = mf_find_type(mf_active_level(), type_id);
+    const bool known = type && type->dequantize && type->block_elements == 1;
+    if (!grid_of(n_rows, n_cols, group, &grid, &n_grid)) goto done;
+    how.found = (mf_found)found;
+    how.codes = (mf_codes)codes;
+    how.via = (mf_kept)via;
+    how.stored = (mf_kept)stored;
+    how.limit = (unsigned)limit;
+    how.shift = (unsigned)shift;
+    how.divide = divide;
+    how.records = records;
+    how.size = (size_t)size;
+    how.rows = (size_t)n_shared;
+    if (!known || size < 0 || n_shared < 0 || !is_rule(&how, grid)) {
+        PyErr_SetString(PyExc_ValueError, "values are not rounded so, or not of this type");
+        goto done;
     }
+    const size_t wanted = records ? mf_grid_head(grid) * grid.n_rows : n_grid;
+    if (!long_enough(&book, sizeof how.thresholds + sizeof how.book, "codebook") ||
+        !long_enough(&values, grid.n_rows * grid.n_cols * type->block_bytes, "values") ||
+        !long_enough(&rows, wanted, "rows"))
+        goto done;
+    memcpy(how.thresholds, book.buf, sizeof how.thresholds);
+    memcpy(how.book, (const char *)book.buf + sizeof how.thresholds, sizeof how.book);
+    void *scratch = PyMem_Malloc(mf_active_grid()->round_scratch(&how));
+    if (!scratch) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    mf_fault fault = {0, 0};
+    mf_rounded_status status;
+    Py_BEGIN_ALLOW_THREADS const mf_fpenv saved = mf_fpenv_default();
+    status = mf_active_grid()->round(&how, grid, type, values.buf, scratch, rows.buf, &fault);
+    mf_fpenv_restore(saved);
+    Py_END_ALLOW_THREADS PyMem_Free(scratch);
+    result = status == MF_ROUNDED_OK ? Py_NewRef(Py_None)
+                                     : Py_BuildValue("(nnN)", (Py_ssize_t)fault.row, (Py_ssize_t)fault.column,
+                                                     PyBool_FromLong(status == MF_ROUNDED_BAD_SCALE));
+done:
+    PyBuffer_Release(&book);
     PyBuffer_Release(&values);
     PyBuffer_Release(&rows);
     return result;
@@ -270,6 +307,15 @@ static bool plane_of(PyObject *given, mf_grid grid, Py_buffer *buffer, mf_plane 
     }
     plane->each = buffer->buf;
     return long_enough(buffer, grid.n_rows * (grid.n_cols / grid.group) * sizeof(double), "plane");
+}
+
+/* A strip of lines, of which the last may end where its codes do: rows that are some of those in its words. */
+static bool strip_is_long_enough(const Py_buffer *buffer, mf_packing packing, mf_grid grid, size_t n_bytes) {
+    const bool crosses = packing.lay == MF_LAY_WORDS || packing.lay == MF_LAY_COLUMNS;
+    const size_t codes = packing.lay == MF_LAY_WORDS ? grid.n_rows * 4 : grid.n_rows / 2;
+    if (crosses && n_bytes && (size_t)buffer->len <= n_bytes && (size_t)buffer->len >= n_bytes - packing.stride + codes)
+        return true;
+    return long_enough(buffer, n_bytes, "source");
 }
 
 /* Bytes of one side of a move; false with ValueError. */
@@ -316,8 +362,9 @@ PyObject *mf_py_grid_move(PyObject *module, PyObject *args) {
     if (!packing_of(from[0], from[1], from[2], from[3], from_stride, &move.source) ||
         !packing_of(to[0], to[1], to[2], to[3], to_stride, &move.target) ||
         !grid_of(n_rows, n_cols, group, &move.grid, &n_grid) || !side_bytes(move.source, move.grid, false, &n_source) ||
-        !long_enough(&source, n_source, "source") || !side_bytes(move.target, move.grid, true, &n_target) ||
-        !long_enough(&target, n_target, "target") || !plane_of(scale, move.grid, &planes[0], &move.scale) ||
+        !strip_is_long_enough(&source, move.source, move.grid, n_source) ||
+        !side_bytes(move.target, move.grid, true, &n_target) || !long_enough(&target, n_target, "target") ||
+        !plane_of(scale, move.grid, &planes[0], &move.scale) ||
         !plane_of(offset, move.grid, &planes[1], &move.offset) || !plane_of(zero, move.grid, &planes[2], &move.zero))
         goto done;
     if (limit < 1 || limit > 255 || rezero < MF_REZERO_NONE || rezero > 255) {

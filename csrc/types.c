@@ -29,6 +29,7 @@ static const mf_grid_level grid_level = {
     .to_blocks = MF_LEVEL(grid_to_blocks),
     .from_blocks = MF_LEVEL(grid_from_blocks),
     .round = MF_LEVEL(grid_round),
+    .round_scratch = MF_LEVEL(grid_round_scratch),
 };
 
 const mf_level MF_LEVEL(mf_level) = {

@@ -12,6 +12,7 @@
  *   vi_load_u8(p) vi_load_u16(p)             VF_LANES small integers, widened
  *   vb                                       sixteen bytes at every level; operators work on each of them
  *   vb_load(p) vb_set1(c) vb_pair(a, b) vb_quad(a, b, c, d)     from memory; from 8-byte or 4-byte words in registers
+ *   vb_top_bits(b)                           the highest bit of each byte, as an integer
  *   vi_widen_u8(b, v) vi_widen_i8(b, v)      vi v[VI_PER_VB] from sixteen bytes: where bytes come from registers, since
  *                                            small stores before a large load stall
  *   vi_store_u8(p, v) vi_store_u16(p, v)     low bits of each lane, contiguous
@@ -77,6 +78,20 @@ static inline bool vb_any(vb b) {
     uint64_t halves[2];
     memcpy(halves, &b, sizeof halves);
     return (halves[0] | halves[1]) != 0;
+}
+
+/* The highest bit of each byte, byte k's in bit k. Little-endian, as all that is here. */
+static inline uint16_t vb_top_bits(vb b) {
+#if defined(__SSE2__)
+    typedef char bytes __attribute__((vector_size(16)));
+    return (uint16_t)__builtin_ia32_pmovmskb128((bytes)b);
+#else
+    uint64_t halves[2];
+    memcpy(halves, &b, sizeof halves);
+    for (int i = 0; i < 2; i++) /* the product gathers the bits of eight bytes in the highest one */
+        halves[i] = (halves[i] >> 7 & 0x0101010101010101u) * 0x0102040810204080u >> 56;
+    return (uint16_t)(halves[0] | halves[1] << 8);
+#endif
 }
 
 static inline vb vb_pair(uint64_t a, uint64_t b) {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelfmt import archs
 from modelfmt.archs import hparams
+from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import holds
 from modelfmt.archs.values import flat
 from modelfmt.inspection import ArchitectureInfo, architectures
@@ -44,13 +45,21 @@ def checked() -> dict[str, tuple[str, ...]]:
     return {table: tuple(way for way, tables in ways if table in tables) for table in archs.places()}
 
 
+def _place(arch: Architecture) -> str | None:
+    """Where a table is in the registry, also if it is inside another model."""
+    names = (arch.gguf, arch.hf, arch.model_type, arch.writes)
+    tables = ((place, archs.load(place)) for place in archs.places())
+    return next((place for place, one in tables if (one.gguf, one.hf, one.model_type, one.writes) == names), None)
+
+
 def _table_of(case: Case) -> str:
     """The table that a checkpoint is bound by: that of its class, or a variant of it."""
-    place = archs.HUGGING_FACE[case.table]
-    arch = archs.load(place)
+    config = case.configuration().to_dict()
+    arch = archs.find(case.table, config=config)
+    place = _place(arch)
     if not arch.variants:
         return place
-    scope = {"n_expert": 0} | hparams.read(arch, flat(case.configuration().to_dict()))
+    scope = {"n_expert": 0} | hparams.read(arch, flat(config))
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
             return next(place for place in archs.places() if archs.load(place) is other)

@@ -22,7 +22,7 @@ from llama_vocab import Refused
 
 _U32, _I32, _F32, _POINTER = ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 _F32_TYPE = 0  # enum ggml_type
-_POOLING_OF_THE_FILE, _POOLING_NONE = -1, 0
+_POOLING_OF_THE_FILE, _POOLING_NONE, _FLASH_OFF = -1, 0, 0
 
 _DEFAULTS = {"n_batch": 2048, "n_ubatch": 512, "flash_attn_type": -1, "yarn_beta_slow": -1, "type_k": 1, "type_v": 1}
 _DEFAULTS |= {"embeddings": False, "offload_kqv": True, "swa_full": True, "samplers": None, "ctx_other": None}
@@ -80,10 +80,9 @@ class Network:
         self.n_vocab = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model)))
         self.n_embd = int(library.llama_model_n_embd(self._model))
 
-    def logits(self, tokens: Sequence[int], adapter: Path | None = None, *, flash: bool = False) -> NDArray[np.float32]:
-        """float32 [tokens, vocabulary]: after each token, the logits of the next. adapter: a GGUF adapter. flash: with
-        flash attention, without which some graphs do not choose what they attend to."""
-        with Session(self, adapter=adapter, flash=flash) as session:
+    def logits(self, tokens: Sequence[int], adapter: Path | None = None) -> NDArray[np.float32]:
+        """float32 [tokens, vocabulary]: after each token, the logits of the next. adapter: a GGUF adapter."""
+        with Session(self, adapter=adapter) as session:
             return session.run(tokens)
 
     def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -121,8 +120,8 @@ class Session:
     """A context of a network: texts of up to n_ctx tokens, one after another, each from the start.
 
     embeddings: hidden states instead of logits. pooling: whose pooling, llama.cpp's number. adapter: a GGUF adapter
-    that works, times one. products: what llama_products.Observer sees of every matrix product. flash: with flash
-    attention.
+    that works, times one. products: what llama_products.Observer sees of every matrix product. options: other fields
+    of llama_context_params.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class Session:
         products: Observer | None = None,
         adapter: Path | None = None,
         pooling: int = _POOLING_NONE,
-        flash: bool = False,
+        **options: Any,
     ) -> None:
         self._library = _library()
         params = self._library.llama_context_default_params()
@@ -143,8 +142,10 @@ class Session:
         assert found == _DEFAULTS, "llama_context_params has another layout in this wheel"
         params.n_ctx, params.n_threads, params.n_threads_batch = n_ctx, threads, threads
         params.type_k = params.type_v = _F32_TYPE
-        params.pooling_type, params.flash_attn_type = pooling, int(flash)
+        params.pooling_type, params.flash_attn_type = pooling, _FLASH_OFF
         params.embeddings = embeddings
+        for name, value in options.items():
+            setattr(params, name, value)
         self._embeddings = embeddings
         self._products = products  # ctypes keeps no reference to a callback
         params.cb_eval = None if products is None else ctypes.cast(products.callback, _POINTER)

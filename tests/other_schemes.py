@@ -1,10 +1,12 @@
-"""Makes tests/data/schemes: small checkpoints as HQQ, torchao, Quark, autoawq and transformers write them, beside the
-values that they mean. Run it where those are installed (hqq 0.2.8, torchao 0.18, amd-quark 0.13, autoawq's sources).
+"""Makes tests/data/schemes: small checkpoints as HQQ, torchao, Quark, gptqmodel, autoawq and transformers write them,
+beside the values that they mean. Run it where those are installed: hqq 0.2.8, torchao 0.18, amd-quark 0.13, gptqmodel
+7.7.0, autoawq's sources.
 
-    PYTHONPATH=AUTOAWQ python tests/other_schemes.py
+    PYTHONPATH=AUTOAWQ python tests/other_schemes.py [hqq | torchao | quark | bitnet | gemv_fast | gptq | awq ..]
 
 A folder has config.json, model.safetensors with one module, and values.npy: float32 [out, in], rounded once, from the
-other program's own unpacking and its formula in float64; where it dequantizes on a CPU, that is compared, too.
+other program's own unpacking and its formula in float64; where it dequantizes on a CPU, that is compared, too. AWQ and
+GPTQ (gptqmodel 7.7.0) are codes, scales and zeros that went through their packers, the same ones for each width.
 """
 
 from __future__ import annotations
@@ -184,7 +186,53 @@ def gemv_fast() -> None:
     save("awq-gemv-fast", {f"{NAME}.{key}": value for key, value in made.state_dict().items()}, values, config)
 
 
+def packed(bits: int, group: int) -> tuple[torch.nn.Linear, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer whose weights are codes under scales and zeros, as these packers want it: also scales, zeros [out,
+    groups] and values. Zeros are at both ends; a scale is negative, one subnormal."""
+    rng, top = np.random.default_rng(13 + bits), (1 << bits) - 1
+    codes = torch.from_numpy(rng.integers(0, top + 1, (32, K)))
+    zeros = torch.from_numpy(rng.integers(0, top + 1, (32, K // group)))
+    zeros[0], zeros[1], zeros[-1, -1] = 0, top, 0
+    scales = torch.from_numpy(rng.uniform(0.001, 0.01, zeros.shape)).half()
+    scales[2, 0], scales[4, 0] = 2.0**-16, -scales[4, 0]
+    values = (codes - zeros.repeat_interleave(group, 1)).double() * scales.double().repeat_interleave(group, 1)
+    linear = torch.nn.Linear(K, 32, bias=False)
+    linear.weight.data = values.float()
+    return linear, scales, zeros, values
+
+
+def gptq() -> None:
+    from gptqmodel.quantization import QuantizeConfig
+    from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+
+    from gptq_awq_oracles import gptq_module
+
+    for bits, form in [(bits, form) for bits in (2, 3, 4, 8) for form in ("gptq", "gptq_v2")]:
+        linear, scales, zeros, values = packed(bits, 32)
+        layer = gptq_module(bits, 32, (32, K))
+        layer.pack_original(linear, scales.float(), zeros.float(), layer.g_idx)
+        if form == "gptq":
+            convert_gptq_v2_to_v1_format_module(layer, QuantizeConfig(bits=bits, group_size=32))
+        own = {"quant_method": "gptq", "bits": bits, "group_size": 32, "desc_act": False, "sym": False}
+        parts = {f"{NAME}.{key}": value for key, value in layer.state_dict().items()}
+        save(f"{form}-{bits}", parts, values, own | {"checkpoint_format": form, "pack_dtype": "int32"})
+
+
+def awq() -> None:
+    from gptq_awq_oracles import autoawq
+
+    for version, name in (("gemm", "WQLinear_GEMM"), ("gemv", "WQLinear_GEMV")):
+        linear, scales, zeros, values = packed(4, 32)
+        given = {"scales": scales, "zeros": zeros}
+        if version == "gemm":
+            given = {key: part.T.contiguous() for key, part in given.items()}
+        layer = getattr(autoawq(f"awq.modules.linear.{version}"), name).from_linear(linear, 4, 32, **given)
+        own = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": version}
+        save(f"awq-{version}", {f"{NAME}.{key}": part for key, part in layer.state_dict().items()}, values, own)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for make in (hqq, torchao, quark, bitnet, gemv_fast):
-        make()
+    for make in (hqq, torchao, quark, bitnet, gemv_fast, gptq, awq):
+        if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
+            make()

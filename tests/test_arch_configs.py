@@ -64,7 +64,7 @@ EXPECTED = {
 
 def outcome(config: dict[str, Any]) -> str:
     try:
-        arch = archs.find(config["architectures"][0])
+        arch = archs.find(config["architectures"][0], config=config)
         tensors = headers(arch, config)
         bound = to_gguf(arch, tensors=tensors, config=config, assets={})
     except ModelfmtError as error:

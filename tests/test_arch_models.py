@@ -48,6 +48,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "long_factor": [1.0 + at for at in range(8)],
+    "short_factor": [1.0 + at / 8 for at in range(8)],
+}
 DEEP_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
 GPT_OSS = {
     "head_dim": 32,
@@ -1187,7 +1193,11 @@ def test_minimax_m3_attends_to_the_blocks_that_its_indexer_picks(golden: Path, t
     modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
     expected = torch.tensor(computed(model, 200)).log_softmax(-1).numpy()
     with llama.Network(tmp_path / "model.gguf") as network:
-        found = [torch.tensor(network.logits(text, flash=flash)).log_softmax(-1).numpy() for flash in (True, False)]
+        sessions = [llama.Session(network, flash_attn_type=int(flash)) for flash in (True, False)]
+        found = []
+        for session in sessions:
+            with session:
+                found.append(torch.tensor(session.run(text)).log_softmax(-1).numpy())
     chosen, dense = (np.abs(answer - expected).max(1) for answer in found)
     assert (chosen < 5e-2).mean() > 0.95
     assert (dense[:48] < 1e-3).all() and (dense[48:] > 0.1).mean() > 0.95
@@ -1214,13 +1224,58 @@ def test_bitnet_files_say_their_activation_which_this_release_of_llama_cpp_does_
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: dict[str, Any], message: str) -> None:
     case = next(case for case in (*CASES, *SEEING) if case.name == name)
-    config = {**flat(case.configuration().to_dict()), "text_config": None}
-    arch = archs.find(case.table)
+    config = case.configuration().to_dict()
+    arch, config = archs.find(case.table, config=config), {**flat(config)}
     with pytest.raises(UnsupportedError, match="tensors of this checkpoint"):
         to_gguf(arch, tensors={}, config=config, assets={})
     with pytest.raises(UnsupportedError, match=message) as caught:
         to_gguf(arch, tensors={}, config=config | change, assets={})
     assert caught.value.code == "config-unsupported"
+
+
+@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True)])
+def test_betas_of_yarn_that_llama_cpp_reads_from_its_command_line_only(
+    name: str, read: bool, golden: Path, tmp_path: Path
+) -> None:
+    """Of all tables with yarn, mistral3 alone is read from the file."""
+    case = next(case for case in MODELS if case.name == name)
+    betas = {"beta_fast": 8.0, "beta_slow": 2.0}
+    rope = case.config.get("rope_parameters", YARN) | betas
+    model = make(replace(case, config=case.config | {"rope_parameters": rope}), golden, tmp_path / "hf")
+    expected = computed(model)
+    report = modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    options = {f"yarn_{name}": value for name, value in betas.items()}
+    with llama.Network(tmp_path / "model.gguf") as network:
+        found = network.logits(tokens())
+        with llama.Session(network, **options) as session:
+            np.testing.assert_allclose(session.run(tokens()), expected, atol=1e-3)
+    assert (np.abs(found - expected).max() < 1e-3) == read
+    assert [loss.subject for loss in report.losses] == ([] if read else ["rope_parameters.beta_fast"])
+    assert read or "--yarn-beta-fast 8 --yarn-beta-slow 2" in report.losses[0].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "context"),
+    [
+        ("linear", {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ("within-dynamic", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ("yarn-attention", YARN | {"attention_factor": 1.3}, 128),
+        ("yarn-mscales", YARN | {"mscale": 0.707, "mscale_all_dim": 1.0}, 128),
+        ("longrope-short", LONGROPE | {"original_max_position_embeddings": 512}, 1024),
+        ("longrope-long", LONGROPE | {"original_max_position_embeddings": 40}, 1024),
+    ],
+)
+def test_ropes_turn_as_in_transformers(
+    name: str, rope: dict[str, Any], context: int, golden: Path, tmp_path: Path
+) -> None:
+    """Those that no case of MODELS has. Which of the two tensors of longrope counts, llama.cpp decides by the size of
+    its context (256 here), transformers by the length of the text (48)."""
+    changes = {"rope_parameters": rope, "max_position_embeddings": context}
+    case = Case(name, "Llama", "llama-spm", changes)
+    expected = computed(make(case, golden, tmp_path / "hf"))
+    modelfmt.convert(tmp_path / "hf", tmp_path / "model.gguf", quant="F32")
+    with llama.Network(tmp_path / "model.gguf") as network:
+        np.testing.assert_allclose(network.logits(tokens()), expected, atol=1e-3)
 
 
 ELSEWHERE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_dim", "text_config")

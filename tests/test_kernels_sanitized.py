@@ -175,7 +175,17 @@ for level in kernels.isa_levels():
                 except ValueError:
                     pass
         values = fill(source.last(4 * n * k), np.resize(floats[:64], n * k))
-        kernels.grid_round((4, False, True, False), (n, k, group), values, target.last(n * (k // group * 24 + k)))
+        book = np.linspace(-1, 1, 15, dtype="f4").tobytes() + bytes(range(16))
+        for wide, shared in ((group, 1), (group, 3), (3 * group, 1)):
+            for kind in range(6):
+                how = (kind % 4, kind % 4, kind % 3, kind, 255, 128, kind % 2)
+                for records in (0, 1):
+                    rows = target.last(n * (k // group * 24 + (0 if records else k)))
+                    for number, dtype in ((0, "f4"), (1, "f2")):
+                        given = np.resize(np.clip(floats[:64], -6e4, 6e4).astype(dtype), n * k)
+                        values = fill(source.last(given.nbytes, number), given)
+                        kernels.grid_round((*how, records), (7.5, 1.0, 1.0, 0.125, 0.0, 6.0), book, (wide, shared),
+                                           (n, k, group), number, values, rows)
 for n, m, per, turned in ((1, 1, 1, 0), (7, 5, 1, 1), (9, 4, 3, 0), (9, 4, 0, 1)):
     lines = -(-n // per) if per else 1
     for kind, width in ((False, 4), (True, 1)):

@@ -20,12 +20,15 @@ TOKENS = torch.tensor([[1, 17, 300, 44, 5, 260, 99, 480]])
 
 @pytest.fixture(scope="module")
 def plain(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_plain(golden, tmp_path_factory.mktemp("loaders") / "plain")
+
+
+def made_plain(golden: Path, folder: Path) -> Path:
     """One layer of a Llama, float32 throughout."""
 
     def make(weights: Any, rng: np.random.Generator) -> schemes.Made:
         return {"weight": torch.from_numpy(weights)}, weights
 
-    folder: Path = tmp_path_factory.mktemp("loaders") / "plain"
     schemes.write(schemes.Scheme({}, make), golden / "checkpoints/llama3-big", folder, layers=1)
     tensors = load_file(folder / "model.safetensors")
     save_file({k: v.float() for k, v in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
@@ -63,6 +66,8 @@ QUANTIZED = {
     ("compressed-tensors", "fp8"): torch.float32,
     ("compressed-tensors", "fp8-block"): torch.float32,
     ("compressed-tensors", "mxfp4"): torch.bfloat16,  # the library gives no other
+    ("compressed-tensors", "mxfp8"): torch.bfloat16,
+    ("compressed-tensors", "nvfp4"): torch.bfloat16,
     ("fp8", "fp8"): torch.float32,
     ("bitsandbytes", "nf4"): torch.float32,
     ("bitsandbytes", "nf4-nested"): torch.float32,
@@ -76,6 +81,22 @@ def test_transformers_loads_what_was_quantized(case: tuple[str, str], plain: Pat
     ours, dense = loaded(tmp_path / "out", dtype), with_values(loaded(plain, dtype), tmp_path / "out")
     assert (logits(ours) - logits(dense)).abs().max() <= 1e-3
     assert (logits(dense) - logits(loaded(plain, dtype))).abs().max() > 1e-2
+
+
+def test_transformers_loads_eight_bits_of_bitsandbytes(plain: Path, tmp_path: Path) -> None:
+    """Whose products round activations, too: the weights are compared, and logits loosely."""
+    from bitsandbytes.functional import int8_vectorwise_dequant  # type: ignore[import-untyped,unused-ignore]
+
+    modelfmt.convert(plain, tmp_path / "out", to="bitsandbytes", quant="int8")
+    ours, dense = loaded(tmp_path / "out"), with_values(loaded(plain), tmp_path / "out")
+    values = dict(dense.named_parameters())
+    modules = {name: module for name, module in ours.named_modules() if type(module).__name__ == "Linear8bitLt"}
+    assert len(modules) == 7
+    for name, module in modules.items():
+        scale = module.weight.SCB if module.state.SCB is None else module.state.SCB
+        found = int8_vectorwise_dequant(module.weight.data, scale)
+        assert (found - values[f"{name}.weight"]).abs().max() < 1e-6
+    assert (logits(ours) - logits(dense)).abs().max() < 0.2
 
 
 MOVED: dict[str, tuple[str, Callable[[], schemes.Scheme]]] = {

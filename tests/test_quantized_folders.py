@@ -104,6 +104,36 @@ def test_codes_are_those_of_compressed_tensors(
         assert np.array_equal(read, compressed(weights, scale, **settings)), name
 
 
+@pytest.mark.parametrize("source", DTYPES)
+@pytest.mark.parametrize("label", ["nvfp4", "mxfp8"])
+def test_bytes_are_those_of_compressed_tensors(label: str, source: str, plain: dict[str, Path], tmp_path: Path) -> None:
+    """Its formula for scales in float32, and its compressor."""
+    from compressed_tensors.compressors import BaseCompressor  # type: ignore[import-untyped]
+    from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme  # type: ignore[import-untyped]
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    modelfmt.convert(plain[source], tmp_path / "out", to="compressed-tensors", quant=label)
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    section = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    preset = preset_name_to_scheme({"nvfp4": "NVFP4A16", "mxfp8": "MXFP8A16"}[label], ["Linear"])
+    scheme = QuantizationScheme.model_validate(section["config_groups"]["group_0"])
+    assert scheme.weights.group_size == preset.weights.group_size
+    compressor = BaseCompressor.get_value_from_registry(section["format"])
+    for name, weights in given(plain[source]).items():
+        module, x = name.removesuffix(".weight"), weights.float()
+        pieces = x.unflatten(-1, (-1, preset.weights.group_size))
+        whole = generate_gparam(x.min(), x.max()) if label == "nvfp4" else None
+        scale, _ = calculate_qparams(pieces.amin(-1), pieces.amax(-1), preset.weights, whole)
+        state = {"weight": x, "weight_scale": scale}
+        state |= {"weight_global_scale": whole} if whole is not None else {}
+        expected = compressor.compress(state, preset)
+        found = {k.removeprefix(f"{module}."): v for k, v in tensors.items() if k.startswith(f"{module}.")}
+        assert found.keys() == expected.keys()
+        for part, value in expected.items():
+            assert torch.equal(found[part].view(torch.uint8), value.contiguous().view(torch.uint8)), (name, part)
+            assert found[part].dtype == value.dtype
+
+
 def test_fp8_folder_is_the_block_form(plain: dict[str, Path], tmp_path: Path) -> None:
     modelfmt.convert(plain["BF16"], tmp_path / "fp8", to="fp8")
     modelfmt.convert(plain["BF16"], tmp_path / "ct", to="compressed-tensors", quant="fp8-block")
@@ -127,6 +157,40 @@ def test_bytes_are_those_of_mlx(bits: int, source: str, plain: dict[str, Path], 
             found = tensors[f"{module}.{part}"]
             expected = np.array(value if part == "weight" else value.astype(mx.float32))
             assert np.array_equal(found.numpy() if part == "weight" else found.float().numpy(), expected), (name, part)
+
+
+@pytest.mark.parametrize("source", DTYPES)
+@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
+def test_small_floats_are_those_of_mlx(mode: str, source: str, plain: dict[str, Path], tmp_path: Path) -> None:
+    import mlx.core as mx  # type: ignore[import-not-found,unused-ignore]
+
+    modelfmt.convert(plain[source], tmp_path / "out", to="mlx", quant=mode)
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    for name, weights in given(plain[source]).items():
+        array = mx.array(weights.float().numpy()).astype(mx.float32 if source == "F32" else mx.bfloat16)
+        for part, value in zip(("weight", "scales"), mx.quantize(array, mode=mode), strict=True):
+            found = tensors[f"{name.removesuffix('.weight')}.{part}"].numpy()
+            assert found.dtype == np.array(value).dtype
+            assert np.array_equal(found, np.array(value)), (name, part)
+
+
+@pytest.mark.parametrize("source", DTYPES)
+def test_eight_bits_are_those_of_bitsandbytes(source: str, plain: dict[str, Path], tmp_path: Path) -> None:
+    """Its layer rounds weights to float16 first, which changes none of these in bfloat16."""
+    from bitsandbytes import functional as bnb  # type: ignore[import-untyped,unused-ignore]
+
+    modelfmt.convert(plain[source], tmp_path / "out", to="bitsandbytes", quant="int8")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    for name, weights in given(plain[source]).items():
+        codes, scales, _ = bnb.int8_vectorwise_quant(weights.half() if source == "BF16" else weights)
+        module = name.removesuffix(".weight")
+        assert torch.equal(tensors[name], codes)
+        assert torch.equal(tensors[f"{module}.SCB"], scales)
+        assert tensors[f"{module}.weight_format"].shape == ()
+    with modelfmt.open(tmp_path / "out") as model:
+        for name in given(plain[source]):
+            theirs = bnb.int8_vectorwise_dequant(tensors[name], tensors[f"{name.removesuffix('.weight')}.SCB"])
+            assert np.abs(model[name].numpy() - theirs.float().numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize("source", DTYPES)

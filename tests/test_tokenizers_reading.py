@@ -180,6 +180,41 @@ def test_prefix_space_and_normalizers_are_named_losses() -> None:
     assert [(note.code, note.lossy) for note in tok.notes] == [("normalizer", True), ("prefix-space", True)]
 
 
+def test_what_added_tokens_ask_for_beyond_gguf_is_a_named_loss() -> None:
+    rows = [added(3, "<s>"), added(4, "</s>") | {"rstrip": True}, added(5, "<|im_end|>", False) | {"single_word": True}]
+    tok = read_json(bpe(added_tokens=rows))
+    assert [note.code for note in tok.notes if note.lossy] == ["added-token-spaces", "added-token-words"]
+    assert "'</s>'" in tok.notes[0].message and "'<|im_end|>'" in tok.notes[1].message
+    decoder = {"4": {"content": "</s>", "special": True, "rstrip": False}}
+    assert [note.code for note in read_json(bpe(added_tokens=rows), added_tokens_decoder=decoder).notes] == [
+        "added-token-words"
+    ]
+
+
+def test_what_a_template_puts_first_is_bos() -> None:
+    """BigBird names a bos as well; the runtime puts bos first."""
+    tok = read_json(bpe(post_processor=template("<|im_end|>", "A")), bos_token="<s>", cls_token="<|im_end|>")
+    assert (tok.special["bos"], tok.special["cls"], tok.add_bos, tok.notes) == (5, 5, True, ())
+
+
+def test_unigram_says_which_token_is_unknown_whatever_is_named_so() -> None:
+    vocab = [["<unk>", 0.0], ["</s>", 0.0], ["\u2581a", -1.5], ["b", -2]]
+    tok = read_json(
+        {"model": {"type": "Unigram", "unk_id": 1, "vocab": vocab}, "added_tokens": [added(0, "<unk>")]},
+        unk_token="<unk>",
+    )
+    assert tok.special["unk"] == 1 and tok.token_types[:2] == (TokenType.CONTROL, TokenType.UNKNOWN)
+
+
+def test_white_space_that_unigram_splits_at_is_a_named_loss() -> None:
+    steps = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace"}]}
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["\u2581a", -1.5]]}
+    tok = read_json({"model": model, "pre_tokenizer": steps})
+    assert [(note.code, note.lossy) for note in tok.notes] == [("pre-tokenizer", True)]
+    tok = read_json({"model": model, "normalizer": {"type": "Strip", "strip_left": True, "strip_right": False}})
+    assert [(note.code, note.lossy) for note in tok.notes] == [("extra-whitespace", True)]
+
+
 def test_unigram_in_tokenizer_json() -> None:
     model = {"type": "Unigram", "unk_id": 1, "vocab": [["<pad>", 0], ["<unk>", 0.0], ["\u2581a", -1.5], ["b", -2]]}
     steps = [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "prepend_scheme": "never"}]

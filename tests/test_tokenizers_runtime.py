@@ -158,6 +158,49 @@ def test_byte_fallback_bpe_gets_scores_from_its_merges(golden: Path, tmp_path: P
     assert differing(flat, by_tokenizers(raw)) != []
 
 
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+
+
+@pytest.mark.parametrize(
+    ("step", "codes"),
+    [
+        (METASPACE, ["prefix-space"]),  # what LlamaTokenizer of transformers 5 saves
+        ({"type": "Sequence", "pretokenizers": [METASPACE]}, ["prefix-space"]),  # TokenizersBackend, for Mistral
+        (METASPACE | {"prepend_scheme": "always", "split": True}, ["prefix-space"]),
+        (METASPACE | {"prepend_scheme": "never"}, []),
+        ({"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}, ["prefix-space"]),  # older releases
+    ],
+)
+def test_metaspace_puts_a_space_before_the_text(
+    golden: Path, tmp_path: Path, step: dict[str, Any], codes: list[str]
+) -> None:
+    changed = json.loads(byte_fallback_json((golden / "checkpoints" / "llama-spm" / "tokenizer.model").read_bytes()))
+    changed["normalizer"] = None
+    changed["pre_tokenizer"] = step
+    raw = json.dumps(changed).encode()
+    tok = read({"tokenizer.json": raw}, config={})
+    assert tok is not None and [note.code for note in tok.notes if note.lossy] == codes
+    vocab, encode = runtime(tok, tmp_path), by_tokenizers(raw)
+    after_space = {text for text in TEXTS if text.startswith(" ")}
+    assert set(differing(vocab, encode)) == (after_space if codes else set())
+    if codes:  # a space comes back with the scheme that spares such texts
+        assert all(vocab.encode(text[1:]) == encode(text) for text in after_space)
+
+
+def test_words_that_metaspace_splits_are_a_named_loss(golden: Path, tmp_path: Path) -> None:
+    changed = json.loads(byte_fallback_json((golden / "checkpoints" / "llama-spm" / "tokenizer.model").read_bytes()))
+    vocab = changed["model"]["vocab"]
+    spare = next(text for text in vocab if len(text) > 3)
+    vocab["a\u2581"] = vocab.pop(spare)
+    merges = [pair for pair in changed["model"]["merges"] if "".join(pair) != spare and spare not in pair]
+    changed["model"]["merges"] = [["a", "\u2581"], *merges]
+    changed |= {"normalizer": None, "pre_tokenizer": METASPACE | {"split": True}}
+    raw = json.dumps(changed).encode()
+    tok = read({"tokenizer.json": raw}, config={})
+    assert tok is not None and "reach over a space" in " ".join(note.message for note in tok.notes if note.lossy)
+    assert runtime(tok, tmp_path).encode("a a") != by_tokenizers(raw)("a a")
+
+
 def test_gemma4_keeps_the_merges(golden: Path, tmp_path: Path) -> None:
     raw = byte_fallback_json((golden / "checkpoints" / "llama-spm" / "tokenizer.model").read_bytes())
     changed = json.loads(raw)

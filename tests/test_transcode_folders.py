@@ -192,3 +192,25 @@ def test_awq_has_one_size_of_groups() -> None:
     with pytest.raises(UnsupportedError) as caught:
         size((128, False), (256, True))
     assert caught.value.code == "mixed-groups"
+
+
+@pytest.mark.parametrize("scheme", ["modelopt-nvfp4", "ct-nvfp4"])
+def test_four_bit_floats_come_back_from_gguf(scheme: str, golden: Path, tmp_path: Path) -> None:
+    """With the scale of the whole, which lies beside the blocks as a tensor of its own: within a rounded float32."""
+    from cells import read_folder
+
+    values = schemes.write(schemes.SCHEMES[scheme], golden / "checkpoints/llama3-big", tmp_path / "in", layers=1)
+    modelfmt.convert(tmp_path / "in", tmp_path / "m.gguf")
+    report = modelfmt.convert(tmp_path / "m.gguf", tmp_path / "out", to="compressed-tensors", transcode="near:1.2e-7")
+    assert {loss.kind for loss in report.losses} == {"approximated"}
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("in", "out"))
+    shapes = {name: (value.shape[0], value.shape[1]) for name, value in values.items()}
+    for name, found in read_folder(tmp_path / "out", "compressed-tensors", shapes).items():
+        assert np.abs(found - values[name]).max() <= 2.0**-22 * np.abs(values[name]).max()
+        for part in ("packed", "scale") if scheme == "ct-nvfp4" else ():
+            one, two = before[f"{name}_{part}"], after[f"{name}_{part}"]
+            assert torch.equal(one.view(torch.uint8), two.view(torch.uint8))
+    modelfmt.convert(tmp_path / "m.gguf", tmp_path / "hf", to="huggingface", quant="F32")
+    with modelfmt.open(tmp_path / "hf") as model:
+        for name, value in values.items():
+            assert np.abs(model[name].numpy() - value).max() <= 2.0**-22 * np.abs(value).max()

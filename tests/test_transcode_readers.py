@@ -30,7 +30,7 @@ def test_values_are_those_of_the_scheme(name: str, golden: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("config", MADE, ids=lambda path: path.parent.name)
 def test_files_of_other_programs(config: Path) -> None:
-    """What tests/other_schemes.py made with hqq, torchao, Quark, autoawq and transformers."""
+    """What tests/other_schemes.py made with hqq, torchao, Quark, gptqmodel, autoawq and transformers."""
     name, others = "model.layers.0.mlp.up_proj.weight", {"model.norm.weight"}
     with modelfmt.open(config.parent) as model:
         assert np.array_equal(model[name].numpy(), np.load(config.parent / "values.npy"))
@@ -38,7 +38,26 @@ def test_files_of_other_programs(config: Path) -> None:
 
 
 def test_there_are_files_of_other_programs() -> None:
-    assert len(MADE) == 21
+    assert len(MADE) == 31
+
+
+WORDS = (
+    ("awq-gemv", "awq-gemm"),
+    ("gptq-4", "awq-gemm"),
+    ("gptq_v2-4", "awq-gemm"),
+    ("awq-gemm", "gptq_v2-4"),
+    *((f"gptq-{bits}", f"gptq_v2-{bits}") for bits in (2, 3, 4, 8)),
+)
+
+
+@pytest.mark.parametrize(("name", "like"), WORDS)
+def test_words_are_those_of_their_packers(name: str, like: str, tmp_path: Path) -> None:
+    """The same codes, scales and zeros in two layouts: one becomes the other, byte for byte."""
+    home = MADE[0].parent.parent
+    modelfmt.convert(home / name, tmp_path / "out", to=like.partition("-")[0].removesuffix("_v2"), transcode="exact")
+    found, expected = load_file(tmp_path / "out/model.safetensors"), load_file(home / like / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(found[key].dtype == part.dtype and found[key].equal(part) for key, part in expected.items())
 
 
 @pytest.mark.parametrize("own", ["hf_quant_config.json", "config.json"])

@@ -10,6 +10,8 @@
 
 enum { NO_PLACE = -1 };
 
+#define MOST 1024.0 /* beyond this no zero has codes beside it */
+
 /* What a record means for a type without minimum: codes + shift, between 0 and top, under `scale`; or, where only that
  * fits, mirror - codes under -scale, as -8 .. 7 does for -7 .. 8. With a minimum, codes stay as they are. */
 typedef struct {
@@ -18,7 +20,7 @@ typedef struct {
     uint8_t scale[4], mirror_scale[2]; /* with a minimum: scale and minimum */
     bool fits, mirror_fits;
     double error; /* relative, the same both ways */
-    double zero;  /* of a symmetric stage that any scale of float16 can have: all else follows from it */
+    double zero;  /* of a symmetric stage that rounds nothing: all else follows from it and a scale of float16 */
     bool any_scale;
 } stage;
 
@@ -41,7 +43,7 @@ static double relative(double error, double reach) { return error == 0.0 ? 0.0 :
 static double whole_zero(mf_record record, double *rest) {
     double zero = record.zero;
     *rest = 0.0;
-    if (record.offset == 0.0 && fabs(zero) <= 1024.0 && (double)(int)zero == zero) return zero;
+    if (record.offset == 0.0 && fabs(zero) <= MOST && (double)(int)zero == zero) return zero;
     if (record.offset != 0.0 && record.scale != 0.0) zero -= record.offset / record.scale;
     zero = nearbyint(zero);
     *rest = fabs(record.offset - record.scale * (record.zero - zero));
@@ -58,20 +60,25 @@ static bool range_of(int first, int last, uint8_t *low, uint8_t *span) {
     return true;
 }
 
+/* Which codes have a place where `zero` of them is to be `middle`, plainly and mirrored. */
+static inline void place_codes(stage *at, int zero, int middle, int top) {
+    const int shift = middle - zero, mirror = middle + zero;
+    at->shift = (uint8_t)shift;
+    at->mirror = (uint8_t)mirror;
+    at->fits = range_of(-shift, top - shift, &at->low, &at->span);
+    at->mirror_fits = range_of(mirror - top, mirror, &at->mirror_low, &at->mirror_span);
+}
+
 static stage stage_symmetric(mf_record record, double limit, int middle, int top) {
     stage found = {0};
     double rest;
     const double zero = whole_zero(record, &rest);
-    if (!(fabs(zero) <= 1024.0)) return found;
-    const int whole = (int)zero, shift = middle - whole, mirror = middle + whole;
+    if (!(fabs(zero) <= MOST)) return found;
     const double stored = f16_of(record.scale, found.scale);
     if (!isfinite(stored)) return found;
     found.mirror_scale[0] = found.scale[0];
     found.mirror_scale[1] = found.scale[1] ^ 0x80;
-    found.shift = (uint8_t)shift;
-    found.mirror = (uint8_t)mirror;
-    found.fits = range_of(-shift, top - shift, &found.low, &found.span);
-    found.mirror_fits = range_of(mirror - top, mirror, &found.mirror_low, &found.mirror_span);
+    place_codes(&found, (int)zero, middle, top);
     found.zero = record.zero;
     found.any_scale = record.offset == 0.0 && rest == 0.0;
     if (stored == record.scale && rest == 0.0) return found;
@@ -80,11 +87,26 @@ static stage stage_symmetric(mf_record record, double limit, int middle, int top
     return found;
 }
 
-/* A stage for another scale under the same zero, where that is a float16; false: it has to be made anew. */
-static inline bool rescale(stage *at, mf_record record) {
-    if (!at->any_scale || record.zero != at->zero || record.offset != 0.0) return false;
-    const uint16_t half = mf_f32_to_f16((float)record.scale), mirror = half ^ 0x8000;
-    if ((double)mf_f16_to_f32(half) != record.scale || (half & 0x7c00) == 0x7c00) return false;
+/* A number as a float16, where it is a normal one. */
+static inline bool normal_half(double x, uint16_t *half) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint64_t exponent = (bits >> 52 & 0x7ff) - (1023 - 15), lost = bits << (64 - 42);
+    *half = (uint16_t)((bits >> 48 & 0x8000) | exponent << 10 | (bits >> 42 & 0x3ff));
+    return !lost && exponent - 1 < 30;
+}
+
+/* A stage for another scale and zero, where these are a float16 and a whole number: nothing is rounded. false: it has
+ * to be made anew. */
+static inline bool restage(stage *at, mf_record record, int middle, int top) {
+    uint16_t half, mirror;
+    if (!at->any_scale || record.offset != 0.0 || !normal_half(record.scale, &half)) return false;
+    mirror = half ^ 0x8000;
+    if (record.zero != at->zero) {
+        if (!(fabs(record.zero) <= MOST && (double)(int)record.zero == record.zero)) return false;
+        place_codes(at, (int)record.zero, middle, top);
+        at->zero = record.zero;
+    }
     memcpy(at->scale, &half, sizeof half);
     memcpy(at->mirror_scale, &mirror, sizeof mirror);
     at->error = 0.0;
@@ -111,88 +133,77 @@ static stage stage_mxfp4(mf_record record) {
     return found;
 }
 
+enum { SIXTEEN = 16 }; /* codes of a vector */
+
 /* Whether n codes lie in a range of bytes; n a multiple of 16. */
 static inline bool all_in(const uint8_t *codes, size_t n, uint8_t low, uint8_t span) {
     vb outside = vb_set1(0);
     const vb lows = vb_set1(low), spans = vb_set1(span);
-    for (size_t i = 0; i < n; i += 16) outside |= (vb)((vb_load(codes + i) - lows) > spans);
+    for (size_t i = 0; i < n; i += SIXTEEN) outside |= (vb)((vb_load(codes + i) - lows) > spans);
     return !vb_any(outside);
 }
 
 /* The codes as the block has them; false: they do not fit. */
-static inline bool moved(const stage *at, const uint8_t *codes, size_t n, bool xors, uint8_t *out,
-                         const uint8_t **scale) {
-    const bool plain = at->fits && all_in(codes, n, at->low, at->span);
-    *scale = at->scale;
-    if (!plain) {
-        if (!at->mirror_fits || !all_in(codes, n, at->mirror_low, at->mirror_span)) return false;
-        *scale = at->mirror_scale;
-        for (size_t i = 0; i < n; i++) out[i] = (uint8_t)(at->mirror - codes[i]);
+static inline bool moved(const stage *at, const uint8_t *codes, size_t n, bool xors, vb *out, const uint8_t **scale) {
+    if (at->fits && all_in(codes, n, at->low, at->span)) {
+        const vb shift = vb_set1(at->shift);
+        *scale = at->scale;
+        for (size_t i = 0; i < n / SIXTEEN; i++)
+            out[i] = xors ? vb_load(codes + i * SIXTEEN) ^ shift : vb_load(codes + i * SIXTEEN) + shift;
         return true;
     }
-    const vb shift = vb_set1(at->shift);
-    for (size_t i = 0; i < n; i += 16) {
-        const vb given = vb_load(codes + i), made = xors ? given ^ shift : given + shift;
-        memcpy(out + i, &made, sizeof made);
-    }
+    if (!at->mirror_fits || !all_in(codes, n, at->mirror_low, at->mirror_span)) return false;
+    *scale = at->mirror_scale;
+    for (size_t i = 0; i < n / SIXTEEN; i++) out[i] = vb_set1(at->mirror) - vb_load(codes + i * SIXTEEN);
     return true;
 }
 
 /* 32 codes as halves of bytes: byte j has codes j and j + 16. */
-static inline void halves(const uint8_t *codes, uint8_t *out) {
-    const vb low = vb_load(codes) & 15, high = vb_load(codes + 16) << 4, both = low | high;
+static inline void halves(const vb codes[2], uint8_t *out) {
+    const vb both = (codes[0] & 15) | codes[1] << 4;
     memcpy(out, &both, sizeof both);
 }
 
-/* Bit 4 of 32 codes, code j in bit j: a product gathers those of eight. */
-static inline void fifth_bits(const uint8_t *codes, uint8_t *out) {
-    for (size_t k = 0; k < 4; k++) {
-        uint64_t eight;
-        memcpy(&eight, codes + 8 * k, sizeof eight);
-        out[k] = (uint8_t)((eight >> 4 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
-    }
+/* Bit 4 of 32 codes, code j in bit j. */
+static inline void fifth_bits(const vb codes[2], uint8_t *out) {
+    const uint16_t bits[2] = {vb_top_bits(codes[0] << 3), vb_top_bits(codes[1] << 3)};
+    memcpy(out, bits, sizeof bits);
+}
+
+/* Types without a minimum: the code that stands for zero, and the largest one. */
+static inline bool symmetric(int type, int *middle, int *top) {
+    *middle = type == MF_Q4_0 ? 8 : type == MF_Q5_0 ? 16 : type == MF_Q8_0 ? 128 : 1;
+    *top = type == MF_Q4_0 ? 15 : type == MF_Q5_0 ? 31 : type == MF_Q8_0 ? 255 : type == MF_Q2_0 ? 3 : 2;
+    return type == MF_Q4_0 || type == MF_Q5_0 || type == MF_Q8_0 || type == MF_Q2_0 || type == MF_TQ2_0;
 }
 
 static stage stage_of(int type, mf_record record, double limit) {
-    switch (type) {
-    case MF_Q4_0:
-        return stage_symmetric(record, limit, 8, 15);
-    case MF_Q5_0:
-        return stage_symmetric(record, limit, 16, 31);
-    case MF_Q8_0:
-        return stage_symmetric(record, limit, 128, 255);
-    case MF_Q2_0:
-        return stage_symmetric(record, limit, 1, 3); /* -1, 0, 1 and 2 */
-    case MF_TQ2_0:
-        return stage_symmetric(record, limit, 1, 2);
-    case MF_Q4_1:
-        return stage_affine(record, limit, 15);
-    case MF_Q5_1:
-        return stage_affine(record, limit, 31);
-    default:
-        return stage_mxfp4(record);
-    }
+    int middle, top;
+    if (symmetric(type, &middle, &top)) return stage_symmetric(record, limit, middle, top);
+    if (type == MF_MXFP4) return stage_mxfp4(record);
+    return stage_affine(record, limit, type == MF_Q4_1 ? 15 : 31);
 }
 
 /* A block of codes that have been moved. */
-static inline void store(int type, const uint8_t *codes, const uint8_t *scale, uint8_t *block) {
+static inline void store(int type, const vb *codes, const uint8_t *scale, uint8_t *block) {
+    const uint8_t *each = (const uint8_t *)codes;
     const size_t n_scale = type == MF_MXFP4 ? 1 : type == MF_Q4_1 || type == MF_Q5_1 ? 4 : 2;
     uint8_t *rest = block + n_scale;
     if (type == MF_TQ2_0) {
         memcpy(block + 64, scale, 2);
         for (size_t half = 0; half < 2; half++)
             for (size_t m = 0; m < 32; m++) {
-                const uint8_t *c = codes + half * 128 + m;
+                const uint8_t *c = each + half * 128 + m;
                 block[half * 32 + m] = (uint8_t)(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
             }
         return;
     }
     memcpy(block, scale, n_scale);
     if (type == MF_Q8_0) {
-        for (size_t i = 0; i < 32; i++) rest[i] = codes[i] ^ 128;
+        for (size_t i = 0; i < 32; i++) rest[i] = each[i] ^ 128;
     } else if (type == MF_Q2_0) {
         for (size_t j = 0; j < 16; j++)
-            rest[j] = (uint8_t)(codes[4 * j] | codes[4 * j + 1] << 2 | codes[4 * j + 2] << 4 | codes[4 * j + 3] << 6);
+            rest[j] = (uint8_t)(each[4 * j] | each[4 * j + 1] << 2 | each[4 * j + 2] << 4 | each[4 * j + 3] << 6);
     } else {
         if (type == MF_Q5_0 || type == MF_Q5_1) {
             fifth_bits(codes, rest);
@@ -264,22 +275,33 @@ static inline __attribute__((always_inline)) void block_rows(int type, size_t n,
                                                              unsigned limit, const uint8_t *rows, uint8_t *blocks,
                                                              size_t stride, mf_fit *fit) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
-    const bool whole = grid.group % n == 0;
-    uint8_t codes[256];
+    const size_t per_group = grid.group % n ? 0 : grid.group / n; /* blocks that share a record */
+    vb codes[256 / SIXTEEN];
     stage at = {0};
+    int middle, top;
+    const bool restages = symmetric(type, &middle, &top);
     for (size_t row = 0; row < grid.n_rows; row++, rows += size) {
         uint8_t *block = blocks ? blocks + row * stride : NULL;
+        const uint8_t *next = rows;
+        size_t left = 0;
         for (size_t col = 0; col < grid.n_cols; col += n) {
-            mf_record record;
-            if (!whole || col % grid.group == 0) {
-                if (!one_record(grid, rows, col, n, &record)) {
+            if (!left) {
+                mf_record record;
+                if (per_group) {
+                    memcpy(&record, next, sizeof record);
+                    next += sizeof record;
+                    left = per_group;
+                } else if (!one_record(grid, rows, col, n, &record)) {
                     misfit(row, col, fit);
                     return;
+                } else {
+                    left = 1;
                 }
-                if (!rescale(&at, record)) at = stage_of(type, record, (double)limit);
+                if (!(restages && restage(&at, record, middle, top))) at = stage_of(type, record, (double)limit);
                 if (at.error > fit->worst) fit->worst = at.error;
                 if (!(at.error >= 0.0)) at.fits = at.mirror_fits = false;
             }
+            left--;
             const uint8_t *scale;
             if (!moved(&at, rows + head + col, n, type == MF_MXFP4, codes, &scale)) {
                 misfit(row, col, fit);

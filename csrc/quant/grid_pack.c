@@ -152,6 +152,9 @@ static void unpack_columns(mf_packing packing, mf_grid grid, const uint8_t *pack
     const vb flips = vb_set1((uint8_t)packing.flip);
     for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
         const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
+        for (size_t k = col + WIDTH; k < grid.n_cols && k < col + 2 * WIDTH;
+             k++) /* lines too far apart to be guessed */
+            __builtin_prefetch(packed + k * packing.stride);
         for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
             const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
             const uint8_t *from = packed + col * packing.stride + byte;
@@ -241,11 +244,12 @@ static bool codes_of(mf_packing packing, mf_grid grid, const uint8_t *row, size_
     const uint8_t *given = row + mf_grid_head(grid);
     const int top = (1 << packing.bits) - 1;
     for (size_t at = 0; at < n;) {
-        const size_t col = first + at, group = col / grid.group;
-        size_t m = (group + 1) * grid.group - col;
-        if (m > n - at) m = n - at;
+        const size_t col = first + at;
+        size_t m = n - at;
         int shift = 0;
         if (rezero != MF_REZERO_NONE) {
+            const size_t group = col / grid.group, rest = (group + 1) * grid.group - col;
+            if (rest < m) m = rest;
             const double zero = record_at(row, group).zero;
             if (!(zero >= -1024.0 && zero <= 1024.0 && (double)(int)zero == zero)) {
                 *bad = col;

@@ -65,6 +65,9 @@ def row_lengths(x: Buffer, lengths: Buffer, n_rows: int, n_cols: int) -> None:
     """lengths[i] = the Euclidean norm of row i of x [n_rows, n_cols], float32, summed in float64; the same bits on
     every CPU. Raises ValueError."""
 
+def mark_words(words: Buffer, seen: Buffer) -> None:
+    """Words of 16 bits that occur: seen[word] of 65536 bytes becomes 1."""
+
 def swap_bytes(type: int, buffer: Buffer) -> None:
     """Turns whole blocks from big-endian to little-endian or back, in place."""
 
@@ -106,11 +109,20 @@ def grid_from_blocks(type: int, grid: tuple[int, int, int], blocks: Buffer, rows
     """A grid's rows from blocks; the group is the type's own."""
 
 def grid_round(
-    how: tuple[int, bool, bool, bool], grid: tuple[int, int, int], values: Buffer, rows: Buffer
-) -> tuple[int, int] | None:
-    """A grid's rows from values, float32 [rows, columns], aligned: rounded to nearest (csrc/quant/grid_round.c).
+    how: tuple[int, int, int, int, int, int, bool, bool],
+    numbers: tuple[float, float, float, float, float, float],
+    book: Buffer,
+    shared: tuple[int, int],
+    grid: tuple[int, int, int],
+    type: int,
+    values: Buffer,
+    rows: Buffer,
+) -> tuple[int, int, bool] | None:
+    """A grid's rows from values [rows, columns] of a dense type: each to the nearest code (mf_rounded, csrc/grid.h).
 
-    how: (bits; symmetric; scales in float16; records alone). (row, column) of a value that is not finite.
+    how: found, codes, via, stored, limit, shift, divide, records. numbers: reach, times, over, least, floor, top. book:
+    thresholds, float32 [15], and codes, uint8 [16]. shared: columns and rows that share a scale. (row, column, whether
+    it is the scale) of what is not finite.
     """
 
 def grid_move(

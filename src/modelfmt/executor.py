@@ -203,16 +203,7 @@ class _Session:
         wrote = self._copy(job, stream)
         if wrote is None:
             moved = self.moved(job.stream)
-            rows = evaluator.rows(moved or stream.expr, job.start, job.stop)
-            n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
-            wrote = 0
-            for sink in stream.sinks:
-                with kernel:
-                    encoded = rows if moved else self._encode(stream, sink, job, rows, n_cols)
-                data = encoded.reshape(-1).data
-                size = len(data) // (job.stop - job.start)
-                self.outputs[sink.output].write(sink.offset + job.start * size, data)
-                wrote += len(data)
+            wrote = self._make(job, evaluator, kernel) if moved is None else self._move(job, moved, evaluator)
         read, _ = self.plan.moved_bytes(job)
         self.journal.done(job.number)
         with self.lock:
@@ -224,6 +215,30 @@ class _Session:
             self.on_event(Progress(self.read, self.written, self.done, self.total, name))
             if self.left[job.stream] == 0:
                 self.on_event(TensorDone(name, tuple(sink.encoding for sink in stream.sinks)))
+
+    def _make(self, job: Job, evaluator: Evaluator, kernel: threading.Semaphore) -> int:
+        """Read a job's rows, encode and write them; bytes that were written."""
+        stream, wrote = self.plan.streams[job.stream], 0
+        rows = evaluator.rows(stream.expr, job.start, job.stop)
+        n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
+        for sink in stream.sinks:
+            with kernel:
+                encoded = self._encode(stream, sink, job, rows, n_cols)
+            data = encoded.reshape(-1).data
+            size = len(data) // (job.stop - job.start)
+            self.outputs[sink.output].write(sink.offset + job.start * size, data)
+            wrote += len(data)
+        return wrote
+
+    def _move(self, job: Job, moved: Expression, evaluator: Evaluator) -> int:
+        """Write a job's rows as `moved` makes them, slab by slab; bytes that were written."""
+        (sink,) = self.plan.streams[job.stream].sinks
+        wrote, begin = 0, sink.offset + job.start * row_bytes(moved)
+        for slab in grids.slabs(moved, job.start, job.stop, evaluator):
+            data = slab.reshape(-1).data
+            self.outputs[sink.output].write(begin + wrote, data)
+            wrote += len(data)
+        return wrote
 
     def _moved(self, stream: int) -> Expression | None:
         """A stream whose only sink takes codes as they are, or values of a dense type, as the expression of what is
@@ -326,6 +341,7 @@ class _Pool:
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
         self.synced = time.monotonic()
+        self.evaluator = Evaluator(session.files)
 
     def run(self) -> None:
         """Work until every job is done; the first failure is raised here."""
@@ -348,12 +364,11 @@ class _Pool:
             raise self.failure
 
     def _worker(self) -> None:
-        evaluator = Evaluator(self.session.files)
         try:
             while (taken := self._take()) is not None:
                 job, size = taken
                 try:
-                    self.session.do(job, evaluator, self.kernel)
+                    self.session.do(job, self.evaluator, self.kernel)
                 finally:
                     with self.changed:
                         self.in_flight -= size

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import lcm, prod
 from typing import Any, TypeGuard
 
 import msgspec
 
 from modelfmt.errors import CorruptFile
+from modelfmt.ir import grid
 from modelfmt.ir.computed import FACTOR_ELEMENTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
@@ -21,6 +22,7 @@ from modelfmt.ir.ops import (
     Coded,
     Encoded,
     Expression,
+    Nearest,
     Numbers,
     Packed,
     Regrid,
@@ -38,8 +40,12 @@ __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 TILE_ELEMENTS = 1 << 20
 """Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
 
-WIDE, MOVED = 8, 4
-"""So many more where rows are read as columns of their file, and where codes move."""
+ALONG, ACROSS = (1, 4), (8, 16)
+"""So many times more where rows lie as in their file, and where they are columns there, since what is read of each of
+its lines should be long: for values, and for codes that move, of which many are few bytes."""
+
+WHOLE = 256
+"""Columns of a grid that make whole words of codes of any width."""
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -238,6 +244,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 def _wide(expr: Expression, n_cols: int) -> int:
     """Elements that have to be there at once for a row of an expression."""
+    if isinstance(expr, Packed):
+        return n_cols * 8 * expr.stored.block_bytes // expr.packing.bits
     return max(n_cols, prod(expr.input.shape[-1:])) if _of_rows(expr) else n_cols
 
 
@@ -268,13 +276,14 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
 
 
 def _times(expr: Expression, *, measured: bool) -> int:
-    """So many more elements than usual: where rows are columns of what they are read from, since strips should be wide,
-    and where codes move, of which many are few bytes."""
+    """So many times the usual elements (ALONG, ACROSS)."""
+    if isinstance(expr, Numbers):
+        return 1
     parts = nodes(expr)
-    if any(isinstance(node, Coded) and node.packing.lay in ("words", "columns") for node in parts):
-        return WIDE
-    moves = any(isinstance(node, Coded | Regrid) for node in parts)
-    return MOVED if moves and not measured and not any(isinstance(node, Encoded) for node in parts) else 1
+    crossed = any(isinstance(node, Coded) and node.packing.crosses for node in parts)
+    moves = any(isinstance(node, Coded | Regrid) for node in parts) and not measured
+    across = crossed != (isinstance(expr, Packed) and expr.packing.crosses)
+    return (ACROSS if across else ALONG)[moves and not any(isinstance(node, Encoded) for node in parts)]
 
 
 def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:
@@ -288,9 +297,16 @@ def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:
 
 
 def _unit(expr: Expression) -> int:
-    """Rows that are best made together: those of one head, where a permutation mixes them, or of one word."""
+    """Rows that are best made together: those of one head, where a permutation mixes them, of one word, or of whole
+    groups and blocks."""
     if isinstance(expr, RopePermute):
         return geometry(expr.shape, expr.stored)[0] // expr.heads
     if isinstance(expr, Coded):
         return 8 if expr.packing.lay == "columns" else 1
+    if isinstance(expr, Nearest):
+        return expr.rows
+    if isinstance(expr, Packed) and expr.packing.crosses:
+        group = grid.parse(expr.input.stored.name).group
+        columns = lcm(group, WHOLE) if group < WHOLE else WHOLE
+        return columns * expr.packing.bits // 32 if expr.packing.lay == "words" else columns
     return max((_unit(part) for part in expr.inputs[:1]), default=1)

@@ -10,6 +10,7 @@ from modelfmt.grids import decode
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import GRIDDED, Expression, Leaf, geometry, row_bytes
 from modelfmt.kernels import add_product, convert, kernel_types, row_lengths, swap_bytes
+from modelfmt.storage.buffers import Buffers
 from modelfmt.storage.files import Files
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ class Evaluator:
 
     def __init__(self, files: Files) -> None:
         self.files = files
+        self._buffers = Buffers()
+
+    def empty(self, n_rows: int, row_bytes: int) -> NDArray[np.uint8]:
+        """Uninitialised rows, uint8 [n_rows, row_bytes], in memory that is used again once nothing refers to it."""
+        return self._buffers.empty(n_rows, row_bytes)
 
     def rows(self, expr: Expression, start: int, stop: int) -> NDArray[np.uint8]:
         """Encoded rows start..stop, uint8 [stop - start, row_bytes]."""
@@ -33,10 +39,8 @@ class Evaluator:
             return grids.tile(expr, start, stop, self)
         if not isinstance(expr, Leaf):
             return expr.tile(start, stop, self)
-        import numpy as np
-
         size = row_bytes(expr)
-        out = np.empty((stop - start, size), np.uint8)
+        out = self.empty(stop - start, size)
         self.files.read_into(expr.file, expr.offset + start * size, out.reshape(-1).data)
         if expr.big:
             swap_bytes(expr.encoding, out)
@@ -50,13 +54,11 @@ class Evaluator:
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
         """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
-        import numpy as np
-
         item, size = expr.stored.block_bytes, row_bytes(expr)
         wide = (last - first) * 2 >= size // item
         if wide or (isinstance(expr, Leaf) and size <= 4096):
             return self.rows(expr, *rows)[:, first * item : last * item]
-        out = np.empty((rows[1] - rows[0], (last - first) * item), np.uint8)
+        out = self.empty(rows[1] - rows[0], (last - first) * item)
         if not isinstance(expr, Leaf):  # made a few rows at a time, since all of them may not fit
             step = max(1, _MADE_AT_ONCE // size)
             for row in range(rows[0], rows[1], step):

@@ -101,17 +101,13 @@ HUGGING_FACE = {
     "GPTNeoXModel": "gptneox.GPTNEOX",
     "Gemma2ForCausalLM": "gemma.GEMMA2",
     "Gemma3ForCausalLM": "gemma.GEMMA3",
-    "Gemma3ForConditionalGeneration": "gemma.GEMMA3",
     "Gemma3TextModel": "gemma.GEMMA_EMBEDDING",
     "Gemma3nForCausalLM": "gemma3n.GEMMA3N",
-    "Gemma3nForConditionalGeneration": "gemma3n.GEMMA3N",
     "Gemma4ForCausalLM": "gemma4.GEMMA4",
-    "Gemma4ForConditionalGeneration": "gemma4.GEMMA4",
     "GemmaForCausalLM": "gemma.GEMMA",
     "Glm4ForCausalLM": "glm.GLM4",
     "Glm4MoeForCausalLM": "glm.GLM4_MOE",
     "Glm5NextForCausalLM": "glm5_next.GLM5_NEXT",
-    "Glm5NextForConditionalGeneration": "glm5_next.GLM5_NEXT",
     "Glm4MoeLiteForCausalLM": "deepseek.GLM4_MOE_LITE",
     "GlmForCausalLM": "glm.GLM",
     "GlmMoeDsaForCausalLM": "dsa.GLM_DSA",
@@ -131,15 +127,12 @@ HUGGING_FACE = {
     "JambaForCausalLM": "jamba.JAMBA",
     "JinaEmbeddingsV3ForMaskedLM": "nomic_bert.JINA_BERT_V3",
     "JinaEmbeddingsV3Model": "nomic_bert.JINA_BERT_V3",
-    "KimiK25ForConditionalGeneration": "deepseek.DEEPSEEK3",
     "KimiLinearForCausalLM": "kimi_linear.KIMI_LINEAR",
     "LFM2ForCausalLM": "lfm2.LFM2",
     "LLaMAForCausalLM": "llama.LLAMA",
     "Lfm2ForCausalLM": "lfm2.LFM2",
     "Lfm2MoeForCausalLM": "lfm2.LFM2_MOE",
-    "Lfm2VlForConditionalGeneration": "lfm2.LFM2",
     "Llama4ForCausalLM": "llama4.LLAMA4",
-    "Llama4ForConditionalGeneration": "llama4.LLAMA4",
     "LlamaForCausalLM": "llama.LLAMA",
     "LlamaModel": "llama.LLAMA",
     "MPTForCausalLM": "mpt.MPT",
@@ -155,7 +148,6 @@ HUGGING_FACE = {
     "MiniMaxM2ForCausalLM": "minimax.MINIMAX_M2",
     "MiniMaxM3ForCausalLM": "minimax.MINIMAX_M3",
     "MiniMaxM3SparseForCausalLM": "minimax.MINIMAX_M3",
-    "MiniMaxM3SparseForConditionalGeneration": "minimax.MINIMAX_M3",
     "MiniMaxM3VLForCausalLM": "minimax.MINIMAX_M3",
     "Ministral3ForCausalLM": "llama.MINISTRAL3",
     "MinistralForCausalLM": "llama.MINISTRAL",
@@ -190,9 +182,7 @@ HUGGING_FACE = {
     "Qwen3VLForConditionalGeneration": "qwen_vl.QWEN3_VL",
     "Qwen3VLMoeForConditionalGeneration": "qwen_vl.QWEN3_VL_MOE",
     "Qwen3_5ForCausalLM": "qwen_next.QWEN3_5",
-    "Qwen3_5ForConditionalGeneration": "qwen_next.QWEN3_5",
     "Qwen3_5MoeForCausalLM": "qwen_next.QWEN3_5_MOE",
-    "Qwen3_5MoeForConditionalGeneration": "qwen_next.QWEN3_5_MOE",
     "RWForCausalLM": "falcon.FALCON",
     "RobertaForMaskedLM": "roberta.ROBERTA",
     "RobertaModel": "roberta.ROBERTA",
@@ -246,17 +236,13 @@ MODEL_TYPES = {
     "falcon_mamba": "mamba.FALCON_MAMBA",
     "gemma": "gemma.GEMMA",
     "gemma2": "gemma.GEMMA2",
-    "gemma3": "gemma.GEMMA3",
     "gemma3_text": "gemma.GEMMA3",
-    "gemma3n": "gemma3n.GEMMA3N",
     "gemma3n_text": "gemma3n.GEMMA3N",
-    "gemma4": "gemma4.GEMMA4",
     "gemma4_text": "gemma4.GEMMA4",
     "glm": "glm.GLM",
     "glm4": "glm.GLM4",
     "glm4_moe": "glm.GLM4_MOE",
     "glm4_moe_lite": "deepseek.GLM4_MOE_LITE",
-    "glm5_next": "glm5_next.GLM5_NEXT",
     "glm5_next_text": "glm5_next.GLM5_NEXT",
     "glm_moe_dsa": "dsa.GLM_DSA",
     "gpt2": "gpt2.GPT2",
@@ -280,9 +266,7 @@ MODEL_TYPES = {
     "kimi_linear": "kimi_linear.KIMI_LINEAR",
     "lfm2": "lfm2.LFM2",
     "lfm2_moe": "lfm2.LFM2_MOE",
-    "lfm2_vl": "lfm2.LFM2",
     "llama": "llama.LLAMA",
-    "llama4": "llama4.LLAMA4",
     "llama4_text": "llama4.LLAMA4",
     "mamba": "mamba.MAMBA",
     "mamba2": "mamba.MAMBA2",
@@ -291,7 +275,6 @@ MODEL_TYPES = {
     "minicpm3": "minicpm.MINICPM3",
     "minimax": "minimax.MINIMAX_01",
     "minimax_m2": "minimax.MINIMAX_M2",
-    "minimax_m3_vl": "minimax.MINIMAX_M3",
     "minimax_m3_vl_text": "minimax.MINIMAX_M3",
     "ministral": "llama.MINISTRAL",
     "ministral3": "llama.MINISTRAL3",
@@ -318,8 +301,6 @@ MODEL_TYPES = {
     "qwen2_vl": "qwen_vl.QWEN2_VL",
     "qwen2_vl_text": "qwen_vl.QWEN2_VL",
     "qwen3": "qwen.QWEN3",
-    "qwen3_5": "qwen_next.QWEN3_5",
-    "qwen3_5_moe": "qwen_next.QWEN3_5_MOE",
     "qwen3_5_moe_text": "qwen_next.QWEN3_5_MOE",
     "qwen3_5_text": "qwen_next.QWEN3_5",
     "qwen3_moe": "qwen.QWEN3_MOE",
@@ -501,40 +482,77 @@ def places() -> tuple[str, ...]:
     return tuple(sorted({*HUGGING_FACE.values(), *GGUF.values(), *others}))
 
 
-def find(hf_class: str | None = None, model_type: str | None = None, gguf: str | None = None) -> Architecture:
+def find(
+    hf_class: str | None = None,
+    model_type: str | None = None,
+    gguf: str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> Architecture:
     """The table for a class name, else for a model type, else for a GGUF name: the first one given decides, but for the
-    types of BORROWED.
+    types of BORROWED. config: config.json, which says what language model is inside a multimodal class.
 
     Raises UnsupportedError (unsupported-architecture) with the nearest known names.
 
     >>> find("Qwen3ForCausalLM").gguf
     'qwen3'
+    >>> find("LlavaForConditionalGeneration", config={"text_config": {"model_type": "qwen2"}}).gguf
+    'qwen2'
     """
     if hf_class is not None and model_type is not None:
         hf_class = BORROWED.get(model_type, hf_class)
     for name, tables in ((hf_class, HUGGING_FACE), (model_type, MODEL_TYPES), (gguf, GGUF)):
         if name is not None:
-            if name in ANOTHER_MODEL:
-                raise UnsupportedError(
-                    "llama.cpp computes another model than this architecture",
-                    code="unsupported-architecture",
-                    found=name,
-                    hint=ANOTHER_MODEL[name],
-                )
+            _refuse(name)
+            if tables is not GGUF and (inside := _inside(name, config or {})) is not None:
+                return inside
             if name not in tables:
                 raise _unknown(name, tables)
             return load(tables[name])
     raise UsageError("give a class name, a model type or a GGUF name", code="no-name")
 
 
-def of_graph(hf_class: str | None, model_type: str | None) -> Architecture:
+def _inside(name: str, config: Mapping[str, Any]) -> Architecture | None:
+    """The table of the language model inside a multimodal class, or the class of a type; None for others."""
+    from modelfmt.archs import multimodal
+    from modelfmt.archs.values import language, text
+
+    outer = multimodal.TYPES.get(name, name)
+    row = multimodal.MULTIMODAL.get(outer)
+    if row is None:
+        return None
+    kind = text(language(config).get("model_type", row.text), "model_type")
+    _refuse(kind)
+    place = dict(row.tables).get(kind) or MODEL_TYPES.get(kind)
+    if place is None:
+        raise UnsupportedError(
+            "there is no table for the language model inside this model",
+            code="unsupported-architecture",
+            found=f"{outer} with {kind}",
+            hint="docs/architectures.md says how to add one",
+        )
+    return multimodal.around(load(place), outer, kind)
+
+
+def _refuse(name: object) -> None:
+    """Raise where llama.cpp's graph of this name is another model."""
+    if name in ANOTHER_MODEL:
+        raise UnsupportedError(
+            "llama.cpp computes another model than this architecture",
+            code="unsupported-architecture",
+            found=name,
+            hint=ANOTHER_MODEL[str(name)],
+        )
+
+
+def of_graph(hf_class: str | None, model_type: str | None, config: Mapping[str, Any] | None = None) -> Architecture:
     """The table that a compute graph is made from: that of `find`, or one that is for graphs alone.
 
     >>> of_graph("ViTModel", "vit").model_type
     ('vit',)
     """
     place = GRAPHS.get(hf_class or "") or (GRAPH_TYPES.get(model_type or "") if hf_class is None else None)
-    return load(place) if place else find(hf_class=hf_class, model_type=model_type)
+    return load(place) if place else find(hf_class=hf_class, model_type=model_type, config=config)
 
 
 def of_gguf(metadata: Mapping[str, Any], tensors: Collection[str] | None = None) -> Architecture:

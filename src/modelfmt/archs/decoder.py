@@ -19,7 +19,6 @@ __all__ = [
     "HEAD_SIZE_WRITTEN",
     "MLP_BIAS",
     "PROJECTIONS",
-    "VISION",
     "biased",
     "expert_params",
     "expert_rows",
@@ -27,8 +26,6 @@ __all__ = [
     "targets",
     "unbiased",
 ]
-
-VISION = "the vision part belongs into a projector file of its own"
 
 BUFFERS = (
     Ignore("*.rotary_emb.inv_freq", "a buffer, computed from rope_theta"),

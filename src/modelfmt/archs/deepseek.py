@@ -12,7 +12,7 @@ from __future__ import annotations
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
 from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.specs import Heads, Part, Transposed
-from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
 __all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "MISTRAL4", "SARVAM_MLA", "SIGMOID", "YOUTU"]
 
@@ -20,7 +20,6 @@ _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
 _DENSE, _ROUTED = "layer < n_dense", "n_dense < layer + 1"
 _QUERIES = "n_head*nope + n_head*head_size"
-_VISION = "the vision part of Kimi K2.5 belongs into a projector file of its own"
 _KV_B = ("nope", "value_size")
 _TEXT = "llama.cpp's deepseek2 graph has queries without a low rank in models of 26 and 27 layers, and in no other"
 _LITE = (
@@ -132,9 +131,8 @@ SIGMOID = _LATENT.derive(
 )
 
 DEEPSEEK3 = SIGMOID.derive(
-    hf=("DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration"),
+    hf=("DeepseekV3ForCausalLM",),
     model_type=("deepseek_v3",),
-    ignores=(Ignore("*vision_tower.*", _VISION, loss=True), Ignore("*mm_projector.*", _VISION, loss=True)),
     refuses=_LITE,
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import DECODER, VISION, kv_heads
+from modelfmt.archs.decoder import DECODER, kv_heads
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row, Window
 
@@ -97,8 +97,8 @@ _OWN = ("head_size", "value_size", "tied", "activation", "bidirectional")
 
 GEMMA3 = DECODER.derive(
     gguf="gemma3",
-    hf=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-    model_type=("gemma3_text", "gemma3"),
+    hf=("Gemma3ForCausalLM",),
+    model_type=("gemma3_text",),
     rope=Rope("neox", theta=1e6, local_theta=10000.0, kinds=("default", "linear", "yarn")),
     window=Window(period=6, size=4096),
     params=(
@@ -118,10 +118,6 @@ GEMMA3 = DECODER.derive(
         *(row for row in GEMMA2.rows if row.ops),
         _norm(_LAYER + "self_attn.q_norm.weight", _BLOCK + "attn_q_norm.weight", "head_size"),
         _norm(_LAYER + "self_attn.k_norm.weight", _BLOCK + "attn_k_norm.weight", "head_size"),
-    ),
-    ignores=(
-        Ignore("*vision_tower.*", VISION, loss=True),
-        Ignore("*multi_modal_projector.*", VISION, loss=True),
     ),
     refuses=(
         _BIDIRECTIONAL,

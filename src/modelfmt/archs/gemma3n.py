@@ -39,8 +39,8 @@ def _keys(name: str, *shape: str) -> tuple[Row, ...]:
 
 GEMMA3N = DECODER.derive(
     gguf="gemma3n",
-    hf=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
-    model_type=("gemma3n_text", "gemma3n"),
+    hf=("Gemma3nForCausalLM",),
+    model_type=("gemma3n_text",),
     rope=Rope("neox", theta=1e6, local_theta=10000.0, kinds=("default", "linear")),
     params=(
         Param("n_layer", "num_hidden_layers", "block_count", default=35, high=1024),

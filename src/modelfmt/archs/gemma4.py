@@ -57,8 +57,8 @@ _EXPERTS = (
 
 GEMMA4 = DECODER.derive(
     gguf="gemma4",
-    hf=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
-    model_type=("gemma4_text", "gemma4"),
+    hf=("Gemma4ForCausalLM",),
+    model_type=("gemma4_text",),
     rope=Rope(
         "neox",
         theta=1e6,

@@ -7,12 +7,12 @@ llama.cpp src/models/glm5-next.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import PROJECTIONS, VISION, biased, expert_rows
+from modelfmt.archs.decoder import PROJECTIONS, biased, expert_rows
 from modelfmt.archs.deepseek4 import STREAMS, mixer
 from modelfmt.archs.experts import dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.kimi_linear import KIMI_LINEAR
 from modelfmt.archs.specs import NegExp
-from modelfmt.archs.table import Ignore, Param, Refuses, Row
+from modelfmt.archs.table import Param, Refuses, Row
 
 __all__ = ["GLM5_NEXT"]
 
@@ -105,7 +105,6 @@ GLM5_NEXT = KIMI_LINEAR.derive(
         *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
         *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", _ROUTED),
     ),
-    ignores=(Ignore("*visual.*", VISION, loss=True),),
     refuses=(
         Refuses("not tail", "without the tail the first tokens attend to none, of which llama.cpp makes no numbers"),
         Refuses("delta_heads != n_head", "llama.cpp's glm5-next graph has as many heads in all layers"),

@@ -7,9 +7,9 @@ models/{lfm2,lfm2_moe}/{configuration,modeling}_*.py and llama.cpp src/models/lf
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, VISION, expert_rows
+from modelfmt.archs.decoder import DECODER, expert_rows
 from modelfmt.archs.specs import Reshaped
-from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["LFM2", "LFM2_MOE"]
 
@@ -31,8 +31,8 @@ def _feed_forward(when: str = "") -> tuple[Row, ...]:
 
 LFM2 = DECODER.derive(
     gguf="lfm2",
-    hf=("Lfm2ForCausalLM", "LFM2ForCausalLM", "Lfm2VlForConditionalGeneration"),
-    model_type=("lfm2", "lfm2_vl"),
+    hf=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
+    model_type=("lfm2",),
     rope=Rope("neox", theta=1e6),
     without=("n_head_kv", "activation", "n_ff", "output_norm.weight", "rms_eps"),
     params=(
@@ -84,10 +84,6 @@ LFM2 = DECODER.derive(
             keep="F32",
         ),
         *_feed_forward(),
-    ),
-    ignores=(
-        Ignore("model.vision_tower.*", VISION, loss=True),
-        Ignore("model.multi_modal_projector.*", VISION, loss=True),
     ),
     refuses=(Refuses("conv_bias", "llama.cpp's lfm2 graph has no biases"),),
     graph={"block": "shortconv", "qk_norm": "head"},

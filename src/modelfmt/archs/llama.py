@@ -21,7 +21,7 @@ from modelfmt.archs.decoder import (
     kv_heads,
 )
 from modelfmt.archs.specs import Permute
-from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
 __all__ = ["INTERNLM3", "IQUEST_CODER", "LLAMA", "MINISTRAL", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
 
@@ -133,14 +133,12 @@ MIXTRAL = MISTRAL.derive(
     graph={"mlp": "moe"},
 )
 
-_VISION = "the vision part belongs into a projector file of its own"
-
 MISTRAL3 = MISTRAL.derive(
     gguf="mistral3",
     hf=("Mistral3ForConditionalGeneration",),
     model_type=("mistral3",),
     writes=("MistralForCausalLM", "mistral"),
-    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=1.0),
+    rope=Rope("norm", kinds=("default", "linear", "yarn"), dimension=True, log_multiplier=1.0, betas=True),
     params=(
         Param("head_size", "head_dim", "attention.key_length", derive="n_embd/n_head"),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32"),  # the defaults of both differ
@@ -153,10 +151,6 @@ MISTRAL3 = MISTRAL.derive(
             implied=(("growth", "1"), ("", "0")),
         ),
         Param("growth", "rope_parameters.llama_4_scaling_beta", "attention.temperature_scale", "FLOAT32", default=None),
-    ),
-    ignores=(
-        Ignore("*vision_tower.*", _VISION, loss=True),
-        Ignore("*multi_modal_projector.*", _VISION, loss=True),
     ),
     refuses=(Refuses("grows and not growth", "Ministral 3 needs its rope_parameters, with llama_4_scaling_beta"),),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from modelfmt.archs.decoder import DECODER, kv_heads
 from modelfmt.archs.experts import router, shared_rows
 from modelfmt.archs.specs import Part, Transposed
-from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["LLAMA4"]
 
@@ -19,7 +19,6 @@ _ROUTED, _DENSE = "layer % moe_step == moe_step - 1", "layer % moe_step != moe_s
 _UP, _DOWN = ("n_expert", "n_ff_expert", "n_embd"), ("n_expert", "n_embd", "n_ff_expert")
 _NO_ROPE = "llama.cpp's llama4 graph does without rope in each fourth layer, and in no other"
 _NORMS = "llama.cpp's llama4 graph has norms of queries and keys, but not with 128 experts"
-_VISION = "the vision part belongs into a projector file of its own"
 
 
 def _dense(kind: str, *shape: str) -> Row:
@@ -29,8 +28,8 @@ def _dense(kind: str, *shape: str) -> Row:
 
 LLAMA4 = DECODER.derive(
     gguf="llama4",
-    hf=("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
-    model_type=("llama4_text", "llama4"),
+    hf=("Llama4ForCausalLM",),
+    model_type=("llama4_text",),
     rope=Rope("norm", theta=500000.0, kinds=("default", "linear", "yarn", "llama3"), dimension=True),
     params=(
         Param("n_ff", "intermediate_size_mlp", "feed_forward_length", default=16384),
@@ -71,10 +70,6 @@ LLAMA4 = DECODER.derive(
         ),
         Row(_EXPERTS + "down_proj", _BLOCK + "ffn_down_exps.weight", _DOWN, (Transposed(),), when=_ROUTED),
         *shared_rows("feed_forward.shared_expert", "n_ff_expert", _ROUTED),
-    ),
-    ignores=(
-        Ignore("*vision_model.*", _VISION, loss=True),
-        Ignore("*multi_modal_projector.*", _VISION, loss=True),
     ),
     refuses=(
         Refuses("layer % 4 == 3 and turns == 1", _NO_ROPE),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, VISION, expert_params, expert_rows, kv_heads, targets
+from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads, targets
 from modelfmt.archs.experts import router, score_bias
 from modelfmt.archs.specs import Add, Part
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
@@ -90,11 +90,10 @@ MINIMAX_M3 = MINIMAX_M2.derive(
     gguf="minimax-m3",
     hf=(
         "MiniMaxM3VLForCausalLM",
-        "MiniMaxM3SparseForConditionalGeneration",
         "MiniMaxM3SparseForCausalLM",
         "MiniMaxM3ForCausalLM",
     ),
-    model_type=("minimax_m3_vl_text", "minimax_m3_vl"),
+    model_type=("minimax_m3_vl_text",),
     params=(
         Param("activation", "hidden_act", type="STRING", default="silu", allowed=("silu", "swigluoai")),
         Param("n_ff", "dense_intermediate_size", "feed_forward_length", default=12288),
@@ -155,13 +154,7 @@ MINIMAX_M3 = MINIMAX_M2.derive(
         ],  # saved as one tensor
         *_gated((_SHARED, _LAYER + "block_sparse_moe.shared_experts."), "ffn_{}_shexp", "n_ff_shared", _ROUTED),
     ),
-    ignores=(
-        Ignore("*mtp.*", "the layers that predict further tokens are not in this file", loss=True),
-        *(
-            Ignore(f"*{part}.*", VISION, loss=True)
-            for part in ("vision_tower", "multi_modal_projector", "patch_merge_mlp")
-        ),
-    ),
+    ignores=(Ignore("*mtp.*", "the layers that predict further tokens are not in this file", loss=True),),
     refuses=(
         Refuses("n_full != n_dense", "llama.cpp's minimax-m3 graph has an indexer in the layers with experts only"),
         Refuses("n_index != n_head_kv", "llama.cpp's minimax-m3 graph has an indexer's head for each key-value head"),

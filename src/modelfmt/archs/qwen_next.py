@@ -8,7 +8,7 @@ src/models/{qwen3next,qwen35,qwen35moe,delta-net-base}.cpp and conversion/qwen.p
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, PROJECTIONS, VISION, expert_params, expert_rows, kv_heads, targets
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_params, expert_rows, kv_heads, targets
 from modelfmt.archs.specs import Add, Grouped, NegExp, Reshaped, Tiled
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
@@ -75,10 +75,7 @@ _HYBRID = DECODER.derive(
         Row(_ATTENTION + "k_norm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",), _PLUS_ONE, when=_ATTENDS),
         Row(_LINEAR + "norm.weight", _BLOCK + "ssm_norm.weight", ("state_size",), when=_RECURRENT),
     ),
-    ignores=(
-        Ignore("mtp.*", "the layers that predict further tokens are not in this file", loss=True),
-        Ignore("model.visual.*", VISION, loss=True),
-    ),
+    ignores=(Ignore("mtp.*", "the layers that predict further tokens are not in this file", loss=True),),
     refuses=(Refuses("value_head_size != state_size", "llama.cpp's delta net has keys and values of one size"),),
     graph={"block": "gated_delta_net", "norm_offset": 1.0, "qk_norm": "head", "attention_gate": True},
 )
@@ -149,9 +146,8 @@ _KEYS_BEFORE = _value_heads(before="2*n_keys")
 
 QWEN3_5 = _HYBRID.derive(
     gguf="qwen35",
-    hf=("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
-    writes=("Qwen3_5ForCausalLM", "qwen3_5_text"),
-    model_type=("qwen3_5", "qwen3_5_text"),
+    hf=("Qwen3_5ForCausalLM",),
+    model_type=("qwen3_5_text",),
     rope=Rope("neox", kinds=("default",), dimension=True, partial=0.25, sections=(11, 11, 10, 0)),
     params=(kv_heads(4),),
     rows=(
@@ -204,9 +200,8 @@ QWEN3_5 = _HYBRID.derive(
 
 QWEN3_5_MOE = QWEN3_5.derive(
     gguf="qwen35moe",
-    hf=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
-    writes=("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
-    model_type=("qwen3_5_moe", "qwen3_5_moe_text"),
+    hf=("Qwen3_5MoeForCausalLM",),
+    model_type=("qwen3_5_moe_text",),
     without=("n_ff", *_DENSE),
     params=(kv_heads(2), *_MOE_PARAMS),
     rows=_MOE_ROWS,

@@ -8,14 +8,13 @@ src/models/{qwen2vl,qwen3vl,qwen3vlmoe}.cpp, conversion/qwenvl.py (November 2026
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import VISION, kv_heads
+from modelfmt.archs.decoder import kv_heads
 from modelfmt.archs.qwen import QWEN2, QWEN3, QWEN3_MOE
-from modelfmt.archs.table import Ignore, Param, Rope
+from modelfmt.archs.table import Param, Rope
 
 __all__ = ["QWEN2_VL", "QWEN3_VL", "QWEN3_VL_MOE"]
 
 _KINDS, _ALIASES = ("default", "yarn"), {"mrope": "default"}
-_IGNORES = (Ignore("visual.*", VISION, loss=True), Ignore("model.visual.*", VISION, loss=True))
 _DEEPSTACK = Param(
     "n_deepstack",
     "vision_config.deepstack_visual_indexes",
@@ -37,7 +36,6 @@ QWEN2_VL = QWEN2.derive(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32"),  # the defaults of both differ
         Param("max_window_layers", "max_window_layers", default=80, low=0),
     ),
-    ignores=_IGNORES,
 )
 
 QWEN3_VL = QWEN3.derive(
@@ -48,7 +46,6 @@ QWEN3_VL = QWEN3.derive(
     pooled=False,
     rope=Rope("neox", theta=500000.0, kinds=_KINDS, sections=(24, 20, 20, 0), aliases=_ALIASES),
     params=(_DEEPSTACK,),
-    ignores=_IGNORES,
 )
 
 QWEN3_VL_MOE = QWEN3_MOE.derive(
@@ -62,5 +59,4 @@ QWEN3_VL_MOE = QWEN3_MOE.derive(
         kv_heads(16),
         Param("normalised", "norm_topk_prob", type="BOOL", default=False, cases=(("", "1"),), implied=(("", "1"),)),
     ),
-    ignores=_IGNORES,
 )

@@ -41,6 +41,8 @@ YARN_EXTRAS = {
     "beta_fast": "yarn_beta_fast",
     "beta_slow": "yarn_beta_slow",
 }
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+"""Where yarn's ramp begins and ends, if nothing says it, in transformers and in llama.cpp."""
 
 
 @dataclass
@@ -224,9 +226,20 @@ def _yarn(case: _Case, out: Encoded) -> None:
     elif not math.isclose(attention, implied, rel_tol=1e-6):
         # the runtime computes `implied` itself and multiplies it by this key; it passes over yarn_attn_factor
         out.scaling("attn_factor", "FLOAT32", attention / implied)
+    if not case.spec.betas and (asked := {name: case.number(name) for name in _BETAS if case.given(name)}):
+        _unread_betas(asked, out)
     if case.settings.get("truncate") is False:
         detail = "llama.cpp rounds the bounds of the yarn ramp to whole frequencies"
         out.losses.append(Loss("approximated", "rope_parameters.truncate", detail))
+
+
+def _unread_betas(asked: Mapping[str, float], out: Encoded) -> None:
+    """llama.cpp has the keys, but only some of its graphs read them (measured: the others compute with 32 and 1)."""
+    other = {name: value for name, value in asked.items() if value != _BETAS[name]}
+    if other:
+        options = " ".join(f"--yarn-{name.replace('_', '-')} {value:g}" for name, value in other.items())
+        detail = f"llama.cpp does not read it from this architecture's file; run it with {options}"
+        out.losses.append(Loss("approximated", f"rope_parameters.{next(iter(other))}", detail))
 
 
 def _log_multiplier(case: _Case, out: Encoded) -> None:

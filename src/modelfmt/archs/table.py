@@ -153,6 +153,7 @@ class Rope:
     keys: tuple[str, str] = ("rope.freq_base", "rope.freq_base_swa")
     thetas: tuple[str, ...] = ()
     unscaled: bool = False
+    betas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,8 @@ class Architecture:
     with rows for them and a param that is the width between. towers: sections of config.json are of equal rank.
     variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
     writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
-    unadapted: tensors, without blk.{i}, for which the graph looks for no adapter.
+    unadapted: tensors, without blk.{i}, for which the graph looks for no adapter. within: the multimodal class that the
+    language model of this table is inside of.
     """
 
     gguf: str
@@ -234,6 +236,7 @@ class Architecture:
     variants: tuple[tuple[str, Architecture], ...] = ()
     writes: tuple[str, str] | None = None
     unadapted: tuple[str, ...] = ()
+    within: str = ""
 
     def derive(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from struct import Struct
 from typing import Any
 
@@ -14,6 +14,7 @@ __all__ = [
     "boolean",
     "flat",
     "integer",
+    "language",
     "number",
     "numbers",
     "record",
@@ -25,10 +26,13 @@ __all__ = [
 CONFIG = "config.json"
 
 _FLOAT32 = Struct("<f")
+_OF_ALL = ("architectures", "model_type", "vocab_size", "dtype", "torch_dtype", "tie_word_embeddings", "vision_config")
+_SECTIONS = (("thinker_config",), ("text_config", "llm_config", "language_config"))
 
 
 def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the language model: that of `text_config`, where there is one, over the outer one.
+    """The configuration of the language model: its section, where there is one, and of the outer one special tokens and
+    what else is of the whole. Not its sizes: they may be those of a tower.
 
     Embeddings are tied where either says so: transformers 5 writes the default of its class into both, and ties by the
     outer one.
@@ -36,11 +40,32 @@ def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     >>> flat({"model_type": "gemma3", "text_config": {"hidden_size": 8}})["hidden_size"]
     8
     """
-    if config.get("text_config") is None:
-        return config
-    inner = record(config["text_config"], "text_config")
-    tied = {"tie_word_embeddings": True} if config.get("tie_word_embeddings") is True else {}
-    return {**config, **inner, **tied}
+    found = config
+    for outer, inner in _sections(config):
+        tied = {"tie_word_embeddings": True} if outer.get("tie_word_embeddings") is True else {}
+        kept = {key: value for key, value in found.items() if key in _OF_ALL or key.endswith("_token_id")}
+        found = {**kept, **inner, **tied}
+    return found
+
+
+def language(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of the language model alone; {} of a configuration that has none.
+
+    >>> language({"thinker_config": {"text_config": {"hidden_size": 8}}})
+    {'hidden_size': 8}
+    """
+    sections = [inner for _, inner in _sections(config)]
+    return sections[-1] if sections else {}
+
+
+def _sections(config: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Sections inside each other, each with what it lies in: the innermost is that of the language model."""
+    for names in _SECTIONS:
+        name = next((name for name in names if config.get(name) is not None), None)
+        if name is not None:
+            inner = record(config[name], name)
+            yield config, inner
+            config = inner
 
 
 def bad_value(key: str, found: object, allowed: str, *, path: str = CONFIG) -> CorruptFile:

@@ -18,18 +18,19 @@ from typing import Any
 
 from modelfmt.checkpoints.coded import Parts, viewed
 from modelfmt.checkpoints.written import Form, Written, numbers
+from modelfmt.errors import UnsupportedError
 from modelfmt.ir.grid import TABLES, Packing
 from modelfmt.ir.ops import (
     Coded,
     Constant,
     Expression,
+    Nearest,
     Nested,
     NestedCodes,
     Packed,
     Param,
     Reader,
     Reshape,
-    ToGrid,
     geometry,
 )
 from modelfmt.quant.transcode import Policy, verdict
@@ -40,6 +41,7 @@ __all__ = ["FORMS", "configuration", "read", "write"]
 FORMS = {
     "nf4": Form("nf4", "NF4", 64, "F32", flat=True, fixed=True),
     "nf4-nested": Form("nf4-nested", "NF4", 64, "F32", flat=True, fixed=True),
+    "int8": Form("int8-rows", "U8", 0, "F32"),
 }
 """Type -> how weights that are not quantized become one; the first where none is named."""
 
@@ -47,6 +49,8 @@ _STATE = "weight.quant_state.bitsandbytes__"
 _KINDS = {"nf4": "NF4", "fp4": "FP4"}
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _NESTED = 256
+_BY_127 = Param(Constant(struct.pack("<f", 127.0), (1, 1), "F32"), rows=0, divide=True)
+"""Stored scales of 8 bits are the largest magnitudes, for codes of 127."""
 
 
 def read(parts: Parts) -> None:
@@ -112,14 +116,17 @@ def _eight(parts: Parts, module: str) -> Coded:
     layout = parts.get(module, "weight_format", "U8")
     if layout is not None and parts.array(layout, f"{module}.weight_format").any():
         raise parts.refused(f"{module}.weight_format", "a tiled layout", "rows")
-    whole = Param(Constant(struct.pack("<f", 127.0), (1, 1), "F32"), rows=0, divide=True)
-    params = (Param(Reshape(scale, (n_rows, 1))), whole)
+    params = (Param(Reshape(scale, (n_rows, 1))), _BY_127)
     return Coded(weight, Packing(8, flip=128), weight.shape, "U8", n_cols, params, 128.0, label="bitsandbytes int8")
 
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
-    """4 bits: what lies in this scheme already, and what was quantized for it; None of anything else."""
-    if isinstance(expr, ToGrid) and expr.table == "NF4":
+    """What lies in this scheme already, and what was quantized for it; None of anything else."""
+    if isinstance(expr, Nearest) and expr.how == "int8-rows":
+        return _written_eight(Packed(expr, Packing(8, flip=128), "I8"), numbers(expr, "scale", "F32", expr.size))
+    if isinstance(expr, Coded) and expr.scales[1:] == (_BY_127,) and not expr.whole:
+        return _written_eight(expr.codes, expr.scales[0].input)
+    if isinstance(expr, Nearest) and expr.table == "NF4":
         return _quantized(expr, reader)
     if not isinstance(expr, Coded) or expr.packing != Packing(4, order="high") or expr.offset is not None:
         return None
@@ -134,7 +141,16 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  
     return _written(kind, Reshape(expr.codes, (n // 2, 1)), state, {"weight.absmax": scale.input})
 
 
-def _quantized(expr: ToGrid, reader: Reader) -> Written:
+def _written_eight(codes: Expression, scale: Expression) -> Written:
+    parts = {
+        "weight": codes,
+        "SCB": Reshape(scale, (codes.shape[0],)),
+        "weight_format": Constant(b"\0", (), "U8"),  # rows
+    }
+    return Written(parts, verdict(0.0), {"kind": "int8", "nested": False, "dtype": ""}, 8.0)
+
+
+def _quantized(expr: Nearest, reader: Reader) -> Written:
     shape = expr.input.input.shape if isinstance(expr.input, Reshape) else expr.input.shape
     n_blocks = expr.shape[0]
     scales = numbers(expr, "scale", "F32", expr.size)
@@ -207,17 +223,21 @@ def dynamic_map() -> tuple[float, ...]:
 
 
 def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, Any]:
-    """The section of config.json, as transformers' BitsAndBytesConfig writes it."""
+    """The section of config.json, as transformers' BitsAndBytesConfig writes it. Raises UnsupportedError (mixed-bits)
+    where some matrices have 4 bits and some 8."""
     kinds = {row["kind"] for row in modules.values()}
+    eight = "int8" in kinds
+    if eight and len(kinds) > 1:
+        raise UnsupportedError("all matrices have 4 bits, or all have 8", code="mixed-bits", found=sorted(kinds))
     own = {
         "quant_method": "bitsandbytes",
-        "_load_in_4bit": True,
-        "_load_in_8bit": False,
-        "load_in_4bit": True,
-        "load_in_8bit": False,
-        "bnb_4bit_quant_type": "nf4" if "nf4" in kinds else "fp4",
+        "_load_in_4bit": not eight,
+        "_load_in_8bit": eight,
+        "load_in_4bit": not eight,
+        "load_in_8bit": eight,
+        "bnb_4bit_quant_type": "fp4" if "fp4" in kinds and "nf4" not in kinds else "nf4",
         "bnb_4bit_use_double_quant": any(row["nested"] for row in modules.values()),
-        "bnb_4bit_compute_dtype": Counter(row["dtype"] for row in modules.values()).most_common(1)[0][0],
+        "bnb_4bit_compute_dtype": Counter(row["dtype"] for row in modules.values()).most_common(1)[0][0] or "float32",
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_enable_fp32_cpu_offload": False,
         "llm_int8_has_fp16_weight": False,

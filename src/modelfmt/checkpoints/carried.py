@@ -221,6 +221,8 @@ def _inexact(model: Model, bound: Bound) -> list[Entry]:
     others: list[str] = []
     left = _TENSORS_LIMIT
     for name, expr in exprs.items():
+        if bound.architecture.within and name not in again:
+            continue  # of the towers: the way back is to the language model alone
         kept = _missing_rows(name, expr, again.get(name), model)
         size = kept * row_bytes(expr)
         if kept and size <= min(_TENSOR_LIMIT, left):

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
+import msgspec
+
 from modelfmt.checkpoints.act_order import in_storage_order
 from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, group_index, matching, scale_of, viewed
 from modelfmt.checkpoints.fp8 import blocks
@@ -23,8 +25,8 @@ from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Constant, Expression, Packed, Param, Reader, Reshape
-from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
+from modelfmt.ir.ops import Coded, Constant, Expression, Nearest, Packed, Param, Reader, Reshape, geometry, nearest
+from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, without_tensor_scale, zeros
 
 __all__ = ["FORMS", "configuration", "read", "write"]
 
@@ -35,6 +37,8 @@ FORMS = {
     "fp8": Form("e4m3", "E4M3", 0, ""),
     "fp8-block": Form("e4m3", "E4M3", 128, "F32", rows=128),
     "mxfp4": Form("MXFP4", "E2M1", 32, fixed=True),
+    "mxfp8": Form("mxfp8", "E4M3", 32, "F32", fixed=True),
+    "nvfp4": Form("nvfp4", "E2M1", 16, "F32", fixed=True),
 }
 """Type -> how weights that are not quantized become one; the first where none is named."""
 
@@ -204,8 +208,8 @@ def _fours(parts: Parts, module: str, packed: Expression) -> Coded:
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     """The smallest form that a policy allows of a grid, [out, in]; None where there is none.
 
-    Integers with whole zeros, packed; 8-bit floats; four-bit floats under powers of two. Scales take the first of
-    float16, bfloat16 and float32 that holds them as exactly as asked.
+    Integers with whole zeros, packed; 8-bit floats; four-bit floats under powers of two or E4M3 numbers. Other scales
+    take the first of float16, bfloat16 and float32 that holds them as exactly as asked.
     """
     expr, order = in_storage_order(expr)
     own = grid.parse(expr.stored.name)
@@ -215,6 +219,8 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
         return _written_mxfp4(expr, own, reader) or _written_nvfp4(expr, reader, wanted)
     if (in_blocks := blocks(expr)) is not None:
         return _written_blocks(*in_blocks)
+    if own.table == "E4M3" and own.group != expr.shape[1] and own.group % 32 == 0 and powers(expr, reader):
+        return _written_mxfp8(expr)
     if not own.integer and own.table != "E4M3":
         return None
     found = [_form(expr, own, reader, encoding, order) for encoding in ("F16", "BF16", "F32")]
@@ -262,24 +268,72 @@ def _written_mxfp4(expr: Expression, own: grid.Grid, reader: Reader) -> Written 
     return Written(parts, verdict(0.0), {**settings, "format": "mxfp4-pack-quantized"}, 4.25)
 
 
+def _written_mxfp8(expr: Expression) -> Written:
+    parts: dict[str, Expression] = {
+        "weight": Packed(expr, Packing(8), "F8_E4M3"),
+        "weight_scale": numbers(expr, "exponent", "U8", 32),
+    }
+    settings = {"num_bits": 8, "type": "float", "group_size": 32, "strategy": "group", "symmetric": True}
+    settings |= {"scale_dtype": "torch.uint8", "format": "mxfp8-quantized"}
+    return Written(parts, verdict(0.0), settings, 8.25)
+
+
 def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
-    """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already."""
-    if not isinstance(expr, Coded) or len(expr.scales) != 2 or expr.scales[0].input.stored.name != "F8_E4M3":
+    """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already. Of values,
+    it makes the largest magnitude 448 * 6."""
+    if isinstance(expr, Nearest):
+        largest = max(_largest(expr.input, reader), 2.0**-126)
+        whole = _single(2688.0 * _single(1.0 / largest))  # as torch divides a number by a tensor
+        expr = msgspec.structs.replace(expr, whole=whole if whole < float("inf") else 1.0)
+        return _nvfp4(Packed(expr, Packing(4), "U8"), numbers(expr, "scale", "F8_E4M3", 16), expr.whole, 0.0)
+    if isinstance(expr, Coded) and len(expr.scales) == 2 and expr.scales[0].input.stored.name == "F8_E4M3":
+        given = float(reader.values(expr.scales[1].input, 0, 1)[0, 0])
+        if expr.scales[1].rows or expr.scales[1].group or not 0.0 < given < float("inf"):
+            return None
+        inverse = given if expr.scales[1].divide else _single(1.0 / given)
+        error = 0.0 if expr.scales[1].divide else abs(inverse * given - 1.0)
+        found = _nvfp4(expr.codes, expr.scales[0].input, inverse, error)
+        return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
+    inner, scale_of_all, _ = without_tensor_scale(expr, reader)
+    given = 1.0 if scale_of_all is None else float(reader.values(scale_of_all, 0, 1)[0, 0])
+    if not 0.0 < given < float("inf") or grid.parse(expr.stored.name).group % 16 or not e4m3_scales(inner, reader):
         return None
-    whole = expr.scales[1]
-    given = float(reader.values(whole.input, 0, 1)[0, 0])
-    if whole.rows or whole.group or not 0.0 < given < float("inf"):
-        return None
-    inverse = given if whole.divide else struct.unpack("<f", struct.pack("<f", 1.0 / given))[0]
-    form = verdict(0.0 if whole.divide else abs(inverse * given - 1.0))
+    inverse = _single(1.0 / given)
+    scale = numbers(inner, "scale", "F8_E4M3", 16)
+    found = _nvfp4(Packed(inner, Packing(4), "U8"), scale, inverse, abs(inverse * given - 1.0))
+    return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
+
+
+def _nvfp4(codes: Expression, scale: Expression, divisor: float, error: float) -> Written:
     parts = {
-        "weight_packed": expr.codes,
-        "weight_scale": expr.scales[0].input,
-        "weight_global_scale": Constant(struct.pack("<f", inverse), (1,), "F32"),
+        "weight_packed": codes,
+        "weight_scale": scale,
+        "weight_global_scale": Constant(struct.pack("<f", divisor), (1,), "F32"),
     }
     settings = {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group", "symmetric": True}
-    found = Written(parts, form, {**settings, "format": "nvfp4-pack-quantized"}, 4.5)
-    return found if wanted.takes(form) or wanted.name == "auto" else None
+    return Written(parts, verdict(error), {**settings, "format": "nvfp4-pack-quantized"}, 4.5)
+
+
+def _largest(expr: Expression, reader: Reader) -> float:
+    """The largest magnitude of dense values, all of which are read. Raises BadValue (not-finite)."""
+    import numpy as np
+
+    n_rows, n_cols = geometry(expr.shape, expr.stored)
+    step, found = max(1, (1 << 20) // n_cols), 0.0
+    rows = msgspec.structs.replace(nearest(expr, "nf4", "NF4", n_cols, "F32"), records=True)  # whose scales these are
+    for start in range(0, n_rows, step):
+        records = reader.rows(rows, start, min(start + step, n_rows)).view(np.float64)
+        found = max(found, float(records[:, 0].max()))
+    return found
+
+
+def _single(value: float) -> float:
+    """A number as float32 has it."""
+    try:
+        found: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return float("inf")
+    return found
 
 
 def _written_blocks(codes: Expression, scale: Expression, block: tuple[int, int]) -> Written:

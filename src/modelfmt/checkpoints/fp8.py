@@ -16,7 +16,7 @@ from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, scale_of
 from modelfmt.checkpoints.written import Form, Written, numbers
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader, Reshape, ToGrid
+from modelfmt.ir.ops import Coded, Expression, Nearest, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, verdict
 
 __all__ = ["FORMS", "blocks", "configuration", "read", "write"]
@@ -80,7 +80,7 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  
 
 def blocks(expr: Expression) -> tuple[Expression, Expression, tuple[int, int]] | None:
     """Codes, scales and (rows, columns) of 8-bit floats in blocks that reach over rows; None of anything else."""
-    if isinstance(expr, ToGrid) and expr.table == "E4M3" and expr.rows > 1:
+    if isinstance(expr, Nearest) and expr.table == "E4M3" and expr.rows > 1:
         shape = tuple(-(-n // block) for n, block in zip(expr.shape, (expr.rows, expr.size), strict=True))
         scale = numbers(expr, "scale", expr.scale, expr.size, rows=expr.rows, shape=shape)
         return Packed(expr, Packing(8), "F8_E4M3"), scale, (expr.rows, expr.size)

@@ -8,17 +8,20 @@ made from the file's own keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+import msgspec
+
+from modelfmt import grids
 from modelfmt.checkpoints.general import SAMPLING
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.formats.gguf_metadata import GgufArray
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Concat, Constant, Dequantize, Expression, Slice, geometry
+from modelfmt.ir.ops import Concat, Constant, Dequantize, Expression, Param, Reshape, Slice, geometry
 from modelfmt.ir.tokenizer import Tokenizer
 from modelfmt.quant.recipes import AUTO
 from modelfmt.report import Loss, Note
@@ -58,6 +61,23 @@ def view(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], list[Lo
     return found.tensors, files, found.losses, found.notes
 
 
+def scaled(tensors: Mapping[str, Expression]) -> dict[str, Expression]:
+    """Tensors of NVFP4 with the scales that lie beside them, NAME.scale: one for the whole, or for each expert."""
+    found = dict(tensors)
+    for name, scale in tensors.items():
+        weight = f"{name.removesuffix('.scale')}.weight"
+        blocks = tensors.get(weight)
+        if not name.endswith(".scale") or blocks is None or blocks.stored.name != "NVFP4" or len(blocks.shape) < 2:
+            continue
+        n = prod(scale.shape)
+        if scale.stored.name != "F32" or n not in (1, prod(blocks.shape[:-2])):
+            continue
+        whole = Param(Reshape(scale, (n, 1)), rows=0 if n == 1 else blocks.shape[-2])
+        found[weight] = msgspec.structs.replace(grids.regridded(blocks), whole=whole)
+        del found[name]
+    return found
+
+
 class GgufCheckpoint:
     """What a GGUF file says of the checkpoint that it was made from."""
 
@@ -77,14 +97,17 @@ class GgufCheckpoint:
         self.losses: list[Loss] = []
         self.config_name = f"{self.carried.home}config.json"
         self.config = self._carried_config()
-        exprs = {name: tensor.expr for name, tensor in model.tensors.items()}
-        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
-        if self.config is None:
-            arch = archs.of_gguf(self.metadata, exprs.keys())
-        else:
+        exprs = scaled({name: tensor.expr for name, tensor in model.tensors.items()})
+        arch = None
+        if self.config is not None:
             classes, kind = self.config.get("architectures"), self.config.get("model_type")
             first = classes[0] if isinstance(classes, list) and classes else None
-            arch = archs.find(hf_class=_name(first), model_type=_name(kind))
+            arch = archs.find(hf_class=_name(first), model_type=_name(kind), config=self.config)
+            if arch.within:
+                self._leave_towers(arch.within)
+        if self.config is None or arch is None:
+            arch = archs.of_gguf(self.metadata, exprs.keys())
+        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
         self.unbound = unbind.to_huggingface(
             arch, tensors=exprs, metadata=self.metadata, config=self.config, names=dict.fromkeys(names)
         )
@@ -101,6 +124,23 @@ class GgufCheckpoint:
         usual = usual_type(tensors) if quant == AUTO else quant
         files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == AUTO)
         return Checkpoint(tensors, files, self.carried.home, original, self.carried.layouts, losses, self.notes)
+
+    def _leave_towers(self, outer: str) -> None:
+        """Forget what is of the model around the language model, which comes back alone, and say what that was."""
+        from modelfmt.archs.multimodal import of_tower
+
+        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
+        self.losses += [
+            Loss("dropped", name, "the file holds the language model alone") for name in names if of_tower(name)
+        ]
+        self.notes.append(Note(self.config_name, f"that of the language model, not of {outer}: made anew"))
+        files = {
+            name: data
+            for name, data in self.carried.files.items()
+            if name != self.config_name and not name.endswith(".index.json")
+        }
+        self.carried = replace(self.carried, files=files, layouts=(), tensors={})
+        self.config = None
 
     def _carried_config(self) -> dict[str, Any] | None:
         if self.config_name not in self.carried.files:

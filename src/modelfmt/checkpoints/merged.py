@@ -65,7 +65,7 @@ def base_of(model: Model) -> tuple[Table, Base]:
     if config:
         classes, kind = config.get("architectures"), config.get("model_type")
         first = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else None
-        arch = archs.find(hf_class=first, model_type=kind if isinstance(kind, str) else None)
+        arch = archs.find(hf_class=first, model_type=kind if isinstance(kind, str) else None, config=config)
         table = lowrank.of_config(arch, config)
     elif model.format == "gguf":
         exprs = {name: tensor.expr for name, tensor in model.tensors.items()}

@@ -16,8 +16,8 @@ from modelfmt.checkpoints.written import Form, Written, group_of, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import INTEGERS, Packing
-from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader
-from modelfmt.quant.transcode import Policy, powers, rounding, verdict, zeros
+from modelfmt.ir.ops import Coded, Expression, Packed, Param, Reader, Reinterpret
+from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, zeros
 
 __all__ = ["FORMS", "MODES", "adapted", "configuration", "read", "write"]
 
@@ -26,7 +26,9 @@ MODES = {"affine": ("", 0), "mxfp4": ("E2M1", 4), "mxfp8": ("E4M3", 8), "nvfp4":
 
 FORMS = {
     **{f"int{bits}": Form("mlx", f"U{bits}", 64, "") for bits in (4, 8, 6, 5, 3, 2)},
-    "mxfp4": Form("MXFP4", "E2M1", 32, fixed=True),
+    "mxfp4": Form("mlx-mxfp4", "E2M1", 32, "", fixed=True),
+    "mxfp8": Form("mlx-mxfp8", "E4M3", 32, "", fixed=True),
+    "nvfp4": Form("mlx-nvfp4", "E2M1", 16, "", fixed=True),
 }
 """Type -> how weights that are not quantized become one; the first where none is named."""
 
@@ -90,6 +92,8 @@ def _forms(expr: Expression, own: grid.Grid, reader: Reader) -> Iterator[Written
         yield _small(expr, "mxfp4", 4, 32)
     if own.table == "E4M3" and own.group % 32 == 0 and powers(expr, reader):
         yield _small(expr, "mxfp8", 8, 32)
+    if own.table == "E2M1" and own.group % 16 == 0 and e4m3_scales(expr, reader):
+        yield _small(expr, "nvfp4", 4, 16)
     group = group_of(expr, (32, 64, 128))
     if not own.integer or group is None:
         return
@@ -118,9 +122,10 @@ def _affine(
 
 
 def _small(expr: Expression, mode: str, bits: int, group: int) -> Written:
+    scales = numbers(expr, "scale", "F8_E4M3", group) if mode == "nvfp4" else numbers(expr, "exponent", "U8", group)
     parts: dict[str, Expression] = {
         "weight": Packed(expr, Packing(bits), "U32"),
-        "scales": numbers(expr, "exponent", "U8", group),
+        "scales": Reinterpret(scales, scales.shape, "U8"),
     }
     return Written(parts, verdict(0.0), {"group_size": group, "bits": bits, "mode": mode}, bits + 8 / group)
 

@@ -35,7 +35,7 @@ class Written:
 class Form:
     """What a scheme makes of weights that are not quantized: each value to the nearest code, without calibration.
 
-    how: a row of modelfmt.ir.to_grid.ROUNDINGS, or a GGUF type with the same codes. size: columns that share a scale
+    how: a row of modelfmt.ir.to_grid.RULES, or a GGUF type with the same codes. size: columns that share a scale
     (0: the row), rows: neighbouring rows that do. scale: the type of scales, "" for that of the weights. flat: groups
     run over the rows' ends. turned: of tensors [.., in, out]. fixed: no smaller groups where these do not divide rows.
     """

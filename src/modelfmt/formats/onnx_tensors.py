@@ -21,7 +21,7 @@ from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, stored_as
 from modelfmt.ir.ops import Constant, Expression, Leaf
 from modelfmt.storage.files import Files
 from modelfmt.storage.paths import contained
-from modelfmt.storage.protobuf import BYTES, UNKNOWN, Record, Window, signed64, varint
+from modelfmt.storage.protobuf import BYTES, UNKNOWN, Record, Window, signed64
 
 __all__ = ["INLINE", "Tensors", "properties"]
 
@@ -177,7 +177,7 @@ class Tensors:
                 raise self._bad("integers are no varints", place, f"wire type {row.wire}", "0 or 2")
             data, at = self.window.read(row.start, row.stop), 0
             while at < len(data):
-                value, at = varint(data, at, len(data), self.window, row.start)
+                value, at = self.window.varint(data, at, len(data), row.start)
                 values.append(value)
         if bits == 6:
             return _packed(values, 6)

@@ -15,7 +15,7 @@ from modelfmt.graphs.weights import Weight
 from modelfmt.grids import Apart, apart
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.graph import Attribute, Dim, Graph, GraphTensor, Node, Value
-from modelfmt.ir.ops import Encoded, Expression, Nearest
+from modelfmt.ir.ops import Encoded, Expression, nearest
 from modelfmt.quant.integers import Integers
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Form:
         """Dense values as they are asked for; None where they stay, or their rows are no whole blocks."""
         if isinstance(self.blocks, Integers):
             bits, block, symmetric = self.blocks.within(expr.shape[-1]) or (0, 0, True)
-            return Nearest(expr, f"U{bits}", block, symmetric, self.float_type == "FLOAT16") if bits else None
+            how, scale = f"ort-{'' if symmetric else 'a'}symmetric", "F16" if self.float_type == "FLOAT16" else "F32"
+            return nearest(expr, how, f"U{bits}", block, scale) if bits else None
         whole = self.blocks is not None and expr.shape[-1] % ENCODINGS[self.blocks].block_elements == 0
         return Encoded(expr, self.blocks, self.rounding) if self.blocks is not None and whole else None
 

@@ -99,7 +99,7 @@ def bound(
             code="no-config",
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
-    arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"))
+    arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"), config=config)
     computed = _COMPUTED if any(row.tied_to for row in arch.rows) else _COMPUTED - {"tied"}
     found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=computed)
     arch = found.architecture

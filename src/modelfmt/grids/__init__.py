@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelfmt.grids import parts, rows
+from modelfmt.grids import parts, rounding, rows
 from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart, half_scales
 from modelfmt.grids.kinds import (
     BLOCKS,
@@ -25,10 +25,12 @@ from modelfmt.grids.kinds import (
 )
 from modelfmt.grids.params import Planes, records, zeros_of
 from modelfmt.grids.parts import planes_of
-from modelfmt.grids.values import as_blocks, decode, doubles, fit, rounding, values
+from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, values
 from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -52,9 +54,10 @@ __all__ = [
     "records_of",
     "regridded",
     "restricted",
-    "rounding",
+    "slabs",
     "source",
     "sources",
+    "storing",
     "tile",
     "values",
     "widened",
@@ -70,7 +73,7 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.
         case Regrid():
             return rows.regrid(expr, start, stop, reader)
         case Nearest():
-            return rows.nearest(expr, start, stop, reader)
+            return rounding.nearest(expr, start, stop, reader)
         case Uniform():
             return rows.uniform(expr, start, stop, reader)
         case Packed():
@@ -80,3 +83,11 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.
         case Blocks():
             return rows.blocks(expr, start, stop, reader)
     raise AssertionError(type(expr).__name__)
+
+
+def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[NDArray[np.uint8]]:
+    """Rows start..stop of an expression one slab after the other, where they can be made so without reading again."""
+    if isinstance(expr, Blocks):
+        yield from rows.slabs(expr, start, stop, reader)
+    else:
+        yield reader.rows(expr, start, stop)

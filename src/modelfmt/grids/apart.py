@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelfmt.grids.kinds import GROUPS, TABLES, implied_zero, records_of, regridded
+from modelfmt.grids.kinds import GROUPS, TABLES, implied_zero, records_of, regridded, widened
 from modelfmt.ir import grid
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Param, Regrid, Uniform, nodes
@@ -51,9 +51,8 @@ class Apart(NamedTuple):
 
 
 def _layout(table: str, group: int, *, zeros: bool) -> Layout | None:
-    """How a grid comes apart; None where its codes are no integers."""
-    whole = grid.whole(table)
-    bits = grid.INTEGERS.get(table if whole is None else whole.table)
+    """How a grid comes apart; None where its codes are no integers, and no multiples of one number."""
+    bits = 8 if grid.whole(table) is not None else grid.INTEGERS.get(table)
     return None if bits is None else Layout(4 if bits <= 4 else 8, group, zeros)
 
 
@@ -79,10 +78,11 @@ def apart(expr: Expression) -> Apart | None:
     layout = _layout(own.table, own.group, zeros=zeros)
     if layout is None or own.n_cols * layout.bits % 8:
         return None
-    plain = whole and own.integer  # nothing for Uniform to do
+    if not own.integer:
+        given = widened(given)[-1]  # of eight bits, around half of the range
     rezero = -1 if zeros else 1 << (layout.bits - 1)
-    codes = Packed(given if plain else Uniform(given, own.table), Packing(layout.bits), "U8", rezero)
-    records = records_of(given) if plain else Uniform(records_of(given), own.table)
+    codes = Packed(given if whole else Uniform(given), Packing(layout.bits), "U8", rezero)
+    records = records_of(given) if whole else Uniform(records_of(given))
     shape = (*given.shape[:-1], own.n_cols // own.group)
     scales = Numbers(records, "scale", "F32", shape, group=own.group)
     return Apart(
@@ -95,7 +95,7 @@ def _zeros(expr: Expression) -> tuple[bool, bool]:
     zeros, whole = False, True
     for node in nodes(expr):
         if isinstance(node, Nearest):
-            zeros = zeros or not node.symmetric
+            zeros = zeros or node.rule.found == "range"
         elif isinstance(node, Coded):
             zero = node.zero
             zeros = zeros or node.offset is not None or isinstance(zero, Param) or not zero.is_integer()

@@ -19,7 +19,6 @@ from modelfmt.ir.ops import (
     Slice,
     Stack,
     Swap,
-    ToGrid,
     Widened,
     with_inputs,
 )
@@ -140,8 +139,10 @@ def direct(expr: Expression) -> bool:
     """True for codes in tensors of their own, in the order of their groups, and for blocks: what moves in one step."""
     if isinstance(expr, Coded):
         return expr.index is None and not expr.records and expr.packing.lay != "padded"
-    elements = expr.input.stored.block_elements if isinstance(expr, Regrid) else 0
-    return isinstance(expr, Regrid) and not expr.records and not (expr.first % elements or expr.width % elements)
+    if not isinstance(expr, Regrid) or expr.records or expr.whole is not None:
+        return False
+    elements = expr.input.stored.block_elements
+    return not (expr.first % elements or expr.width % elements)
 
 
 def is_row_operation(expr: Expression) -> bool:
@@ -151,7 +152,7 @@ def is_row_operation(expr: Expression) -> bool:
 
 def records_of(expr: Expression) -> Expression:
     """The same rows of a grid without their codes: what scales and zeros there are, for a fraction of the bytes."""
-    if isinstance(expr, Coded | Regrid | Nearest | ToGrid):
+    if isinstance(expr, Coded | Regrid | Nearest):
         return msgspec.structs.replace(expr, records=True)
     return with_inputs(expr, records_of)
 
@@ -161,7 +162,7 @@ def restricted(expr: Expression, first: int, last: int, group: int) -> Expressio
     if isinstance(expr, Coded):
         shape = (*expr.shape[:-1], last - first)
         return msgspec.structs.replace(expr, shape=shape, group=group, first=expr.first + first, whole=expr.n_cols)
-    if isinstance(expr, Regrid | ToGrid):
+    if isinstance(expr, Regrid | Nearest):
         return msgspec.structs.replace(expr, first=expr.first + first, width=last - first, group=group)
     if isinstance(expr, Reshape):
         inner = restricted(expr.input, first, last, group)

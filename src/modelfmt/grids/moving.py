@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelfmt import _kernels
 from modelfmt.grids.kinds import GROUPS, direct, implied_zero
-from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
+from modelfmt.grids.params import LAYS, ORDERS, Planes, planes, whole_of
 from modelfmt.grids.values import table
 from modelfmt.ir import grid
 from modelfmt.ir.ops import Coded, Reader, Regrid
 from modelfmt.kernels import kernel_types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     Rows = NDArray[np.uint8]
     Layout = tuple[int, int, int, int, int]
 
-__all__ = ["move", "opened_planes", "span"]
+__all__ = ["Held", "hold", "opened_planes", "span"]
 
 
-def move(
-    expr: Coded | Regrid, start: int, stop: int, reader: Reader, target: Layout, out: Rows, rezero: int = -1
-) -> tuple[int, int] | None:
-    """Rows start..stop of a grid into a layout (see _kernels.grid_move), without the grid; `direct` says of which.
+class Held(NamedTuple):
+    """Rows of a grid as they were read: their bytes, how these lie, and the numbers of their groups."""
 
-    Returns (row, column) of a code or scale that has no place there.
-    """
+    layout: Layout
+    packed: Rows
+    planes: Planes
+    own: grid.Grid
+    group: int
+
+    def move(self, rows: tuple[int, int], target: Layout, out: Rows, rezero: int = -1) -> tuple[int, int] | None:
+        """Some of the rows into a layout (see _kernels.grid_move); those of words across rows begin with a word.
+
+        Returns (row, column) of a code or scale that has no place there.
+        """
+        first, last = rows
+        size = (last - first, self.own.n_cols, self.group)
+        begin = {LAYS["words"]: 4 * first, LAYS["columns"]: first // 2}.get(self.layout[0])
+        packed = self.packed[first:last] if begin is None else self.packed.reshape(-1)[begin:]
+        planes = Planes(*(plane if isinstance(plane, float) else plane[first:last] for plane in self.planes))
+        entries = table(self.own.table)
+        return _kernels.grid_move(self.layout, target, size, packed, planes, self.own.limit, rezero, entries, out)
+
+
+def hold(expr: Coded | Regrid, start: int, stop: int, reader: Reader, wanted: Sequence[str]) -> Held:
+    """Rows start..stop of a grid, to be moved without the grid; `direct` says of which. wanted: of the numbers."""
     import numpy as np
 
     assert direct(expr)
-    own, name = grid.parse(expr.stored.name), ""
+    own = grid.parse(expr.stored.name)
     if isinstance(expr, Coded):
         packed, stride = span(expr, start, stop, reader, expr.first, own.n_cols)
-        packing, group = expr.packing, own.group
-        source = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
-        found = planes(expr, start, stop, expr.first + np.arange(own.n_cols // group) * group, reader)
-    else:
-        packed, name = _block_span(expr, start, stop, reader), expr.input.stored.name
-        source, group = (LAYS["blocks"], 0, kernel_types()[name].id, 0, packed.shape[1]), GROUPS[name]
-        found = Planes(0.0, 0.0, 0.0)
-    size = (stop - start, own.n_cols, group)
-    return _kernels.grid_move(source, target, size, packed, found, own.limit, rezero, table(own.table), out)
+        packing = expr.packing
+        layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+        columns = expr.first + np.arange(own.n_cols // own.group) * own.group
+        return Held(layout, packed, planes(expr, start, stop, columns, reader, wanted=wanted), own, own.group)
+    packed, name = _block_span(expr, start, stop, reader), expr.input.stored.name
+    layout = (LAYS["blocks"], 0, kernel_types()[name].id, 0, packed.shape[1])
+    return Held(layout, packed, Planes(0.0, 0.0, 0.0), own, GROUPS[name])
 
 
 def _block_span(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
@@ -74,6 +92,8 @@ def opened_planes(expr: Regrid, rows: tuple[int, int], columns: NDArray[np.int64
     which = (expr.first + columns - first * elements) // group
     if not np.array_equal(which, np.arange(found.shape[2])):
         found = found[:, :, which]
+    if expr.whole is not None:
+        found[0] *= whole_of(expr.whole, *rows, reader)
     zero = implied_zero(name)
     return Planes(found[0], *found[1:]) if zero is None else Planes(found[0], 0.0, zero)
 

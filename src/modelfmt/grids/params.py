@@ -11,13 +11,15 @@ from modelfmt.ir import grid
 from modelfmt.ir.ops import Coded, Param, Reader, Reshape, geometry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
     Columns = NDArray[np.int64]
 
-__all__ = ["LAYS", "ORDERS", "Planes", "padded", "planes", "records", "zeros_of"]
+__all__ = ["LAYS", "ORDERS", "Planes", "padded", "planes", "records", "whole_of", "zeros_of"]
 
 LAYS = {"rows": 0, "words": 1, "columns": 2, "blocks": 3}
 ORDERS = {"low": 0, "high": 1, "awq": 2}
@@ -35,16 +37,25 @@ class Planes(NamedTuple):
     zero: float | Values
 
 
-def planes(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader, *, turned: bool = False) -> Planes:
-    """Scale, offset and zero of rows start..stop in the groups that begin at `columns`. Raises BadValue
-    (scale-not-finite, group-index)."""
-    import numpy as np
+def planes(
+    expr: Coded,
+    start: int,
+    stop: int,
+    columns: Columns,
+    reader: Reader,
+    *,
+    turned: bool = False,
+    wanted: Sequence[str] = Planes._fields,
+) -> Planes:
+    """Scale, offset and zero of rows start..stop in the groups that begin at `columns`; what is not wanted is 1, 0, 0.
 
+    Raises BadValue (scale-not-finite, group-index).
+    """
     shape = (len(columns), stop - start) if turned else (stop - start, len(columns))
     rows = (start, stop, columns)
     scale: float | Values = 1.0
-    if expr.scales:
-        scale = np.empty(shape)
+    if expr.scales and "scale" in wanted:
+        scale = _plane(shape, reader)
         finite = True
         for n, param in enumerate(expr.scales):
             if n == 0 and param.divide:
@@ -60,12 +71,22 @@ def planes(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader,
                 row=start,
             )
     others: list[float | Values] = []
-    for given in (0.0 if expr.offset is None else expr.offset, expr.zero):
-        plane: float | Values = given if isinstance(given, float) else np.empty(shape)
-        if isinstance(given, Param) and not isinstance(plane, float):
+    for name, given in (("offset", expr.offset), ("zero", expr.zero)):
+        if given is None or name not in wanted:
+            others.append(0.0)
+        elif isinstance(given, Param):
+            plane = _plane(shape, reader)
             _spread(given, rows, expr, reader, plane, "set", turned=turned)
-        others.append(plane)
+            others.append(plane)
+        else:
+            others.append(given)
     return Planes(scale, *others)
+
+
+def _plane(shape: tuple[int, int], reader: Reader) -> Values:
+    import numpy as np
+
+    return reader.empty(shape[0], 8 * shape[1]).view(np.float64)
 
 
 def records(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader) -> Values:
@@ -75,6 +96,17 @@ def records(expr: Coded, start: int, stop: int, columns: Columns, reader: Reader
     found = np.empty((stop - start, len(columns), 3))
     for field, plane in enumerate(planes(expr, start, stop, columns, reader)):
         found[..., field] = plane
+    return found
+
+
+def whole_of(param: Param, start: int, stop: int, reader: Reader) -> Values:
+    """The numbers of rows start..stop that have one each, or all the same: float64 [rows, 1]."""
+    import numpy as np
+
+    first, last = _line_range(param, start, stop)
+    lines = reader.values(param.input, first, last)[:, :1].astype(np.float64)
+    which = np.arange(start, stop) // param.rows - first if param.rows else np.zeros(stop - start, np.int64)
+    found: Values = lines[which]
     return found
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from math import gcd
+from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from modelfmt import _kernels
 from modelfmt.grids.kinds import direct, restricted
-from modelfmt.grids.moving import move, opened_planes
+from modelfmt.grids.moving import hold, opened_planes
 from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
+from modelfmt.grids.rounding import planes_of_values
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Coded, Expression, Numbers, Packed, Reader, Regrid, geometry
-from modelfmt.kernels import convert
+from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, geometry
+from modelfmt.kernels import convert, kernel_types
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -34,31 +37,44 @@ def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
         made = _moved(expr, start, stop, reader)
         if made is not None:
             return made
-    if packing.lay == "rows":
-        own, rows = grid.parse(expr.input.stored.name), reader.rows(expr.input, start, stop)
-        n_lines, stride = stop - start, expr.shape[-1] * word
-    else:
+    if packing.lay == "words" and 32 % packing.bits:
+        return _packed_threes(expr, start, stop, reader)
+    window, low, high = expr.input, start, stop
+    if packing.lay != "rows":
         per_line = 32 // packing.bits if packing.lay == "words" else 1
-        if packing.lay == "words" and 32 % packing.bits:
-            return _packed_threes(expr, start, stop, reader)
-        whole = grid.parse(expr.input.stored.name)
         first, last = start * per_line, stop * per_line
-        group = gcd(whole.group, first, last - first)
-        window = restricted(expr.input, first, last, group)
-        own, rows = grid.parse(window.stored.name), reader.rows(window, 0, geometry(window.shape, window.stored)[0])
-        n_lines, stride = stop - start, expr.shape[-1] * word
-    out = np.empty((n_lines, stride), np.uint8)
-    layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
-    fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), np.ascontiguousarray(rows), out, expr.rezero)
-    if fault is not None:
-        raise no_place(*fault, f"{packing.bits} bits")
+        window = restricted(window, first, last, gcd(grid.parse(window.stored.name).group, first, last - first))
+        low, high = 0, geometry(window.shape, window.stored)[0]
+    own, out = grid.parse(window.stored.name), reader.empty(stop - start, expr.shape[-1] * word)
+    for begin, end in _pieces(window, low, high):
+        rows = np.ascontiguousarray(reader.rows(window, begin, end))
+        across = {"rows": 0, "words": 4 * (end - begin), "columns": (end - begin) * packing.bits // 8}[packing.lay]
+        part = reader.empty(len(out), across) if across else out[begin - low : end - low]
+        layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, part.shape[1])
+        fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), rows, part, expr.rezero)
+        if fault is not None:
+            raise no_place(*fault, f"{packing.bits} bits", begin)
+        if across:
+            out[:, begin * across // (end - begin) :][:, :across] = part
     return out
+
+
+_AT_ONCE = 1 << 17  # values that become codes and words before the next do: what stays in a cache
+
+
+def _pieces(window: Expression, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Rows that are made at once: of values, a few; of others, whose operations may want more rows, all."""
+    if not isinstance(window, Nearest):
+        yield start, stop
+        return
+    unit = lcm(8, window.rows)
+    step = max(1, _AT_ONCE // (window.shape[-1] * unit)) * unit
+    for begin in range(start // step * step, stop, step):
+        yield max(begin, start), min(begin + step, stop)
 
 
 def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
     """The same without a grid between, where the codes can be moved in one step."""
-    import numpy as np
-
     packing, inner, first, last = expr.packing, expr.input, start, stop
     if packing.lay != "rows":
         per_line = 32 // packing.bits if packing.lay == "words" else 1
@@ -68,9 +84,10 @@ def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
         first, last = 0, geometry(inner.shape, inner.stored)[0]
     if not (isinstance(inner, Coded | Regrid) and direct(inner)):
         return None
-    out = np.empty((stop - start, expr.shape[-1] * expr.stored.block_bytes), np.uint8)
+    out = reader.empty(stop - start, expr.shape[-1] * expr.stored.block_bytes)
     target = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, out.shape[1])
-    fault = move(inner, first, last, reader, target, out, expr.rezero)
+    held = hold(inner, first, last, reader, ("zero",) if expr.rezero >= 0 else ())
+    fault = held.move((0, last - first), target, out, expr.rezero)
     if fault is not None:
         raise no_place(*fault, f"{packing.bits} bits", first)
     return out
@@ -120,7 +137,13 @@ def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], re
     import numpy as np
 
     size = expr.group or expr.input.shape[-1]
-    scale, offset, zero = planes_of(expr.input, rows, np.arange(*groups) * size, reader, turned=expr.turned)
+    wanted: Sequence[str] = ("scale",) if expr.what in ("scale", "exponent") else Planes._fields
+    inner = expr.input
+    plain = inner.offset is None if isinstance(inner, Coded) else isinstance(inner, Nearest) and inner.how != "mlx"
+    if expr.what == "zero" and plain:
+        wanted = ("zero",)
+    columns = np.arange(*groups) * size
+    scale, offset, zero = planes_of(expr.input, rows, columns, reader, turned=expr.turned, wanted=wanted)
     if expr.what == "scale":
         found = scale
     elif expr.what == "exponent":  # of a power of two, as an E8M0 byte
@@ -139,15 +162,23 @@ def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], re
 
 
 def planes_of(
-    expr: Expression, rows: tuple[int, int], columns: NDArray[np.int64], reader: Reader, *, turned: bool = False
+    expr: Expression,
+    rows: tuple[int, int],
+    columns: NDArray[np.int64],
+    reader: Reader,
+    *,
+    turned: bool = False,
+    wanted: Sequence[str] = Planes._fields,
 ) -> Planes:
     """Scale, offset and zero of the groups that begin at some columns, from parameters or blocks where these are at
-    hand, else from records."""
+    hand, else from records; those that are not wanted may be anything."""
     import numpy as np
 
     if isinstance(expr, Coded) and expr.index is None:
-        return planes(expr, *rows, expr.first + columns, reader, turned=turned)
-    if isinstance(expr, Regrid):
+        return planes(expr, *rows, expr.first + columns, reader, turned=turned, wanted=wanted)
+    if isinstance(expr, Nearest):
+        found = planes_of_values(expr, rows, columns, reader, wanted)
+    elif isinstance(expr, Regrid):
         found = opened_planes(expr, rows, columns, reader)
     else:
         own = grid.parse(expr.stored.name)
@@ -187,6 +218,10 @@ def _dense(found: Values, encoding: str) -> Rows:
     row = ENCODINGS[encoding]
     if row.element.kind == "int":
         return np.ascontiguousarray(np.rint(found).astype(row.numpy)).view(np.uint8).reshape(n, -1)
+    if encoding not in kernel_types():  # 8-bit floats, which have these numbers
+        import ml_dtypes
+
+        return np.ascontiguousarray(found.astype(getattr(ml_dtypes, row.numpy))).view(np.uint8)
     out = np.empty((n, m * row.block_bytes), np.uint8)
     if n and m:
         convert("F64", np.ascontiguousarray(found), encoding, out, n, m)

@@ -5,23 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelfmt import _kernels
-from modelfmt.errors import BadValue
 from modelfmt.grids import params
 from modelfmt.grids.kinds import GROUPS
-from modelfmt.grids.moving import move, span
+from modelfmt.grids.moving import hold, span
 from modelfmt.grids.values import no_place, opened
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Blocks, Coded, Nearest, Reader, Regrid, Uniform, row_bytes
+from modelfmt.ir.ops import Blocks, Coded, Reader, Regrid, Uniform, row_bytes
 from modelfmt.kernels import kernel_types
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["blocks", "coded", "nearest", "regrid", "uniform"]
+__all__ = ["blocks", "coded", "regrid", "slabs", "uniform"]
+
+SLAB, SLAB_ROWS = 1 << 20, 128
+"""Bytes of blocks that are made at once, about, in whole multiples of so many rows: those of a cache line of words."""
 
 
 def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
@@ -81,31 +85,16 @@ def regrid(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
     records = rows[:, : n_all // own * grid.RECORD].reshape(n, -1, grid.RECORD)
     which = (expr.first + np.arange(width // expr.group) * expr.group) // own
     head = records if len(which) == records.shape[1] else records[:, which]
+    if expr.whole is not None:
+        scaled = np.ascontiguousarray(head).view(np.float64)
+        scaled[..., 0] *= params.whole_of(expr.whole, start, stop, reader)
+        head = scaled.view(np.uint8)
     if expr.records:
         return np.ascontiguousarray(head.reshape(n, -1))
-    if width == n_all and expr.group == own:
+    if width == n_all and expr.group == own and expr.whole is None:
         return rows
     begin = n_all // own * grid.RECORD + expr.first
     return np.concatenate([head.reshape(n, -1), rows[:, begin : begin + width]], axis=1)
-
-
-def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
-    import numpy as np
-
-    values = np.require(reader.values(expr.input, start, stop), np.float32, ["C", "A"])
-    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
-    how = (expr.bits, expr.symmetric, expr.half, expr.records)
-    fault = _kernels.grid_round(how, (len(values), expr.shape[-1], expr.group), values, out)
-    if fault is not None:
-        row, column = start + fault[0], fault[1]
-        raise BadValue(
-            "a value that is not finite cannot be quantized",
-            place=f"row {row}, column {column}",
-            found="NaN, infinity or a scale beyond float16" if expr.half else "NaN or infinity",
-            row=row,
-            column=column,
-        )
-    return out
 
 
 def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
@@ -117,13 +106,6 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
     records = rows[:, :head].copy().view(np.float64).reshape(len(rows), -1, 3)
     scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
     codes = rows[:, head:]
-    whole = grid.whole(expr.table)
-    if whole is not None:
-        table = np.zeros(256, np.uint8)
-        table[: len(whole.codes)] = whole.codes
-        scale /= whole.steps
-        zero += whole.zero  # tables are never moved: their zero is 0
-        codes[:] = table[codes]
     still = (scale == 0.0) & (offset != 0.0)
     if still.any():  # a constant: codes of 0, whose zero is the constant itself
         if codes.size:
@@ -136,14 +118,21 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
 
 def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
-    import numpy as np
+    return next(slabs(expr, start, stop, reader, stop - start), reader.empty(0, row_bytes(expr)))
 
-    inner, row = expr.input, kernel_types()[expr.encoding]
-    if isinstance(inner, Coded) and inner.packing.lay == "columns" and (start % 8 or stop % 8):
-        first, last = start // 8 * 8, -(-stop // 8) * 8
-        return blocks(expr, first, last, reader)[start - first : stop - first]
-    out = np.empty((stop - start, row_bytes(expr)), np.uint8)
-    fault = move(inner, start, stop, reader, (params.LAYS["blocks"], 0, row.id, 0, out.shape[1]), out)
-    if fault is not None:
-        raise no_place(*fault, expr.encoding, start)
-    return out
+
+def slabs(expr: Blocks, start: int, stop: int, reader: Reader, n_rows: int = 0) -> Iterator[Rows]:
+    """Rows start..stop, n_rows (at least) at a time, by default so many that they stay in the cache. What they are made
+    of is read once."""
+    inner, row, size = expr.input, kernel_types()[expr.encoding], row_bytes(expr)
+    unit = 8 if isinstance(inner, Coded) and inner.packing.lay == "columns" else 1  # words hold eight rows
+    first, last = start // unit * unit, -(-stop // unit) * unit
+    n_rows = -(-n_rows // unit) * unit + unit if n_rows else max(1, SLAB // (size * SLAB_ROWS)) * SLAB_ROWS
+    held = hold(inner, first, last, reader, params.Planes._fields)
+    for begin in range(first, last, n_rows):
+        end = min(begin + n_rows, last)
+        out = reader.empty(end - begin, size)
+        fault = held.move((begin - first, end - first), (params.LAYS["blocks"], 0, row.id, 0, size), out)
+        if fault is not None:
+            raise no_place(*fault, expr.encoding, begin)
+        yield out[max(start - begin, 0) : stop - begin]

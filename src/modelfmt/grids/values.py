@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "rounding", "table", "values"]
+__all__ = ["as_blocks", "decode", "doubles", "fit", "no_place", "opened", "storing", "table", "values"]
 
 
 def values(rows: Rows, name: str) -> Values:
@@ -109,7 +109,7 @@ def no_place(row: int, column: int, target: str, first: int = 0) -> BadValue:
     )
 
 
-def rounding(
+def storing(
     planes: tuple[float | Values, float | Values, float | Values],
     count: int,
     top: float,

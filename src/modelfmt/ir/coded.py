@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
 
 __all__ = [
-    "GRIDDED",
     "Blocks",
     "Coded",
     "Fields",
-    "Nearest",
     "Nested",
     "Numbers",
     "Packed",
@@ -103,7 +101,8 @@ class Coded(Op, frozen=True):
 
 
 class Regrid(Op, frozen=True):
-    """Blocks of a GGUF type as rows of a grid. group: that of the type."""
+    """Blocks of a GGUF type as rows of a grid. group: that of the type. whole: a scale of the whole, or of so many
+    rows, beside the blocks."""
 
     input: Expression
     table: str
@@ -111,6 +110,11 @@ class Regrid(Op, frozen=True):
     records: bool = False
     first: int = 0
     width: int = 0
+    whole: Param | None = None
+
+    @property
+    def inputs(self) -> tuple[Expression, ...]:
+        return (self.input,) if self.whole is None else (self.input, self.whole.input)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,57 +125,15 @@ class Regrid(Op, frozen=True):
         return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
 
 
-class Nearest(Op, frozen=True):
-    """Dense values rounded to integers under a scale for each group, as rows of a grid: the codes of ONNX Runtime's
-    quantizer of weights (csrc/quant/grid_round.c).
-
-    table: of the codes, "U4" or "U8". symmetric: the zero is the middle of the range, else each group has its own.
-    half: scales are rounded to float16 first. records: no codes.
-    """
-
-    input: Expression
-    table: str
-    group: int
-    symmetric: bool = True
-    half: bool = False
-    records: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.shape or self.shape[-1] % self.group:
-            raise ShapeError("rows are no whole groups", code="blocks", found=self.shape, allowed=self.group)
-
-    @property
-    def bits(self) -> int:
-        """Bits of a code."""
-        return grid.INTEGERS[self.table]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
-
-    @property
-    def stored(self) -> Encoding:
-        return ENCODINGS[grid.grid_name("-" if self.records else self.table, self.group, self.shape[-1])]
-
-
 class Uniform(Op, frozen=True):
-    """A grid as integers under scales and zeros alone, value = scale * (code - zero): tables of whole numbers become
-    codes, offsets become zeros, which are then no whole numbers. table: that of the input, which may be records."""
+    """A grid under scales and zeros alone, value = scale * (code - zero): offsets become zeros, which are then no whole
+    numbers."""
 
     input: Expression
-    table: str
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.input.shape
-
-    @property
-    def stored(self) -> Encoding:
-        given, whole = self.input.stored, grid.whole(self.table)
-        own = grid.parse(given.name)
-        if whole is None or own.table == "-":
-            return given
-        return ENCODINGS[grid.grid_name(whole.table, own.group, own.n_cols)]
 
 
 class Blocks(Op, frozen=True):
@@ -355,7 +317,3 @@ class Fields(Op, frozen=True):
             found = found.reshape(len(rows), -1, len(self.order))[..., np.argsort(self.order)]
         codes: Rows = np.ascontiguousarray(found.reshape(len(rows), -1))
         return codes
-
-
-GRIDDED = (Coded, Regrid, Nearest, Uniform, Packed, Numbers, Blocks)
-"""Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""

@@ -62,6 +62,11 @@ class Packing(msgspec.Struct, frozen=True):
     order: Literal["low", "high", "awq"] = "low"
     flip: int = 0
 
+    @property
+    def crosses(self) -> bool:
+        """Whether the codes of a row lie in different lines."""
+        return self.lay in ("words", "columns")
+
 
 class Grid(msgspec.Struct, frozen=True):
     """A grid's table ("U4", "E2M1", "-" ..), group and columns."""

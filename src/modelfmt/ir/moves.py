@@ -86,8 +86,9 @@ class RopePermute(Op, frozen=True):
         first, last = start // size * size, -(-stop // size) * size
         head = np.arange(size).reshape(size // 2, 2) if self.inverse else np.arange(size).reshape(2, size // 2)
         order = (np.arange(first, last, size)[:, None] + head.T.reshape(-1)).reshape(-1)[start - first : stop - first]
-        rows: Rows = reader.rows(self.input, first, last)[order - first]
-        return rows
+        rows, out = reader.rows(self.input, first, last), reader.empty(stop - start, row_bytes(self))
+        np.take(rows, order - first, 0, out, "clip")  # "raise" would make another array
+        return out
 
 
 class Stack(Op, frozen=True):
@@ -378,7 +379,7 @@ class Tiled(Op, frozen=True):
 
 
 class Reinterpret(Op, frozen=True):
-    """The bytes of a U8 expression as elements of another dense encoding. big: they are big-endian."""
+    """The elements of an expression, of a byte each, as bytes of another dense encoding. big: they are big-endian."""
 
     input: Expression
     shape: tuple[int, ...]
@@ -386,8 +387,9 @@ class Reinterpret(Op, frozen=True):
     big: bool = False
 
     def __post_init__(self) -> None:
-        row = self.stored
-        if self.input.stored.name != "U8" or not row.dense or row.block_elements != 1:
+        row, given = self.stored, self.input.stored
+        plain = given.dense and row.dense and given.block_elements == row.block_elements == 1
+        if not plain or given.block_bytes != 1:
             raise ShapeError("only plain bytes can be reinterpreted", code="reinterpret", found=self.encoding)
         if prod(self.shape) * row.block_bytes != prod(self.input.shape):
             raise ShapeError(

@@ -45,6 +45,9 @@ class Reader(Protocol):
     def rows(self, expr: Expression, start: int, stop: int) -> Rows:
         """Encoded rows start..stop as uint8 [stop - start, row_bytes]."""
 
+    def empty(self, n_rows: int, row_bytes: int) -> Rows:
+        """Uninitialised rows as uint8 [n_rows, row_bytes]."""
+
     def values(self, expr: Expression, start: int, stop: int) -> NDArray[np.float32]:
         """The same rows decoded, float32 [stop - start, n_cols]."""
 

@@ -14,11 +14,9 @@ import msgspec
 
 from modelfmt.ir import coded, computed, moves, op, to_grid
 from modelfmt.ir.coded import (
-    GRIDDED,
     Blocks,
     Coded,
     Fields,
-    Nearest,
     Nested,
     Numbers,
     Packed,
@@ -56,7 +54,7 @@ from modelfmt.ir.moves import (
     Transpose,
 )
 from modelfmt.ir.op import Constant, Leaf, Reader, geometry, row_bytes
-from modelfmt.ir.to_grid import NestedCodes, ToGrid, nearest
+from modelfmt.ir.to_grid import Nearest, NestedCodes, nearest
 
 __all__ = [
     "GRIDDED",
@@ -98,7 +96,6 @@ __all__ = [
     "Strided",
     "Swap",
     "Tiled",
-    "ToGrid",
     "Transpose",
     "Uniform",
     "Widened",
@@ -142,7 +139,6 @@ Expression = (
     | Regrid
     | Nearest
     | Uniform
-    | ToGrid
     | NestedCodes
     | Packed
     | Numbers
@@ -156,6 +152,9 @@ Expression = (
 for _module in (op, moves, computed, coded, to_grid):
     vars(_module)["Expression"] = Expression  # msgspec resolves the annotations of fields where their class stands
 
+GRIDDED = (Coded, Regrid, Nearest, Uniform, Packed, Numbers, Blocks)
+"""Operations that kernels do: the reader makes their rows itself (modelfmt.grids)."""
+
 ROUNDED = (AddConstant, Scale, NegativeExp, NegativeLog)
 """Operations after whose inverse the last bits of a value may be others."""
 
@@ -164,7 +163,7 @@ def with_inputs(expr: Expression, change: Callable[[Expression], Expression]) ->
     """The same operation over other inputs: `change` of each. Sources of grids and leaves stay as they are."""
     if isinstance(expr, Stack | Concat | Tiled):
         return msgspec.structs.replace(expr, parts=tuple(map(change, expr.parts)))
-    if isinstance(expr, Leaf | Constant | Coded | Regrid | Nearest | ToGrid | Blocks):
+    if isinstance(expr, Leaf | Constant | Coded | Regrid | Nearest | Blocks):
         return expr
     return msgspec.structs.replace(expr, input=change(expr.input))
 

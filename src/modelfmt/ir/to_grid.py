@@ -1,22 +1,21 @@
-"""Values quantized to a grid, each to the nearest code: what a scheme makes of weights that are not quantized yet.
+"""Values quantized to a grid, each to the nearest code: what a scheme, or a runtime, makes of weights that are not
+quantized yet.
 
 The scale of a group is found first and rounded to the type that it will be stored in; codes are chosen for that scale.
-Sources: compressed-tensors 0.20 quantization/utils/helpers.py (calculate_qparams) and lifecycle/forward.py (quantize)
-for symmetric, asymmetric and e4m3; mlx 0.32 backend/cpu/quantized.cpp for mlx; bitsandbytes 0.50
-backends/default/ops.py for nf4. All of it in float32, one operation after another, so that the codes are theirs.
-Not here: calibration (GPTQ, AWQ and the like need text).
+`RULES` is a table: symmetric and asymmetric integers, integers under an offset, 8-bit floats, codebooks. The rows of
+these grids are made by csrc/quant/grid_round.c, whose first lines name the sources. Not here: calibration (GPTQ, AWQ
+and the like need text).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import gcd
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from modelfmt.errors import BadValue
+from modelfmt.errors import ShapeError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS, Encoding
-from modelfmt.ir.op import Op, Reader, geometry
+from modelfmt.ir.op import Op, Reader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +24,59 @@ if TYPE_CHECKING:
     from modelfmt.ir.ops import Expression
 
     Rows = NDArray[np.uint8]
-    Found = tuple[Any, Any, Any, Callable[[], Any]]
 
-__all__ = ["ROUNDINGS", "NestedCodes", "ToGrid", "nearest"]
+__all__ = ["RULES", "Nearest", "NestedCodes", "Rule", "nearest"]
 
 
-class ToGrid(Op, frozen=True):
-    """Rows of a grid made from dense values [.., rows, columns].
+class Rule(NamedTuple):
+    """One way of rounding, as `mf_rounded` of csrc/grid.h says it.
 
-    how: a row of ROUNDINGS. size: columns that share a scale; rows: neighbouring rows that do (blocks, of a matrix
-    alone). scale: the dense type that scales are stored in. group, records, first, width: as in Regrid and Coded.
+    found: what the scale of a group is made of, "largest" magnitude, "farthest" value from zero, "range", "edge".
+    codes: "even" or "away", integers, half way to which; "float", E4M3; "book", of a codebook. reach: what code is for
+    what was found (0: the largest of the integers). divide: by the scale, or times its reciprocal. stored: what a scale
+    becomes after its type, "E4M3", "power" of two or "power above". least: in place of a scale of nothing (None: the
+    step from 1 to the next number of its type). floor: the smallest divisor. over: codes are for values times this.
+    ties: of a codebook, "even", or "low" for the smaller magnitude. top: where floats and books end.
+    """
+
+    found: str
+    codes: str
+    reach: float = 0.0
+    divide: bool = True
+    stored: str = ""
+    least: float | None = 0.0
+    floor: float = 0.0
+    over: float = 1.0
+    ties: str = "even"
+    top: float = 0.0
+
+
+RULES = {
+    "symmetric": Rule("largest", "even", least=None),
+    "asymmetric": Rule("range", "even", least=None),
+    "mlx": Rule("edge", "even", least=1e-7),
+    "e4m3": Rule("largest", "float", 448.0, least=None, top=448.0),
+    "nf4": Rule("largest", "book", 1.0, divide=False, floor=1e-38, top=1.0),
+    "nf4-nested": Rule("largest", "book", 1.0, divide=False, floor=1e-38, top=1.0),
+    "int8-rows": Rule("largest", "even", 1.0, divide=False, over=127.0),
+    "mxfp8": Rule("largest", "float", 256.0, stored="power", least=2.0**-127, top=448.0),
+    "nvfp4": Rule("largest", "book", 6.0, stored="E4M3", least=0.125, top=6.0),
+    "mlx-mxfp4": Rule("largest", "book", 6.0, stored="power above", least=1.0, ties="low", top=6.0),
+    "mlx-mxfp8": Rule("largest", "float", 448.0, stored="power above", least=1.0, top=448.0),
+    "mlx-nvfp4": Rule("largest", "book", 6.0, stored="E4M3", ties="low", top=6.0),
+    "ort-symmetric": Rule("farthest", "away", divide=False),
+    "ort-asymmetric": Rule("range", "away", divide=False),
+}
+"""compressed-tensors' rules first, for AWQ, GPTQ and FP8, too; then those of MLX, bitsandbytes and ONNX Runtime."""
+
+
+class Nearest(Op, frozen=True):
+    """Rows of a grid made from dense values [.., rows, columns], each rounded to the nearest code.
+
+    how: a row of RULES. size: columns that share a scale (the last may be fewer); rows: neighbouring rows that do
+    (blocks, of a matrix alone). scale: the dense type that scales are stored in, or, where the rule has another, are
+    computed in. whole: a scale of the whole, by which scales are multiplied before they are stored: the grid is that of
+    values times it. group, records, first, width: as in Regrid and Coded.
     """
 
     input: Expression
@@ -44,9 +86,24 @@ class ToGrid(Op, frozen=True):
     scale: str
     group: int
     rows: int = 1
+    whole: float = 1.0
     records: bool = False
     first: int = 0
     width: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shape or self.shape[-1] % self.group or self.size % self.group:
+            raise ShapeError("rows are no whole groups", code="blocks", found=self.shape, allowed=self.group)
+
+    @property
+    def rule(self) -> Rule:
+        """How values are rounded."""
+        return RULES[self.how]
+
+    @property
+    def limit(self) -> int:
+        """The largest code."""
+        return grid.parse(grid.grid_name(self.table, 1, 1)).limit
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,52 +116,11 @@ class ToGrid(Op, frozen=True):
     @property
     def zeros(self) -> tuple[float, float]:
         """The smallest and the largest zero that there can be; of offsets, which are no zeros, what no code reaches."""
-        limit = float(_limit(self))
+        limit = float(self.limit)
         half = (limit + 1.0) / 2.0
-        return {"symmetric": (half, half), "asymmetric": (0.0, limit)}.get(self.how, (-1.0, limit + 1.0))
-
-    def tile(self, start: int, stop: int, reader: Reader) -> Rows:
-        import numpy as np
-
-        n_all, last = self.input.shape[-1], self.first + self.shape[-1]
-        begin, end = self.first // self.size * self.size, min(-(-last // self.size) * self.size, n_all)
-        low = start // self.rows * self.rows
-        high = min(-(-stop // self.rows) * self.rows, geometry(self.input.shape, self.input.stored)[0])
-        given = self._values(low, high, begin, end, reader)
-        n, n_groups = high - low, -(-(end - begin) // self.size)
-        padded = np.zeros((n, n_groups * self.size), np.float32)
-        padded[:, : end - begin] = given
-        scale, offset, zero, codes = ROUNDINGS[self.how](padded.reshape(n, n_groups, self.size), self)
-        which = (self.first - begin + np.arange(self.shape[-1] // self.group) * self.group) // self.size
-        records = np.empty((n, n_groups, 3))
-        records[..., 0], records[..., 1], records[..., 2] = scale, offset, zero
-        head = np.ascontiguousarray(records[:, which]).view(np.uint8).reshape(n, -1)
-        if not self.records:
-            codes = codes().reshape(n, -1)[:, self.first - begin : last - begin].astype(np.uint8)
-            head = np.concatenate([head, codes], axis=1)
-        made: Rows = np.ascontiguousarray(head[start - low : stop - low])
-        return made
-
-    def _values(self, low: int, high: int, begin: int, end: int, reader: Reader) -> NDArray[np.float32]:
-        import numpy as np
-
-        if (begin, end) == (0, self.input.shape[-1]):
-            found = reader.values(self.input, low, high)
-        else:
-            row = self.input.stored
-            strip = np.ascontiguousarray(reader.columns(self.input, (low, high), begin, end))
-            found = strip.view(_numpy(row.name)).astype(np.float32)
-        if not np.isfinite(found).all():
-            bad = ~np.isfinite(found)
-            raise BadValue(
-                "a value that cannot be quantized",
-                code="not-finite",
-                place=f"row {low + int(bad.any(axis=1).argmax())}",
-                found="NaN or infinity",
-                allowed="finite numbers",
-                row=low + int(bad.any(axis=1).argmax()),
-            )
-        return found
+        if self.rule.codes not in ("even", "away") or self.rule.found == "edge":
+            return -1.0, limit + 1.0
+        return (0.0, limit) if self.rule.found == "range" else (half, half)
 
 
 class NestedCodes(Op, frozen=True):
@@ -150,125 +166,6 @@ class NestedCodes(Op, frozen=True):
         return codes[start - low : stop - low].reshape(-1, 1)
 
 
-def nearest(input: Expression, how: str, table: str, size: int, scale: str, *, rows: int = 1) -> ToGrid:
+def nearest(input: Expression, how: str, table: str, size: int, scale: str, *, rows: int = 1) -> Nearest:
     """The expression for groups of `size` columns, which need not divide the row for blocks of floats."""
-    return ToGrid(input, how, table, size, scale, gcd(size, input.shape[-1]), rows)
-
-
-def _numpy(encoding: str) -> Any:
-    import ml_dtypes
-    import numpy as np
-
-    name = ENCODINGS[encoding].numpy
-    return np.dtype(getattr(ml_dtypes, name, None) or name)
-
-
-def _limit(expr: ToGrid) -> int:
-    """The largest code."""
-    return grid.parse(grid.grid_name(expr.table, 1, 1)).limit
-
-
-EPSILON = {"F16": 2.0**-10, "BF16": 2.0**-7, "F32": 2.0**-23}
-"""Dense type -> the step from 1 to its next number."""
-
-
-def _stored(scale: Any, expr: ToGrid) -> Any:
-    """Scales as they will be stored, float32; where one is nothing, the step from 1 to the next number."""
-    import numpy as np
-
-    kind = _numpy(expr.scale)
-    with np.errstate(over="ignore"):
-        found = scale.astype(kind)
-    found = np.where(found == 0, EPSILON[expr.scale], found).astype(np.float32)
-    if not np.isfinite(found).all():
-        raise BadValue(
-            "a scale beyond the range of its type", code="scale-not-finite", place=expr.how, found=expr.scale
-        )
-    return found
-
-
-def _symmetric(x: Any, expr: ToGrid) -> Found:
-    import numpy as np
-
-    limit = _limit(expr)
-    half = np.float32((limit + 1) // 2)
-    scale = _stored(np.abs(x).max(-1) / np.float32(limit / 2), expr)
-    return scale, 0.0, half, lambda: np.rint(np.clip(x / scale[..., None], -half, half - 1)) + half
-
-
-def _asymmetric(x: Any, expr: ToGrid) -> Found:
-    import numpy as np
-
-    limit = _limit(expr)
-    half = np.float32((limit + 1) // 2)
-    low, high = np.minimum(x.min(-1), 0), np.maximum(x.max(-1), 0)
-    scale = (high - low) / np.float32(limit)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        zero = np.rint(np.clip(np.where(scale == 0, 0, -half - low / scale), -half, half - 1))
-    scale = _stored(scale, expr)
-
-    def codes() -> Any:
-        return np.rint(np.clip(x / scale[..., None] + zero[..., None], -half, half - 1)) + half
-
-    return scale, 0.0, zero + half, codes
-
-
-def _mlx(x: Any, expr: ToGrid) -> Found:
-    """The end of the range that is further from nothing is a number of the grid."""
-    import numpy as np
-
-    limit = np.float32(_limit(expr))
-    low, high = x.min(-1), x.max(-1)
-    negative = np.abs(low) > np.abs(high)
-    scale = np.maximum((high - low) / limit, np.float32(1e-7))
-    scale = np.where(negative, scale, -scale)
-    edge = np.where(negative, low, high)
-    first = np.rint(edge / scale)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(first != 0, edge / first, scale)
-    bias = np.where(first != 0, edge, np.float32(0))
-    kind = _numpy(expr.scale)
-    with np.errstate(over="ignore"):
-        stored, offset = scale.astype(kind).astype(np.float64), bias.astype(kind).astype(np.float64)
-    if not (np.isfinite(stored).all() and np.isfinite(offset).all()):
-        raise BadValue(
-            "a scale beyond the range of its type", code="scale-not-finite", place=expr.how, found=expr.scale
-        )
-    return stored, offset, 0.0, lambda: np.clip(np.rint((x - bias[..., None]) / scale[..., None]), 0, limit)
-
-
-def _e4m3(x: Any, expr: ToGrid) -> Found:
-    """Blocks of expr.rows rows."""
-    import ml_dtypes
-    import numpy as np
-
-    largest = np.abs(x).max(-1)
-    starts = np.arange(0, len(x), expr.rows)
-    sizes = np.diff([*starts, len(x)])
-    scale = np.repeat(_stored(np.maximum.reduceat(largest, starts, axis=0) / np.float32(448), expr), sizes, axis=0)
-
-    def codes() -> Any:
-        return np.clip(x / scale[..., None], -448, 448).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
-
-    return scale, 0.0, 0.0, codes
-
-
-def _nf4(x: Any, expr: ToGrid) -> Found:
-    import numpy as np
-
-    table = np.array(grid.TABLES[expr.table], np.float32)
-    largest = np.abs(x).max(-1)
-    inverse = np.float32(1) / np.maximum(largest, np.float32(1e-38))
-    between = (table[:-1] + table[1:]) / 2
-    return largest, 0.0, 0.0, lambda: np.searchsorted(between, np.clip(x * inverse[..., None], -1, 1), side="left")
-
-
-ROUNDINGS: dict[str, Callable[[Any, ToGrid], Found]] = {
-    "symmetric": _symmetric,
-    "asymmetric": _asymmetric,
-    "mlx": _mlx,
-    "e4m3": _e4m3,
-    "nf4": _nf4,
-    "nf4-nested": _nf4,
-}
-"""How -> scale, offset and zero [n, groups], and what makes codes [n, groups, size] of float32 values of that shape."""
+    return Nearest(input, how, table, size, scale, gcd(size, input.shape[-1]), rows)

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from modelfmt import grids
+from modelfmt import _kernels, grids
 from modelfmt.errors import LossyError, UsageError
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
@@ -26,10 +26,10 @@ from modelfmt.ir.ops import (
     Coded,
     Constant,
     Expression,
+    Nearest,
     Param,
     Reader,
     Regrid,
-    ToGrid,
     Widened,
     geometry,
     nodes,
@@ -50,6 +50,7 @@ __all__ = [
     "Verdict",
     "can_encode",
     "choose",
+    "e4m3_scales",
     "is_grid",
     "label",
     "policy",
@@ -57,6 +58,7 @@ __all__ = [
     "rounding",
     "verdict",
     "whole_zeros",
+    "without_tensor_scale",
     "zeros",
 ]
 
@@ -135,7 +137,8 @@ def is_grid(expr: Expression) -> bool:
 def label(expr: Expression) -> str:
     """What a source is, for people: the scheme of its codes, else its encoding."""
     found = next((node.label for node in nodes(expr) if isinstance(node, Coded)), "")
-    return found if found and is_grid(expr) else expr.stored.name
+    blocks = next((node.input.stored.name for node in nodes(expr) if isinstance(node, Regrid)), "")
+    return (found or blocks) if (found or blocks) and is_grid(expr) else expr.stored.name
 
 
 def can_encode(expr: Expression, target: str, reader: Reader, *, at_most: float = 1.0) -> Verdict:
@@ -201,7 +204,7 @@ def choose(expr: Expression, wanted: Policy, reader: Reader, *, name: str = "") 
 
 def _move(expr: Expression, target: str, reader: Reader, at_most: float) -> Move:
     if target == "NVFP4":
-        inner, scale, off = _without_tensor_scale(expr, reader)
+        inner, scale, off = without_tensor_scale(expr, reader)
         found = can_encode(inner, target, reader, at_most=at_most)
         if found.bound is not None and off:
             found = verdict(max(found.bound, off), at_most)
@@ -209,7 +212,7 @@ def _move(expr: Expression, target: str, reader: Reader, at_most: float) -> Move
     return Move(target, can_encode(expr, target, reader, at_most=at_most), expr)
 
 
-def _without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression, Expression | None, float]:
+def without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression, Expression | None, float]:
     """A tensor without the scale of its whole, that scale, and what rounding its reciprocal to float32 costs."""
     found: list[Param] = []
 
@@ -220,6 +223,9 @@ def _without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression,
                 found.extend(whole)
                 return msgspec.structs.replace(part, scales=tuple(p for p in part.scales if p is not whole[0]))
             return part
+        if isinstance(part, Regrid) and part.whole is not None and part.whole.rows == 0:
+            found.append(part.whole)
+            return msgspec.structs.replace(part, whole=None)
         return with_inputs(part, strip)
 
     inner = strip(expr)
@@ -347,17 +353,32 @@ def _fits_of(expr: Expression, reader: Reader) -> _Fits:
 def _fitting(expr: Expression, reader: Reader) -> _Fits:
     import numpy as np
 
-    n_rows, n_cols = geometry(expr.shape, expr.stored)
-    step, fits, largest = max(1, _CHUNK // max(4 * n_cols, 1)), set(DENSE), 0.0
-    for start in range(0, n_rows, step):
-        given = np.ascontiguousarray(reader.values(expr, start, min(start + step, n_rows)))
+    fits, largest = set(DENSE), 0.0
+    for given in _numbers(expr, reader):
         largest = max(largest, float(given.max(initial=0.0)), -float(given.min(initial=0.0)))
         for encoding in fits - {"F32"}:
-            narrow = np.empty((len(given), 2 * n_cols), np.uint8)
-            convert("F32", given, encoding, narrow, len(given), n_cols)
-            if not np.array_equal(grids.decode(narrow, encoding, n_cols), given):
+            narrow = np.empty((1, 2 * given.size), np.uint8)
+            convert("F32", given, encoding, narrow, 1, given.size)
+            if not np.array_equal(grids.decode(narrow, encoding, given.size)[0], given):
                 fits.remove(encoding)
     return _Fits(frozenset(fits), largest)
+
+
+def _numbers(expr: Expression, reader: Reader) -> Iterator[NDArray[np.float32]]:
+    """Every number of a dense expression, flat, some at a time; of 16 bits, each of those that occur once."""
+    import numpy as np
+
+    n_rows, n_cols = geometry(expr.shape, expr.stored)
+    step, words = max(1, _CHUNK // max(4 * n_cols, 1)), np.zeros(1 << 16, np.uint8)
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        if expr.stored.name in ("F16", "BF16"):
+            _kernels.mark_words(np.ascontiguousarray(reader.rows(expr, start, stop)), words)
+        else:
+            yield np.ascontiguousarray(reader.values(expr, start, stop)).reshape(-1)
+    seen = np.flatnonzero(words).astype("<u2")
+    if seen.size:
+        yield grids.decode(seen.view(np.uint8)[None], expr.stored.name, seen.size)[0]
 
 
 def _probed(expr: Expression, target: str, reader: Reader, at_most: float) -> bool:
@@ -460,7 +481,7 @@ def rounding(
     rezero: the codes are moved so that this is their zero. Without offset, zeros must be whole and offsets nothing:
     what is left of them counts. Infinity where a number has no place.
     """
-    if isinstance(expr, ToGrid):  # its scales were rounded to their type before codes were chosen
+    if isinstance(expr, Nearest):  # its scales were rounded to their type before codes were chosen
         return 0.0 if scale in (expr.scale, "F32") and rezero is None else float("inf")
     own, worst = grid.parse(expr.stored.name), 0.0
     coded = _sources(expr)
@@ -470,7 +491,7 @@ def rounding(
     top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for count, planes in _planes(expr, reader):
         limit = float(own.limit) if own.integer else top
-        worst = max(worst, grids.rounding(planes, count, limit, own.integer, scale, offset, rezero))
+        worst = max(worst, grids.storing(planes, count, limit, own.integer, scale, offset, rezero))
     return worst
 
 
@@ -504,7 +525,7 @@ def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
 
 def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
     """The smallest and the largest whole zero of a grid."""
-    if isinstance(expr, ToGrid):
+    if isinstance(expr, Nearest):
         return expr.zeros
     coded = _sources(expr)
     low, high = float("inf"), float("-inf")
@@ -521,14 +542,27 @@ def powers(expr: Expression, reader: Reader) -> bool:
     """True where every scale is a power of two that an E8M0 byte holds."""
     import numpy as np
 
-    if isinstance(expr, ToGrid):
-        return False
+    if isinstance(expr, Nearest):
+        return expr.rule.stored.startswith("power")
     if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
         return True
 
     for records in _records(expr, reader):
         fraction, exponent = np.frexp(records[:, 0])
         if not np.all((fraction == 0.5) & (exponent > -127) & (exponent <= 128)) or records[:, 1:].any():
+            return False
+    return True
+
+
+def e4m3_scales(expr: Expression, reader: Reader) -> bool:
+    """True where every scale is an E4M3 number that is not negative, and there is nothing else."""
+    import numpy as np
+
+    if isinstance(expr, Nearest):
+        return expr.rule.stored == "E4M3"
+    for records in _records(expr, reader):
+        scales = records[:, 0]
+        if not np.array_equal(_rounded(np.clip(scales, 0.0, 448.0), "F8_E4M3"), scales) or records[:, 1:].any():
             return False
     return True
 

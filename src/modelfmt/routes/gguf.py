@@ -300,7 +300,7 @@ def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
             path=model.path,
             hint="GGUF needs the architecture's configuration: open the checkpoint folder",
         )
-    arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"))
+    arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"), config=model.config)
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
     exprs, notes = act_order.folded(exprs) if fold else (exprs, [])
     if arch.dense:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelfmt.checkpoints import from_gguf
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.grids import half_scales
+from modelfmt.ir import grid
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import Encoded, Expression, Nearest, Numbers, Packed, Regrid, nodes, source_label
@@ -151,7 +152,7 @@ def _quantized(expr: Expression) -> tuple[Expression, str] | None:
         if isinstance(node, Encoded):
             return node.input, node.encoding
         if isinstance(node, Nearest):
-            return node.input, str(Integers(node.bits, node.group, node.symmetric))
+            return node.input, str(Integers(grid.INTEGERS[node.table], node.size, node.rule.found != "range"))
     return None
 
 

@@ -23,7 +23,7 @@ __all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_
 
 SUFFIX = ".modelfmt"
 _READ_BACK = 1 << 20
-_WRITE_BEHIND = 1 << 20
+_WRITE_BEHIND = 1 << 19
 
 
 class OutputFile:
@@ -34,7 +34,7 @@ class OutputFile:
         self.size = size
         self.part = self.path.with_name(f".{self.path.name[:180]}.{token}.part{SUFFIX}")
         self._handle = -1
-        self._copying = threading.Lock()
+        self._writing = threading.Lock()
 
     def open(self) -> bool:
         """Create and preallocate the part file; True where one of the right size was there already.
@@ -67,8 +67,10 @@ class OutputFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Put data at offset; any order, any thread."""
-        with _os_errors(self.path):
+        """Put data at offset; any order, any thread, one at a time: the kernel holds the file's lock while it copies,
+        and threads that wait for it there spin.
+        """
+        with _os_errors(self.path), self._writing:
             done = 0
             while done < len(data):
                 done += os.pwrite(self._handle, data[done:], offset + done)
@@ -77,9 +79,9 @@ class OutputFile:
     def copy(self, source: int, source_offset: int, offset: int, size: int) -> int:
         """Copy up to size bytes from a descriptor inside the kernel; returns the count, 0 where that cannot be done.
 
-        One thread at a time: the kernel holds the file's lock while it copies, and threads that wait for it there spin.
+        One thread at a time, as in `write`.
         """
-        with self._copying:
+        with self._writing:
             done = self._copy(source, source_offset, offset, size)
         self._begin_writeback(offset, done)
         return done

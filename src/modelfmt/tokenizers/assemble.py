@@ -7,11 +7,14 @@ from typing import Any
 
 from ..ir.tokenizer import Note, Tokenizer
 from .files import Files, integer
-from .special import read_special
+from .special import flag_notes, read_special
 from .templates import read_templates
 from .vocabulary import Vocabulary
 
 __all__ = ["assemble"]
+
+_KEEP_SPACES = ("gpt2", "llama", "gemma4")
+"""The kinds in whose ids a space before a special token shows."""
 
 
 def assemble(
@@ -52,6 +55,6 @@ def assemble(
         add_sep=special.adds.get("sep"),
         chat_template=template,
         chat_templates=named,
-        notes=(*vocabulary.notes, *notes, *special.notes),
+        notes=(*vocabulary.notes, *notes, *special.notes, *flag_notes(files, spaces=model in _KEEP_SPACES)),
         **fields,
     )

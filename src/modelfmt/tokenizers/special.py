@@ -15,7 +15,7 @@ from typing import Any
 from ..ir.tokenizer import SPECIAL, Note, TokenType
 from .files import Files, integer, mapping, sequence, string
 
-__all__ = ["Added", "Special", "added_tokens", "named_special", "read_special"]
+__all__ = ["Added", "Special", "added_tokens", "flag_notes", "named_special", "read_special"]
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 
@@ -31,11 +31,20 @@ END_TEXTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """One added token: in the vocabulary by its text, not by merges."""
+    """One added token: in the vocabulary by its text, not by merges. strips: takes the spaces around it along. whole:
+    is found between words only."""
 
     token_id: int
     text: str
     special: bool
+    strips: bool = False
+    whole: bool = False
+
+    @classmethod
+    def of(cls, token_id: int, text: str, row: Mapping[str, Any]) -> Added:
+        """From a row of tokenizer.json or of added_tokens_decoder."""
+        strips = bool(row.get("lstrip") or row.get("rstrip"))
+        return cls(token_id, text, bool(row.get("special")), strips, bool(row.get("single_word")))
 
 
 @dataclass(slots=True)
@@ -61,7 +70,7 @@ def added_tokens(files: Files) -> list[Added]:
         row = mapping(value, path=_TOKENIZER, place=place)
         token_id = integer(row.get("id"), path=_TOKENIZER, place=f"{place}.id")
         text = string(row.get("content"), path=_TOKENIZER, place=f"{place}.content")
-        rows[token_id] = Added(token_id, text, bool(row.get("special")))
+        rows[token_id] = Added.of(token_id, text, row)
     for text, value in files.json("added_tokens.json").items():
         token_id = integer(value, path="added_tokens.json", place=text)
         rows.setdefault(token_id, Added(token_id, text, False))
@@ -73,8 +82,25 @@ def added_tokens(files: Files) -> list[Added]:
             int(key) if key.isascii() and key.isdigit() and len(key) < 12 else key, path=_CONFIG, place=place
         )
         text = string(row.get("content"), path=_CONFIG, place=f"{place}.content")
-        rows[token_id] = Added(token_id, text, bool(row.get("special")))
+        rows[token_id] = Added.of(token_id, text, row)
     return [rows[token_id] for token_id in sorted(rows)]
+
+
+def flag_notes(files: Files, *, spaces: bool) -> list[Note]:
+    """What added tokens say that GGUF has no place for. spaces: whether they count in this kind of vocabulary."""
+    added, notes = added_tokens(files), []
+    strips = [row.text for row in added if row.strips and spaces]
+    if strips:
+        message = f"the runtime keeps the spaces around {_few(strips)}, unless it knows the model's name"
+        notes.append(Note("added-token-spaces", message, lossy=True))
+    whole = [row.text for row in added if row.whole]
+    if whole:
+        notes.append(Note("added-token-words", f"the runtime finds {_few(whole)} within words, too", lossy=True))
+    return notes
+
+
+def _few(found: list[str]) -> str:
+    return ", ".join(map(repr, found[:3])) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def named_special(files: Files) -> dict[str, str]:
@@ -207,8 +233,9 @@ def _template(step: dict[str, Any], found: Special, place: str) -> None:
     last = single[-1][1] if len(single) > 1 and single[-1][0] == "SpecialToken" else None
     names = found.names
     if first:
-        names.setdefault("bos", first)
-        found.adds["bos"] = first in (names["bos"], names.get("cls"))
+        if first == names.get("cls"):  # the runtime puts bos first
+            names["bos"] = first
+        found.adds["bos"] = first == names.setdefault("bos", first)
     if last:
         if names.setdefault("eos", last) != last:  # the runtime appends eos: what was eos ends a turn
             names["eot" if "eot" not in names else "eom"] = names["eos"]

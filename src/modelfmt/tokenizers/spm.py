@@ -14,10 +14,10 @@ from typing import Any
 from ..ir.tokenizer import Note, Tokenizer, TokenType
 from .assemble import assemble
 from .files import Files
-from .hfjson import merge_pairs, normalizer_steps, vocab_by_id
+from .hfjson import flatten, merge_pairs, normalizer_steps, vocab_by_id
 from .sentencepiece import SentencePieceModel
 from .special import added_tokens
-from .vocabulary import Vocabulary, byte_token, first_ids
+from .vocabulary import WORD_START, Vocabulary, byte_token, first_ids
 
 __all__ = ["from_merges", "from_model"]
 
@@ -156,17 +156,32 @@ def _space_prefix(files: Files) -> tuple[bool | None, list[Note]]:
             notes.append(
                 Note("normalizer", f"the runtime does not apply the normalizer {step.get('type')}", lossy=True)
             )
-    before = files.json(_JSON).get("pre_tokenizer")
-    if isinstance(before, dict) and before.get("type") == "Metaspace":
-        scheme = before.get("prepend_scheme", "always" if before.get("add_prefix_space", True) else "never")
-        prefix = False if scheme == "never" else None
-    elif before is not None and not _splits_words(before):
-        kind = before.get("type") if isinstance(before, dict) else type(before).__name__
-        notes.append(Note("pre-tokenizer", f"the runtime does not apply the pre-tokenizer {kind}", lossy=True))
+    for step in flatten(files.json(_JSON).get("pre_tokenizer"), "pretokenizers", "pre_tokenizer"):
+        if step["type"] == "Metaspace":
+            scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+            prefix = False if scheme == "never" else None
+            notes += _metaspace_notes(files, scheme, split=step.get("split") is not False)
+        elif not _splits_words(step):
+            message = f"the runtime does not apply the pre-tokenizer {step['type']}"
+            notes.append(Note("pre-tokenizer", message, lossy=True))
     stated = files.json("tokenizer_config.json").get("add_prefix_space")
     return (stated if isinstance(stated, bool) else prefix), notes
 
 
-def _splits_words(step: Any) -> bool:
+def _metaspace_notes(files: Files, scheme: Any, *, split: bool) -> list[Note]:
+    """What Metaspace does otherwise than the runtime: it spares texts that begin with a space, with "first" also what
+    follows a special token, and where it splits, no token reaches over a space."""
+    notes = []
+    if scheme != "never":
+        where = "before texts that begin with one" + (" and after special tokens" if scheme == "first" else "")
+        notes.append(Note("prefix-space", f"the runtime puts a space {where}, the tokenizer does not", lossy=True))
+    across = sum(WORD_START in text[1:] for text in vocab_by_id(files).values()) if split else 0
+    if across:
+        message = f"the runtime also makes the {across} tokens that reach over a space, the tokenizer splits there"
+        notes.append(Note("pre-tokenizer", message, lossy=True))
+    return notes
+
+
+def _splits_words(step: Mapping[str, Any]) -> bool:
     """A split at spaces joined to what precedes (Gemma): no effect once the normalizer has replaced all spaces."""
-    return isinstance(step, dict) and step.get("type") == "Split" and step.get("pattern") == {"String": " "}
+    return step["type"] == "Split" and step.get("pattern") == {"String": " "}

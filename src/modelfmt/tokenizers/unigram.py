@@ -10,6 +10,7 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import CorruptFile
@@ -84,7 +85,7 @@ def from_json(files: Files, config: Mapping[str, Any], size: int | None) -> Toke
     if unknown is not None and unknown < len(vocabulary.types):
         vocabulary.types[unknown] = TokenType.UNKNOWN
     charsmap, remove, notes = _normalizers(files)
-    return assemble(
+    tok = assemble(
         "t5",
         "default",
         vocabulary,
@@ -97,6 +98,9 @@ def from_json(files: Files, config: Mapping[str, Any], size: int | None) -> Toke
         remove_extra_whitespaces=remove,
         precompiled_charsmap=charsmap,
     )
+    if unknown is not None and tok.special.get("unk", unknown) != unknown:  # what is named unk is another token
+        tok = replace(tok, special={**tok.special, "unk": unknown})
+    return tok
 
 
 def _normalizers(files: Files) -> tuple[bytes | None, bool, list[Note]]:
@@ -119,9 +123,13 @@ def _normalizers(files: Files) -> tuple[bytes | None, bool, list[Note]]:
         elif kind == "Replace" and step.get("pattern") == {"Regex": " {2,}"}:
             remove = True
         elif kind == "Strip":
-            continue
+            if step.get("strip_right") is False:
+                notes.append(Note("extra-whitespace", "the runtime removes spaces at the end of a text", lossy=True))
         else:
             notes.append(Note("normalizer", f"the runtime does not apply the normalizer {kind}", lossy=True))
+    if remove and charsmap is None and any(step["type"] == "WhitespaceSplit" for step in before):
+        message = "the runtime knows no white space but the space, without a compiled normalizer that makes it one"
+        notes.append(Note("pre-tokenizer", message, lossy=True))
     return charsmap, remove, notes
 
 

@@ -25,6 +25,11 @@ PRE = "bert-bge"
 
 _JSON = "tokenizer.json"
 _PRE_TOKENIZERS: tuple[list[dict[str, Any]], ...] = ([], [{"type": "BertPreTokenizer"}])
+_MARKS = Note(
+    "accents",
+    "with accents the runtime drops vowel signs (Hindi, Thai) and all but the first letter of Korean syllables",
+    lossy=True,
+)
 
 
 def from_json(files: Files, config: Mapping[str, Any], size: int | None) -> Tokenizer:
@@ -99,6 +104,8 @@ def _build(
         if other in defaults and role not in defaults
     }
     strip_accents = fields.pop("strip_accents")
+    if fields["lowercase"] if strip_accents is None else strip_accents:
+        fields["notes"] = [*fields.get("notes", ()), _MARKS]
     if strip_accents == fields["lowercase"]:
         strip_accents = None  # the runtime's default
     fields.setdefault("token_type_count", 1)
