@@ -123,6 +123,22 @@ M3 = {
     "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * 3,
     "mlp_layer_types": ["dense"] + ["sparse"] * 3,
 }
+DOTS3 = LATENT | {
+    "n_routed_experts": 8,
+    "shared_experts_intermediate_size": 48,
+    "index_n_heads": 8,
+    "index_head_dim": 64,
+    "index_topk": 16,
+    "sliding_window": 16,
+    "swa_num_attention_heads": 6,
+    "swa_num_key_value_heads": 6,
+    "swa_q_lora_rank": 32,
+    "swa_kv_lora_rank": 56,
+    "swa_qk_nope_head_dim": 40,
+    "swa_head_dim": 56,
+    "swa_qk_rope_head_dim": 16,
+    "swa_v_head_dim": 28,
+}
 KIMI = (
     SMALL_LATENT
     | WIDTHS
@@ -247,7 +263,7 @@ class Case:
         return getattr(transformers, name)(**deepcopy(SIZES | self.config | changes))  # some write into what they get
 
 
-TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4", "MiniMaxM3VL")  # whose configuration has a class of its own
+TEXT_PARTS = ("Gemma3n", "Gemma4", "Llama4", "MiniMaxM3VL", "Dots3Note")  # whose configuration has a class of its own
 GPT, GEMMA = "gpt2", "gemma3"
 DELTA = {
     "head_dim": 32,
@@ -560,6 +576,7 @@ MODELS = (
         {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
     ),
     Case("minimax-m3", "MiniMaxM3VL", GPT, M3),
+    Case("dots3-note", "Dots3Note", GPT, DOTS3),
     Case(
         "glm4-moe-lite",
         "Glm4MoeLite",
@@ -864,6 +881,11 @@ REFUSED = (
     ("exaone", {"head_dim": 32}, "n_embd / n_head"),
     ("iquest-coder", {"clip_qkv": 8.0}, "does not clip"),
     ("iquest-coder", {"use_sliding_window": True}, "whole context"),
+    ("dots3-note", {"layer_types": ["indexed_attention"] * 4}, "sliding layers and others"),
+    ("dots3-note", {"layer_types": ["sliding_attention"] * 4}, "sliding layers and others"),
+    ("dots3-note", {"swa_q_lora_rank": 24}, "one low rank"),
+    ("dots3-note", {"swa_qk_rope_head_dim": 8}, "as many values"),
+    ("dots3-note", {"shared_experts_intermediate_size": 96}, "as wide as the others"),
     ("glm5-next", {"index_kpool_always_select_tail": False}, "attend to none"),
     ("glm5-next", {"index_kpool": 1}, "more than one token"),
     ("glm5-next", {"index_topk": 18}, "whole pools"),

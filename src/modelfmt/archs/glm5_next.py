@@ -28,12 +28,8 @@ def _index(source: str, target: str, *shape: str, keep: str | None = None) -> Ro
 
 GLM5_NEXT = KIMI_LINEAR.derive(
     gguf="glm5-next",
-    hf=("Glm5NextForConditionalGeneration", "Glm5NextForCausalLM"),
-    model_type=("glm5_next", "glm5_next_text"),
-    writes=(
-        "Glm5NextForCausalLM",
-        "glm5_next_text",
-    ),  # llama.cpp's converter knows it, transformers has no class for it
+    hf=("Glm5NextForCausalLM",),  # as llama.cpp's converter calls it: transformers has no class of the text alone
+    model_type=("glm5_next_text",),
     without=("delta", "n_head_kv"),
     params=(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),

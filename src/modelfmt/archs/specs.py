@@ -64,10 +64,12 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Permute:
     """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term; rotated: how many rows
-    of each head turn, a term, the others stay behind them; all of them where there is none."""
+    of each head turn, a term, the others stay behind them; all of them where there is none. halves: from pairs to
+    halves instead."""
 
     heads: str
     rotated: str = ""
+    halves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +409,7 @@ def _rows(expr: Expression) -> Expression:
 
 def _permuted(expr: Expression, spec: Permute, scope: Scope, layer: int, *, inverse: bool) -> Expression:
     matrix, heads = _rows(expr), evaluate(spec.heads, scope, layer)
+    inverse = inverse != spec.halves
     if not spec.rotated:
         return Reshape(RopePermute(matrix, heads, inverse), expr.shape)
     n_columns, n_turned = matrix.shape[1], evaluate(spec.rotated, scope, layer)
