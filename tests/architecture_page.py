@@ -11,17 +11,22 @@ from pathlib import Path
 
 from modelfmt import archs
 from modelfmt.archs import hparams
+from modelfmt.archs.multimodal import MULTIMODAL, WITHOUT
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import holds
 from modelfmt.archs.values import flat
 from modelfmt.inspection import ArchitectureInfo, architectures
+from multimodal_models import UNMADE
 from test_arch_models import CASES, SEEING, Case
 from test_archs import CHECKPOINTS
 from test_gguf_to_huggingface import ALL
+from test_multimodal import BACK, RUN
 
 ROOT = Path(__file__).parent.parent
 PAGE, DATA = ROOT / "docs" / "architectures.md", ROOT / "src" / "modelfmt" / "archs" / "checked.py"
 _TABLE = re.compile(r"^\| GGUF \|.*?\n\n", re.MULTILINE | re.DOTALL)
+_MULTIMODAL = re.compile(r"^\| class in `config.json` \| types.*?\n\n", re.MULTILINE | re.DOTALL)
+_REFUSED = re.compile(r"^\| class in `config.json` \| why not.*?\n\n", re.MULTILINE | re.DOTALL)
 _HEAD = '''"""How each table was checked, generated from the tests by tests/architecture_page.py.
 
 golden: tensors and metadata equal what llama.cpp's converter makes of a checkpoint. graph: llama.cpp computes from the
@@ -38,9 +43,10 @@ __all__ = ["CHECKED"]
 
 def checked() -> dict[str, tuple[str, ...]]:
     """Table -> ways in which a test checks it."""
-    run = {_table_of(case) for case in (*CASES, *SEEING)}
+    inside = {name: _place(archs.find(name)) for name in (*RUN, "ChameleonForConditionalGeneration")}
+    run = {_table_of(case) for case in (*CASES, *SEEING)} | {*inside.values()}
     golden = set(CHECKPOINTS.values())
-    back = {_table_of(case) for case in CASES} | {CHECKPOINTS[name] for name in ALL}
+    back = {_table_of(case) for case in CASES} | {CHECKPOINTS[name] for name in ALL} | {inside[name] for name in BACK}
     ways = (("golden", golden), ("graph", run), ("back", back))
     return {table: tuple(way for way, tables in ways if table in tables) for table in archs.places()}
 
@@ -86,9 +92,27 @@ def table(rows: tuple[ArchitectureInfo, ...]) -> str:
     return head + "| --- | --- | --- | --- | --- | --- |\n" + "".join(lines) + "\n"
 
 
+def multimodal() -> str:
+    """The documented table of classes around a language model."""
+    lines = ["| class in `config.json` | types | language model | GGUF |\n", "| --- | --- | --- | --- |\n"]
+    for name, row in MULTIMODAL.items():
+        unrun = " (not run)" if name in UNMADE or not row.types else ""
+        lines.append(f"| {name} | {', '.join(row.types) or '-'} | {row.text} | {archs.find(name).gguf}{unrun} |\n")
+    return "".join(lines) + "\n"
+
+
+def refused() -> str:
+    """The documented table of classes that do not convert."""
+    lines = [f"| {name} | {why} |\n" for name, why in WITHOUT.items()]
+    return "| class in `config.json` | why not |\n| --- | --- |\n" + "".join(lines) + "\n"
+
+
 def page(text: str) -> str:
-    """The page with the table of today."""
-    return _TABLE.sub(lambda _: table(architectures()), text, count=1)
+    """The page with the tables of today."""
+    made = ((_TABLE, table(architectures())), (_MULTIMODAL, multimodal()), (_REFUSED, refused()))
+    for place, rows in made:
+        text = place.sub(lambda _, rows=rows: rows, text, count=1)
+    return text
 
 
 def _quoted(word: str) -> str:

@@ -23,6 +23,7 @@ from llama_vocab import Refused
 _U32, _I32, _F32, _POINTER = ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 _F32_TYPE = 0  # enum ggml_type
 _POOLING_OF_THE_FILE, _POOLING_NONE, _FLASH_OFF = -1, 0, 0
+_MTP = 1  # enum llama_context_type
 
 _DEFAULTS = {"n_batch": 2048, "n_ubatch": 512, "flash_attn_type": -1, "yarn_beta_slow": -1, "type_k": 1, "type_v": 1}
 _DEFAULTS |= {"embeddings": False, "offload_kqv": True, "swa_full": True, "samplers": None, "ctx_other": None}
@@ -68,11 +69,12 @@ class _Batch(ctypes.Structure):
 class Network:
     """A GGUF file, loaded. Raises llama_vocab.Refused with what llama.cpp logged."""
 
-    def __init__(self, path: Path, *, check: bool = True) -> None:
+    def __init__(self, path: Path, *, check: bool = True, drafts: bool = False) -> None:
         llama_vocab._LOG.clear()
         library = _library()
         params = library.llama_model_default_params()
         assert bytes(params.raw)[llama_vocab._BOOLEANS :][:5] == llama_vocab._DEFAULTS
+        params.raw[llama_vocab._BOOLEANS + 5] = drafts  # load_mtp
         params.raw[llama_vocab._BOOLEANS + 1] = check  # check_tensors: every block is looked at for NaN
         self._model = library.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
@@ -105,6 +107,12 @@ class Network:
         """float32 [width]: what the file's pooling, and what lies behind it, make of a text."""
         with Session(self, embeddings=True, pooling=_POOLING_OF_THE_FILE) as session:
             return session.pooled(tokens)
+
+    def draft(self, tokens: Sequence[int], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [tokens, vocabulary]: what the layer that predicts a further token makes of each token and the hidden
+        state before it, float32 [tokens, width]. The network was opened with `drafts`."""
+        with Session(self, ctx_type=_MTP) as session:
+            return session.run(tokens, hidden=np.ascontiguousarray(hidden, np.float32))
 
     def close(self) -> None:
         _library().llama_model_free(self._model)
@@ -165,9 +173,12 @@ class Session:
         failed = self._library.llama_set_adapters_lora(self._context, (_POINTER * 1)(adapter), 1, (_F32 * 1)(1.0))
         assert failed == 0, "".join(llama_vocab._LOG)
 
-    def run(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
-        """float32 [tokens - first, width]: logits of the next token (or hidden states) from token `first` on."""
-        return self._outputs(self._library.llama_decode, tokens, first)
+    def run(
+        self, tokens: Sequence[int], first: int = 0, hidden: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [tokens - first, width]: logits of the next token (or hidden states) from token `first` on. hidden:
+        what a context that drafts reads beside each token."""
+        return self._outputs(self._library.llama_decode, tokens, first, hidden)
 
     def encode(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 [tokens, width]: what the encoder makes of each token; the decoder of the next run looks at it.
@@ -193,9 +204,13 @@ class Session:
             logits=(ctypes.c_int8 * count)(*[i >= first for i in range(count)]),
         )
 
-    def _outputs(self, compute: Any, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
+    def _outputs(
+        self, compute: Any, tokens: Sequence[int], first: int, hidden: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         count = len(tokens)
-        failed = compute(self._context, self._batch(tokens, first))
+        batch = self._batch(tokens, first)
+        batch.embd = None if hidden is None else hidden.ctypes.data
+        failed = compute(self._context, batch)
         if self._products is not None and self._products.error is not None:
             raise self._products.error
         assert failed == 0, "".join(llama_vocab._LOG)

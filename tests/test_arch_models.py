@@ -312,6 +312,10 @@ MODELS = (
         {"attention_multiplier": 0.3, "residual_multiplier": 0.4, "attention_bias": True, "mlp_bias": True},
     ),
     Case("arcee", "Arcee", LLAMA, {"rope_parameters": LLAMA3}),
+    Case("aria", "AriaText", GPT, {"moe_num_experts": 4}),
+    Case("cwm", "Cwm", LLAMA, {"head_dim": 32, "sliding_window": 64, "rope_parameters": LLAMA3}),
+    Case("hyperclovax", "HyperCLOVAX", GPT, {"use_post_norm": False, "embedding_multiplier": 6.0}),
+    Case("apertus-1.5", "Apertus1p5Text", GPT),
     Case("seed-oss", "SeedOss", GPT, {"head_dim": 32}),
     Case("olmo2", "Olmo2", GPT),
     Case("olmo2-mha", "Olmo2", GPT, {"num_key_value_heads": 4, "rope_parameters": YARN}),
@@ -576,7 +580,7 @@ MODELS = (
         {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
     ),
     Case("minimax-m3", "MiniMaxM3VL", GPT, M3),
-    Case("dots3-note", "Dots3Note", GPT, DOTS3),
+    Case("dots3-note", "Dots3Note", GPT, DOTS3, spread=0.1),
     Case(
         "glm4-moe-lite",
         "Glm4MoeLite",
@@ -716,6 +720,11 @@ REFUSED = (
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "each fourth layer"),
     ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}, "each fourth layer"),
     ("granite", {"head_dim": 32}, "n_embd / n_head"),
+    ("aria", {"mlp_bias": True}, "no biases"),
+    ("aria", {"head_dim": 32}, "n_embd / n_head"),
+    ("hyperclovax", {"use_post_norm": True}, "norms behind"),
+    ("hyperclovax", {"logits_scaling": 0.125}, "another way"),
+    ("apertus-1.5", {"output_vocab_size": 500}, "one size"),
     ("arcee", {"hidden_act": "silu"}, "another way"),
     ("olmo2", {"head_dim": 32}, "n_embd / n_head"),
     ("olmo2", {"tie_word_embeddings": True}, "output matrix"),
@@ -1199,7 +1208,7 @@ def test_without_carried_keys_the_checkpoint_comes_back(made: Made, tmp_path: Pa
         np.testing.assert_allclose(found, made.expected, atol=1e-5)
     if others or not case.alone:
         modelfmt.convert(back, tmp_path / "again.gguf", quant="F32", carry=False)
-        divided = 2e-7 if case.cls in ("FalconH1", "T5", "UMT5") else 0
+        divided = 2e-7 if case.cls in ("Dots3Note", "FalconH1", "T5", "UMT5") else 0
         with modelfmt.open(made.file) as first, modelfmt.open(tmp_path / "again.gguf") as second:
             assert set(first) == set(second)
             for name, tensor in second.tensors.items():
@@ -1255,7 +1264,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name: str, change: di
     assert caught.value.code == "config-unsupported"
 
 
-@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True)])
+@pytest.mark.parametrize(("name", "read"), [("seed-oss", False), ("ministral3", True), ("deepseek4-yarn", False)])
 def test_betas_of_yarn_that_llama_cpp_reads_from_its_command_line_only(
     name: str, read: bool, golden: Path, tmp_path: Path
 ) -> None:

@@ -220,7 +220,7 @@ def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: 
             if (param.default is not ... or param.derive) and path in whole:
                 without = {key: value for key, value in whole.items() if key not in param.paths}
                 read = hparams.read(arch, without | {"tie_word_embeddings": whole["tie_word_embeddings"]})
-                if param.name != "dtype" and not isinstance(whole[path], list):
+                if param.name != "dtype" and not isinstance(whole[path], list | dict):
                     assert read[param.name] == expected[param.name], path
                     checked += 1
     assert checked >= 3
@@ -763,6 +763,9 @@ def test_tables_are_sound() -> None:
         known = {TENSOR_NAMES[tensor].replace("{bid}", "{i}") for tensor in tensors}
         known |= LATER.get(arch.gguf, set())
         assert {re.sub(r"\.(weight|bias|scale)$", "", row.target) for row in arch.rows} <= known, name
+        further = {word.replace("{bid}", "{i}") for word in TENSOR_NAMES.values() if "nextn" in word}
+        assert {row.target.removesuffix(".weight") for row in (arch.nextn.rows if arch.nextn else ())} <= further, name
+        assert (arch.nextn is not None) == any(param.name == "n_nextn" for param in arch.params), name
         keys = [param.key for param in arch.params if param.key]
         assert len(keys) == len(set(keys)), name
         assert len({param.name for param in arch.params}) == len(arch.params), name

@@ -45,6 +45,9 @@ SPECIAL_ROUTES = {
 }
 """(source format, destination format) that have a module of their own."""
 
+AS_CHECKPOINT = {**dict.fromkeys(("gguf", "huggingface", *SCHEMES), True), "safetensors": False, "pytorch": False}
+"""Destinations of an ONNX model that are no graph: by the names of a checkpoint's layers, or by those of the graph."""
+
 DENSE = ("F32", "F16", "BF16")
 
 
@@ -72,6 +75,7 @@ def plan(
     intermediate: str = "auto",
     rounding: str = "ggml",
     carry: bool = True,
+    nextn: bool = True,
     transcode: str = "auto",
     external: str = "auto",
     profile: str = "auto",
@@ -95,6 +99,7 @@ def plan(
     are quantized, as in llama.cpp's two steps (default: the source's 16-bit type, F16 for float32 sources; "F32":
     none). rounding: "ggml" (llama.cpp's bytes) or "best" (a search for less squared error in the same types; slower).
     carry: a GGUF file made from a checkpoint holds, in keys of its own, what makes the way back exact.
+    nextn: with the layers that predict further tokens, where llama.cpp has a place for them (docs/architectures.md).
     transcode: what may become of quantized tensors where no type is asked for: "exact", "near:1e-3" (the smallest type
     within a bound), "any" (quantized again, with allow_requantize), "auto" (exact, else near); docs/transcoding.md.
     external: where an ONNX model's weights go: "auto" (inside, beside it from 2 GiB on), "always" or "never" beside it,
@@ -115,6 +120,10 @@ def plan(
         if base_model is not None and model.format != "peft":
             raise UsageError("a base is for a source that is an adapter", code="base-unused", found=model.format)
         target = _format_of(dest, model) if to is None else to
+        if model.format == "onnx" and target in AS_CHECKPOINT:
+            from modelfmt.routes import onnx_source
+
+            model = onnx_source.checkpoint(model) if AS_CHECKPOINT[target] else onnx_source.meant(model)
         if target not in ROUTES:
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)
@@ -141,6 +150,7 @@ def plan(
             intermediate=intermediate,
             rounding=rounding,
             carry=carry,
+            nextn=nextn,
             base=base_model,
             transcode=transcode,
             target=target,

@@ -140,6 +140,9 @@ def architectures() -> tuple[ArchitectureInfo, ...]:
     found = []
     for place in archs.places():
         arch = archs.load(place)
+        if not arch.hf:
+            continue  # only inside other models
+        back = arch if place in own else archs.find(gguf=arch.gguf)
         found.append(
             ArchitectureInfo(
                 arch.gguf,
@@ -148,7 +151,7 @@ def architectures() -> tuple[ArchitectureInfo, ...]:
                 arch.rope.kinds if arch.rope else (),
                 f"{place.partition('.')[0]}.py",
                 CHECKED.get(place, ()),
-                (arch if place in own else archs.find(gguf=arch.gguf)).hf[0],
+                (back.writes or back.hf)[0],
             )
         )
     return tuple(sorted(found, key=lambda row: (row.gguf, row.classes)))

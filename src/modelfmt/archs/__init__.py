@@ -56,8 +56,10 @@ class Other(NamedTuple):
 
 HUGGING_FACE = {
     "AfmoeForCausalLM": "afmoe.AFMOE",
+    "Apertus1p5TextForCausalLM": "apertus.APERTUS_1_5",
     "ApertusForCausalLM": "apertus.APERTUS",
     "ArceeForCausalLM": "arcee.ARCEE",
+    "AriaTextForCausalLM": "granite.ARIA",
     "BailingHybridForCausalLM": "bailing.LING3",
     "BailingMoeV3ForCausalLM": "bailing.LING3",
     "BambaForCausalLM": "granite_hybrid.BAMBA",
@@ -70,9 +72,12 @@ HUGGING_FACE = {
     "BloomModel": "bloom.BLOOM",
     "CamembertForMaskedLM": "roberta.CAMEMBERT",
     "CamembertModel": "roberta.CAMEMBERT",
+    "ChameleonForCausalLM": "chameleon.CHAMELEON",
+    "ChameleonForConditionalGeneration": "chameleon.CHAMELEON",
     "Cohere2ForCausalLM": "cohere.COHERE2",
     "Cohere2MoeForCausalLM": "cohere.COHERE2_MOE",
     "CohereForCausalLM": "cohere.COHERE",
+    "CwmForCausalLM": "llama.CWM",
     "DbrxForCausalLM": "dbrx.DBRX",
     "DeepseekV2ForCausalLM": "deepseek.DEEPSEEK2",
     "DeepseekV32ForCausalLM": "dsa.DEEPSEEK32",
@@ -123,6 +128,8 @@ HUGGING_FACE = {
     "HYV3ForCausalLM": "hunyuan.HY3",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
     "HunYuanMoEV1ForCausalLM": "hunyuan.HUNYUAN_MOE",
+    "HunYuanVLForConditionalGeneration": "hunyuan.HUNYUAN_VL",
+    "HyperCLOVAXForCausalLM": "granite.HYPERCLOVAX",
     "IQuestCoderForCausalLM": "llama.IQUEST_CODER",
     "InternLM3ForCausalLM": "llama.INTERNLM3",
     "Jais2ForCausalLM": "jais.JAIS2",
@@ -170,6 +177,7 @@ HUGGING_FACE = {
     "Olmo3ForCausalLM": "olmo.OLMO3",
     "OlmoForCausalLM": "olmo.OLMO",
     "OlmoeForCausalLM": "olmo.OLMOE",
+    "PaddleOCRVLForConditionalGeneration": "ernie.PADDLE_OCR",
     "Phi3ForCausalLM": "phi.PHI3",
     "PhiForCausalLM": "phi.PHI2",
     "Qwen2ForCausalLM": "qwen.QWEN2",
@@ -210,16 +218,20 @@ HUGGING_FACE = {
 MODEL_TYPES = {
     "afmoe": "afmoe.AFMOE",
     "apertus": "apertus.APERTUS",
+    "apertus1p5_text": "apertus.APERTUS_1_5",
     "arcee": "arcee.ARCEE",
+    "aria_text": "granite.ARIA",
     "bailing_hybrid": "bailing.LING3",
     "bamba": "granite_hybrid.BAMBA",
     "bert": "bert.BERT",
     "bitnet": "bitnet.BITNET",
     "bloom": "bloom.BLOOM",
     "camembert": "roberta.CAMEMBERT",
+    "chameleon": "chameleon.CHAMELEON",
     "cohere": "cohere.COHERE",
     "cohere2": "cohere.COHERE2",
     "cohere2_moe": "cohere.COHERE2_MOE",
+    "cwm": "llama.CWM",
     "dbrx": "dbrx.DBRX",
     "deepseek_v2": "deepseek.DEEPSEEK2",
     "deepseek_v3": "deepseek.DEEPSEEK3",
@@ -260,7 +272,9 @@ MODEL_TYPES = {
     "granitemoeshared": "granite.GRANITE_MOE_SHARED",
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan_v1_moe": "hunyuan.HUNYUAN_MOE",
+    "hunyuan_vl_text": "hunyuan.HUNYUAN_VL",
     "hy_v3": "hunyuan.HY3",
+    "hyperclovax": "granite.HYPERCLOVAX",
     "internlm3": "llama.INTERNLM3",
     "iquestcoder": "llama.IQUEST_CODER",
     "jais2": "jais.JAIS2",
@@ -295,6 +309,7 @@ MODEL_TYPES = {
     "olmo2": "olmo.OLMO2",
     "olmo3": "olmo.OLMO3",
     "olmoe": "olmo.OLMOE",
+    "paddleocr_vl_text": "ernie.PADDLE_OCR",
     "phi": "phi.PHI2",
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
@@ -336,6 +351,7 @@ GGUF = {
     "bert": "bert.BERT",
     "bitnet": "bitnet.BITNET",
     "bloom": "bloom.BLOOM",
+    "chameleon": "chameleon.CHAMELEON",
     "chatglm": "glm.GLM",
     "cohere2": "cohere.COHERE2",
     "cohere2moe": "cohere.COHERE2_MOE",
@@ -373,6 +389,7 @@ GGUF = {
     "granitemoe": "granite.GRANITE_MOE",
     "hunyuan-dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan-moe": "hunyuan.HUNYUAN_MOE",
+    "hunyuan_vl": "hunyuan.HUNYUAN_VL",
     "hy_v3": "hunyuan.HY3",
     "jais2": "jais.JAIS2",
     "jamba": "jamba.JAMBA",
@@ -401,6 +418,7 @@ GGUF = {
     "olmo": "olmo.OLMO",
     "olmo2": "olmo.OLMO2",
     "olmoe": "olmo.OLMOE",
+    "paddleocr": "ernie.PADDLE_OCR",
     "phi2": "phi.PHI2",
     "phi3": "phi.PHI3",
     "qwen2": "qwen.QWEN2",
@@ -429,10 +447,12 @@ GGUF_OTHERS = {
         Other("deepseek.YOUTU", lacking="expert_count"),
         Other("deepseek.DEEPSEEK3", there="expert_gating_func", value=2),
     ),
+    "glm4": (Other("glm.GLM4V", there="rope.dimension_sections"),),
     "granite": (Other("granite_hybrid.GRANITE_4", there="rope.scaling.finetuned", value=False),),
     "granite_swa": (Other("granite.GRANITE_MOE_SWA", there="expert_count"),),
     "granitehybrid": (Other("granite_hybrid.BAMBA", lacking="embedding_scale"),),
     "granitemoe": (
+        Other("granite.ARIA", lacking="attention.scale"),
         Other("granite_hybrid.GRANITE_4_MOE", there="rope.scaling.finetuned", value=False),
         Other("granite.GRANITE_MOE_SHARED", there="expert_shared_feed_forward_length"),
     ),
@@ -527,7 +547,7 @@ def _inside(name: str, config: Mapping[str, Any]) -> Architecture | None:
         return None
     kind = text(language(config).get("model_type", row.text), "model_type")
     _refuse(kind)
-    place = dict(row.tables).get(kind) or MODEL_TYPES.get(kind)
+    place = dict(row.tables).get(kind) or multimodal.TEXTS.get(kind) or MODEL_TYPES.get(kind)
     if place is None:
         raise UnsupportedError(
             "there is no table for the language model inside this model",
@@ -588,6 +608,15 @@ def _unknown(name: str, tables: dict[str, str]) -> UnsupportedError:
             code="unsupported-architecture",
             found=name,
             hint="it becomes ONNX: convert it to a folder with --to onnx",
+        )
+    from modelfmt.archs.multimodal import WITHOUT
+
+    if name in WITHOUT:
+        return UnsupportedError(
+            "there is no table for the language model of this model",
+            code="unsupported-architecture",
+            found=name,
+            hint=WITHOUT[name],
         )
     near = get_close_matches(name, tables, n=4, cutoff=0.5)
     return UnsupportedError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, targets
 from modelfmt.archs.table import Param, Refuses, Rope, Row, Scalar
 
-__all__ = ["APERTUS"]
+__all__ = ["APERTUS", "APERTUS_1_5"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _XIELU = _LAYER + "mlp.act_fn."
@@ -50,4 +50,13 @@ APERTUS = DECODER.derive(
     ),
     refuses=(Refuses("attention_bias", "llama.cpp's apertus graph has no biases"),),
     graph={"qk_norm": "head", "mlp": "plain", "activation": "xielu"},
+)
+
+APERTUS_1_5 = APERTUS.derive(
+    hf=("Apertus1p5TextForCausalLM",),
+    model_type=("apertus1p5_text",),
+    params=(Param("n_out", "output_vocab_size", default=None),),
+    refuses=(
+        Refuses("n_out and n_out != vocab_size", "the output has fewer tokens than the input: a file has one size"),
+    ),
 )

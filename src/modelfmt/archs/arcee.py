@@ -6,11 +6,11 @@ Checked against transformers 5.23 models/arcee/{configuration,modeling}_arcee.py
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import unbiased
+from modelfmt.archs.decoder import kv_heads, unbiased
 from modelfmt.archs.llama import LLAMA
-from modelfmt.archs.table import Param, Rope
+from modelfmt.archs.table import Param, Rope, Row
 
-__all__ = ["ARCEE"]
+__all__ = ["ARCEE", "COSMOS3_EDGE"]
 
 ARCEE = LLAMA.derive(
     gguf="arcee",
@@ -25,4 +25,19 @@ ARCEE = LLAMA.derive(
     ),
     rows=unbiased(LLAMA.rows, "attn_output", "ffn_up", "ffn_down"),
     graph={"mlp": "plain", "activation": "relu2"},
+)
+
+_MLP = "model.layers.{i}.mlp."
+
+COSMOS3_EDGE = ARCEE.derive(
+    hf=(),
+    model_type=(),
+    writes=("ArceeForCausalLM", "arcee"),
+    pooled=False,
+    rope=Rope("norm", theta=1e8, kinds=("default",), dimension=True, alike=True, aliases={"mrope": "default"}),
+    params=(kv_heads(8), Param("head_size", "head_dim", "attention.key_length", default=128)),
+    rows=(
+        Row((_MLP + "fc1.weight", _MLP + "up_proj.weight"), "blk.{i}.ffn_up.weight", ("n_ff", "n_embd")),
+        Row((_MLP + "fc2.weight", _MLP + "down_proj.weight"), "blk.{i}.ffn_down.weight", ("n_embd", "n_ff")),
+    ),
 )

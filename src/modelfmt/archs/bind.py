@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from math import isfinite, prod
 from typing import Any
 
-from modelfmt.archs import hparams, pooling, rope
-from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
+from modelfmt.archs import hparams, nextn, pooling, rope
+from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
 from modelfmt.archs.table import Architecture, Scalar
 from modelfmt.archs.terms import holds
@@ -73,11 +73,15 @@ def to_gguf(
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
             return to_gguf(other, tensors=tensors, config=config, assets=assets, value=value, computed=computed)
+    if nextn.COUNT in scope:
+        scope = nextn.widened(arch, scope | {nextn.COUNT: nextn.count(arch, scope["n_layer"], tensors)})
     bound = Bound(arch, hparams=scope)
     pooled = pooling.encode(assets, dense=scope["n_embd"] if arch.dense else None) if arch.pooled else pooling.Pooled()
     scope |= {"dense": pooled.dense} if arch.dense else {}
     bound.notes += pooled.losses
     keys = hparams.metadata(arch, scope)
+    if scope.get(nextn.COUNT):
+        keys["block_count"] = ("UINT32", scope["n_layer"] + scope[nextn.COUNT])
     if arch.window is not None:
         keys |= hparams.window(arch.window, config, scope["n_layer"])
     if arch.rope is not None:
@@ -125,7 +129,7 @@ class _Binder:
     def bind(self) -> dict[str, list[Expression | float]]:
         """Fills in the tensors. Returns what becomes metadata: key -> a tensor, or its value, for each layer."""
         made: list[BoundTensor] = []
-        for slots in slots_of(self.arch.rows, self.scope):
+        for slots in nextn.slots(self.arch, self.scope):
             tensor = self._first(slots)
             if tensor is not None:
                 made.append(tensor)

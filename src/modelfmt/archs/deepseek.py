@@ -10,11 +10,21 @@ youtu}/{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (Oct
 from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
-from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import (
+    MTP,
+    dense_rows,
+    leading_dense,
+    n_nextn,
+    nextn,
+    router,
+    score_bias,
+    shared_rows,
+    sigmoid_router,
+)
 from modelfmt.archs.specs import Heads, Part, Transposed
 from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK2", "DEEPSEEK3", "GLM4_MOE_LITE", "MISTRAL4", "SARVAM_MLA", "SIGMOID", "YOUTU"]
+__all__ = ["DEEPSEEK2", "DEEPSEEK3", "DEEPSEEK_OCR", "GLM4_MOE_LITE", "MISTRAL4", "SARVAM_MLA", "SIGMOID", "YOUTU"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
@@ -133,12 +143,16 @@ SIGMOID = _LATENT.derive(
 DEEPSEEK3 = SIGMOID.derive(
     hf=("DeepseekV3ForCausalLM",),
     model_type=("deepseek_v3",),
+    params=(n_nextn(1),),
+    nextn=nextn("shared_head.norm"),
     refuses=_LITE,
 )
 
 SARVAM_MLA = DEEPSEEK3.derive(
     hf=("SarvamMLAForCausalLM",),
     model_type=("sarvam_mla",),
+    nextn=None,
+    without=("n_nextn",),
     rope=Rope(
         "norm",
         kinds=("default", "linear", "yarn"),
@@ -168,6 +182,7 @@ GLM4_MOE_LITE = DEEPSEEK3.derive(
         Param("n_expert_used", "num_experts_per_tok", "expert_used_count", default=4, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1536),
         *sigmoid_router(n_group=1, n_group_used=1, scale=1.8, normalised=True),
+        n_nextn(),
     ),
 )
 
@@ -227,4 +242,34 @@ MISTRAL4 = _LATENT.derive(
         Refuses("not growth", "Mistral 4 needs its rope_parameters, with llama_4_scaling_beta"),
         *_LITE,
     ),
+)
+
+_OWN = ("n_expert", "n_expert_used", "n_ff_expert", "n_shared", "routed_scale", "normalised", "gating")
+
+DEEPSEEK_OCR = DECODER.derive(
+    gguf="deepseek2-ocr",
+    rope=Rope("neox", kinds=("default",)),
+    params=(
+        Param("n_head_kv", "num_key_value_heads", "attention.head_count_kv", derive="n_head"),
+        Param("vocab_size", "vocab_size", "vocab_size"),
+        leading_dense(1),
+        *(param for param in _LATENT.params if param.name in _OWN),
+        Param("limited", "topk_method", codes=(("greedy", 0), ("group_limited_greedy", 1)), default=0, low=0),
+        Param("attention_bias", "attention_bias", type="BOOL", default=False),
+        Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
+    ),
+    rows=(
+        *dense_rows(_DENSE),
+        router("mlp.gate.weight", when=_ROUTED),
+        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
+        *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", f"{_ROUTED} and n_shared"),
+    ),
+    refuses=(
+        Refuses("limited", "llama.cpp's deepseek2-ocr graph does not choose among groups of experts"),
+        Refuses("attention_bias", "llama.cpp's deepseek2-ocr graph has no biases"),
+        Refuses("mlp_bias", "llama.cpp's deepseek2-ocr graph has no biases"),
+        Refuses("n_head*head_size != n_embd", "llama.cpp's deepseek2-ocr graph has heads of n_embd / n_head values"),
+        Refuses("n_head_kv != n_head", "llama.cpp's deepseek2-ocr graph has a key-value head for each query head"),
+    ),
+    graph={"mlp": "moe"},
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from modelfmt.archs.decoder import biased
 from modelfmt.archs.deepseek import SIGMOID
-from modelfmt.archs.experts import leading_dense, sigmoid_router
+from modelfmt.archs.experts import leading_dense, n_nextn, nextn, sigmoid_router
 from modelfmt.archs.table import Param, Refuses, Row
 
 __all__ = ["DEEPSEEK32", "GLM_DSA"]
@@ -21,6 +21,7 @@ DEEPSEEK32 = SIGMOID.derive(
     gguf="deepseek32",
     hf=("DeepseekV32ForCausalLM",),
     model_type=("deepseek_v32",),
+    nextn=nextn("shared_head.norm"),
     params=(
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=1536),
         leading_dense(3),
@@ -28,6 +29,7 @@ DEEPSEEK32 = SIGMOID.derive(
         Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
         Param("n_attended", "index_topk", "attention.indexer.top_k", default=2048),
         Param("full", (), default=1),
+        n_nextn(),
         Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
     ),
     rows=(
@@ -43,9 +45,10 @@ DEEPSEEK32 = SIGMOID.derive(
 
 GLM_DSA = DEEPSEEK32.derive(
     gguf="glm-dsa",
+    nextn=None,  # whether its layer has an indexer of its own is not known here: a named loss
     hf=("GlmMoeDsaForCausalLM",),
     model_type=("glm_moe_dsa",),
-    without=("full",),
+    without=("full", "n_nextn"),
     params=(
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
         Param("nope", "qk_nope_head_dim", default=192, implied=(("", "key_mla - n_rot"),)),

@@ -6,13 +6,15 @@ llama.cpp's llama-arch.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.table import Ignore, Loses, Param, Row
+from modelfmt.archs.table import Ignore, Loses, Nextn, Param, Row
 
 __all__ = [
     "MTP",
     "NOT_NORMALISED",
     "dense_rows",
     "leading_dense",
+    "n_nextn",
+    "nextn",
     "router",
     "score_bias",
     "shared_rows",
@@ -25,6 +27,32 @@ _KINDS = ("gate", "up", "down")
 MTP = Ignore(
     "*layers.{n_layer}.*", "the layer that predicts a further token takes no part in llama.cpp's graph", loss=True
 )
+
+_NEXTN = _BLOCK + "nextn."
+
+
+def n_nextn(default: int = 0) -> Param:
+    """How many layers predict further tokens, with what the configuration class takes an absent key for."""
+    config, key = "num_nextn_predict_layers", "nextn_predict_layers"
+    return Param("n_nextn", config, key, default=default, low=0, high=64, omit=0)
+
+
+def nextn(norm: str) -> Nextn:
+    """DeepSeek 3's layer that predicts a further token, which others have taken over. norm: the name of its last norm.
+
+    Source: README_WEIGHTS.md of the DeepSeek-V3 repository.
+    """
+    vocabulary = ("vocab_size", "n_embd")
+    return Nextn(
+        rows=(
+            Row(_LAYER + "eh_proj.weight", _NEXTN + "eh_proj.weight", ("n_embd", "2*n_embd")),
+            Row(_LAYER + "enorm.weight", _NEXTN + "enorm.weight", ("n_embd",)),
+            Row(_LAYER + "hnorm.weight", _NEXTN + "hnorm.weight", ("n_embd",)),
+            Row(_LAYER + "embed_tokens.weight", _NEXTN + "embed_tokens.weight", vocabulary, optional=True),
+            Row(_LAYER + "shared_head.head.weight", _NEXTN + "shared_head_head.weight", vocabulary, optional=True),
+            Row(f"{_LAYER}{norm}.weight", _NEXTN + "shared_head_norm.weight", ("n_embd",), optional=True),
+        )
+    )
 
 
 def leading_dense(default: int) -> Param:

@@ -1,8 +1,9 @@
 """GLM 4 (0414): norms before and behind attention and MLP, gate and up fused on both sides, partial rope; GLM 4.5 to
-4.7 and Solar Open: experts with DeepSeek 3's router behind dense layers. The GLM of 2024 has no norms behind.
+4.7 and Solar Open: experts with DeepSeek 3's router behind dense layers. The GLM of 2024 has no norms behind. The
+language models of GLM 4.1V to 4.6V and GLM OCR turn by several positions.
 
-Checked against transformers 5.24 models/{glm,glm4,glm4_moe,solar_open}/{configuration,modeling}_*.py and llama.cpp
-src/models/{chatglm,glm4,glm4-moe}.cpp (October 2026).
+Checked against transformers 5.24 models/{glm,glm4,glm4_moe,glm4v,glm4v_moe,glm_ocr,solar_open}/*.py and llama.cpp
+src/models/{chatglm,glm4,glm4-moe}.cpp, conversion/glm.py (November 2026).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.experts import MTP, dense_rows, n_nextn, nextn, router, score_bias, shared_rows, sigmoid_router
+from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Param, Rope, Row
 
-__all__ = ["GLM", "GLM4", "GLM4_MOE", "SOLAR_OPEN"]
+__all__ = ["GLM", "GLM4", "GLM4V", "GLM4V_MOE", "GLM4_MOE", "GLM_OCR", "SOLAR_OPEN"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
@@ -70,6 +72,7 @@ GLM4_MOE = DECODER.derive(
         Param("n_shared", "n_shared_experts", "expert_shared_count", default=1),
         Param("qk_norm", "use_qk_norm", type="BOOL", default=False, tensor="blk.0.attn_q_norm.weight"),
         ATTENTION_BIAS,
+        n_nextn(1),
         *sigmoid_router(n_group=1, n_group_used=1, scale=1.0, normalised=True),
     ),
     rows=(
@@ -86,6 +89,7 @@ GLM4_MOE = DECODER.derive(
         *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", _ROUTED),
     ),
     ignores=(MTP,),
+    nextn=nextn("shared_head.norm"),
     graph={"mlp": "moe"},
 )
 
@@ -97,6 +101,7 @@ SOLAR_OPEN = GLM4_MOE.derive(
         Param("n_ff", "intermediate_size", "feed_forward_length", default=None),
         Param("head_size", "head_dim", "attention.key_length", default=128),
         Param("n_dense", (), "leading_dense_block_count", default=0, low=0),
+        n_nextn(),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=1280),
     ),
 )
@@ -107,4 +112,33 @@ GLM = GLM4.derive(
     model_type=("glm",),
     without=targets("post_attention_norm", "post_ffw_norm"),
     graph={"norm_place": "pre"},
+)
+
+_SEEN = {"mrope": "default"}
+_QUERIES, _KEYS = Permute("n_head", "n_rot", halves=True), Permute("n_head_kv", "n_rot", halves=True)
+
+GLM4V = GLM4.derive(
+    hf=(),
+    model_type=(),
+    writes=("Glm4ForCausalLM", "glm4"),
+    rope=Rope("neox", kinds=("default",), partial=0.5, dimension=True, sections=(8, 12, 12, 0), aliases=_SEEN),
+    params=(
+        Param("head_size", "head_dim", "attention.key_length", derive="n_embd/n_head"),
+        Param("n_rot", (), "rope.dimension_count", default=None),
+        Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-5),
+    ),
+    rows=(
+        Row(_ATTENTION + "q_proj.weight", _BLOCK + "attn_q.weight", (_Q, "n_embd"), (_QUERIES,), "maybe"),
+        Row(_ATTENTION + "k_proj.weight", _BLOCK + "attn_k.weight", (_KV, "n_embd"), (_KEYS,), "maybe"),
+    ),
+)
+"""Sections make llama.cpp's graph turn halves, where the checkpoint has pairs."""
+
+GLM_OCR = GLM4V.derive(params=(kv_heads(8),), ignores=(MTP,))
+
+GLM4V_MOE = GLM4_MOE.derive(
+    hf=(),
+    model_type=(),
+    rope=Rope("neox", kinds=("default",), partial=0.5, dimension=True, sections=(8, 12, 12, 0), aliases=_SEEN),
+    params=(ATTENTION_BIAS,),
 )

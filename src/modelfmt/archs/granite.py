@@ -1,8 +1,10 @@
 """Granite 3: Llama with four scales of its own; with experts, and an MLP shared by all tokens beside them.
-With sliding windows: sinks, and layers without positions.
+With sliding windows: sinks, and layers without positions. Aria's language model is such experts without the scales;
+HyperCLOVA X is Granite where it has no norms behind attention and MLP.
 
-Checked against transformers 5.24 models/{granite,granitemoe,granitemoeshared,granite_swa,granitemoe_swa}/*.py and
-llama.cpp src/models/{granite,granite-swa}.cpp (October 2026).
+Checked against transformers 5.24
+models/{granite,granitemoe,granitemoeshared,granite_swa,granitemoe_swa,aria,hyperclovax}/*.py and llama.cpp
+src/models/{granite,granite-swa}.cpp (November 2026).
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modelfmt.archs.decoder import kv_heads, targets
-from modelfmt.archs.experts import router
+from modelfmt.archs.experts import router, shared_rows
 from modelfmt.archs.llama import LLAMA
-from modelfmt.archs.specs import Part
-from modelfmt.archs.table import Architecture, Param, Refuses, Row, Window
+from modelfmt.archs.specs import Part, Transposed
+from modelfmt.archs.table import Architecture, Param, Refuses, Rope, Row, Window
 
-__all__ = ["GRANITE", "GRANITE_MOE", "GRANITE_MOE_SHARED", "GRANITE_MOE_SWA", "GRANITE_SWA"]
+__all__ = ["ARIA", "GRANITE", "GRANITE_MOE", "GRANITE_MOE_SHARED", "GRANITE_MOE_SWA", "GRANITE_SWA", "HYPERCLOVAX"]
 
 _MOE, _SHARED, _BLOCK = "model.layers.{i}.block_sparse_moe.", "model.layers.{i}.shared_mlp.", "blk.{i}."
 _FUSED = (_MOE + "input_linear.weight", _MOE + "experts.gate_up_proj")
@@ -79,6 +81,53 @@ GRANITE_MOE = GRANITE.derive(
 )
 
 GRANITE_MOE_SHARED = GRANITE_MOE.derive(hf=("GraniteMoeSharedForCausalLM",), model_type=("granitemoeshared",))
+
+_EXPERTS = "model.layers.{i}.mlp.experts."
+_FC1 = (_EXPERTS + "fc1.weight", _EXPERTS + "gate_up_proj")
+_FC2 = (_EXPERTS + "fc2.weight", _EXPERTS + "down_proj")
+_UP = ("n_expert", "n_ff", "n_embd")
+
+ARIA = LLAMA.derive(
+    gguf="granitemoe",
+    hf=("AriaTextForCausalLM",),
+    model_type=("aria_text",),
+    rope=Rope("norm", kinds=("default", "linear", "dynamic", "yarn", "llama3"), dimension=True),
+    without=("value_size", "mlp_bias", *targets("ffn_gate", "ffn_up", "ffn_down")),
+    params=(
+        Param("head_size", "head_dim", derive="n_embd/n_head"),
+        Param("n_expert", "moe_num_experts", "expert_count", default=8, high=1024),
+        Param("n_expert_used", "moe_topk", "expert_used_count", default=2, high=1024),
+        Param("n_beside", "moe_num_shared_experts", default=2, implied=(("", "n_shared//n_ff"),)),
+        Param("n_shared", (), "expert_shared_feed_forward_length", derive="n_beside*n_ff"),
+        Param("output_scale", (), "logit_scale", "FLOAT32", default=1.0),
+        Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
+    ),
+    rows=(
+        router("mlp.router.weight"),
+        Row(_FC1, _BLOCK + "ffn_gate_exps.weight", _UP, (Transposed(), Part(0, of=2, axis=1))),
+        Row(_FC1, _BLOCK + "ffn_up_exps.weight", _UP, (Transposed(), Part(1, of=2, axis=1))),
+        Row(_FC2, _BLOCK + "ffn_down_exps.weight", ("n_expert", "n_embd", "n_ff"), (Transposed(),)),
+        *shared_rows("mlp.shared_experts", "n_shared"),
+    ),
+    refuses=(
+        Refuses("n_head*head_size != n_embd", "granite files have heads of n_embd / n_head values only"),
+        Refuses("mlp_bias", "llama.cpp's graph of experts beside a shared MLP has no biases"),
+    ),
+    graph={"mlp": "moe"},
+)
+
+HYPERCLOVAX = GRANITE.derive(
+    hf=("HyperCLOVAXForCausalLM",),
+    model_type=("hyperclovax",),
+    params=(
+        Param("norms_behind", "use_post_norm", type="BOOL", default=True, implied=(("", "0"),)),
+        Param("attention_multiplier", "attention_multiplier", "attention.scale", "FLOAT32", default=None),
+        Param("logits_scaling", "logits_scaling", "logit_scale", "FLOAT32", default=1.0, allowed=(1.0,)),
+    ),
+    refuses=(
+        Refuses("norms_behind", "llama.cpp has no graph with Granite's scales and norms behind attention and MLP"),
+    ),
+)
 
 _SINKS = Row("model.layers.{i}.self_attn.sinks", _BLOCK + "attn_sinks.weight", ("n_head",))
 

@@ -1,8 +1,9 @@
 """Hunyuan 1: a Llama-like decoder with norms of queries and keys behind the rope; with experts beside a shared MLP.
-Hy 3 has those norms before the rope, and experts chosen by a sigmoid behind dense layers.
+Inside Hunyuan VL it turns by several positions. Hy 3 has those norms before the rope, and experts chosen by a sigmoid
+behind dense layers.
 
-Checked against transformers 5.24 models/{hunyuan_v1_dense,hunyuan_v1_moe,hy_v3}/{configuration,modeling}_*.py and
-llama.cpp src/models/{hunyuan-dense,hunyuan-vl,hunyuan-moe,hy-v3}.cpp (October 2026).
+Checked against transformers 5.24 models/{hunyuan_v1_dense,hunyuan_v1_moe,hunyuan_vl,hy_v3}/*.py and
+llama.cpp src/models/{hunyuan-dense,hunyuan-vl,hunyuan-moe,hy-v3}.cpp (November 2026).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from modelfmt.archs.decoder import (
     kv_heads,
     targets,
 )
-from modelfmt.archs.experts import MTP, dense_rows, leading_dense, router, shared_rows
-from modelfmt.archs.table import Param, Refuses, Rope, Row
+from modelfmt.archs.experts import MTP, dense_rows, leading_dense, n_nextn, nextn, router, shared_rows
+from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
-__all__ = ["HUNYUAN_DENSE", "HUNYUAN_MOE", "HY3"]
+__all__ = ["HUNYUAN_DENSE", "HUNYUAN_MOE", "HUNYUAN_VL", "HY3"]
 
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
 _Q, _KV = "n_head*head_size", "n_head_kv*head_size"
+
+_LEGACY = ("rope_scaling.mrope_section", "rope_parameters.xdrope_section", "rope_scaling.xdrope_section")
 
 HUNYUAN_DENSE = DECODER.derive(
     gguf="hunyuan-dense",
@@ -42,6 +45,32 @@ HUNYUAN_DENSE = DECODER.derive(
         Row(_ATTENTION + "key_layernorm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",)),
     ),
     graph={"qk_norm": "head behind rope"},
+)
+
+HUNYUAN_VL = HUNYUAN_DENSE.derive(
+    gguf="hunyuan_vl",
+    hf=("HunYuanVLForConditionalGeneration",),
+    model_type=("hunyuan_vl_text",),
+    writes=("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense"),
+    rope=Rope(
+        "neox",
+        kinds=("default", "dynamic"),
+        alpha=True,
+        sections=(16, 16, 16, 16),
+        aliases={"xdrope": "dynamic", "mrope": "default"},
+    ),
+    params=(
+        Param("tied", "tie_word_embeddings", type="BOOL", default=True),
+        Param("axes", ("rope_parameters.mrope_section", *_LEGACY), counted=True, default=4),
+    ),
+    loses=(
+        Loses(
+            "axes == 4",
+            "approximated",
+            "rope_parameters.mrope_section",
+            "the fourth position of a text's token is 0 in llama.cpp: the slowest frequencies do not turn",
+        ),
+    ),
 )
 
 HUNYUAN_MOE = HUNYUAN_DENSE.derive(
@@ -88,7 +117,9 @@ HY3 = DECODER.derive(
         Param("routed_scale", "router_scaling_factor", "expert_weights_scale", "FLOAT32", default=2.826),
         Param("normalised", "route_norm", "expert_weights_norm", "BOOL", default=True, allowed=(True,)),
         Param("gating", (), "expert_gating_func", default=2),
+        n_nextn(),
     ),
+    nextn=nextn("final_layernorm"),
     rows=(
         Row(_ATTENTION + "q_norm.weight", _BLOCK + "attn_q_norm.weight", ("head_size",)),
         Row(_ATTENTION + "k_norm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",)),

@@ -1,9 +1,9 @@
-"""Llama, InternLM 3, IQuest Coder, Mistral, Ministral and Mixtral: all are `llama` in GGUF. Mistral Small 3 with its
-vision part is `mistral3`, and so is Ministral 3, whose queries grow with the position.
+"""Llama (also inside Emu 3), CWM, InternLM 3, IQuest Coder, Mistral, Ministral and Mixtral: all are `llama` in GGUF.
+Mistral Small 3 with its vision part is `mistral3`, and so is Ministral 3, whose queries grow with the position.
 
 Checked against transformers 5.24
-models/{llama,internlm3,iquestcoder,ministral,mistral,mixtral,mistral3,ministral3}/*.py and llama.cpp
-src/models/{llama,mistral3}.cpp (October 2026).
+models/{llama,cwm,emu3,internlm3,iquestcoder,ministral,mistral,mixtral,mistral3,ministral3}/*.py and llama.cpp
+src/models/{llama,mistral3}.cpp (November 2026).
 """
 
 from __future__ import annotations
@@ -23,7 +23,18 @@ from modelfmt.archs.decoder import (
 from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
-__all__ = ["INTERNLM3", "IQUEST_CODER", "LLAMA", "MINISTRAL", "MINISTRAL3", "MISTRAL", "MISTRAL3", "MIXTRAL"]
+__all__ = [
+    "CWM",
+    "EMU3",
+    "INTERNLM3",
+    "IQUEST_CODER",
+    "LLAMA",
+    "MINISTRAL",
+    "MINISTRAL3",
+    "MISTRAL",
+    "MISTRAL3",
+    "MIXTRAL",
+]
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
@@ -92,16 +103,44 @@ MISTRAL = LLAMA.derive(
     ),
 )
 
+_SLIDES = (("sliding_attention", 1), ("full_attention", 0))
+
 MINISTRAL = MISTRAL.derive(
     hf=("MinistralForCausalLM",),
     model_type=("ministral",),
     without=("sliding_window",),
     params=(
-        Param(
-            "slides", "layer_types", codes=(("sliding_attention", 1), ("full_attention", 0)), default=1, per_layer=True
-        ),
+        Param("slides", "layer_types", codes=_SLIDES, default=1, per_layer=True),
         Param("windows", (), derive="largest(slides)"),
         Param("sliding_window", "sliding_window", cases=(("not windows", "0"),), default=4096, nullable=True),
+    ),
+)
+
+EMU3 = LLAMA.derive(
+    hf=(),
+    model_type=(),
+    rope=Rope("norm", theta=1e6, kinds=_KINDS, dimension=True),
+    params=(kv_heads(8), _RMS),
+)
+
+_CWM = {
+    "rope_type": "llama3",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 8192,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+
+CWM = MINISTRAL.derive(
+    hf=("CwmForCausalLM",),
+    model_type=("cwm",),
+    rope=Rope("norm", theta=1e6, kinds=_KINDS, dimension=True, settings=_CWM),
+    params=(
+        _RMS,
+        Param("head_size", "head_dim", "attention.key_length", default=128),
+        Param("slides", "layer_types", codes=_SLIDES, per_layer=True, each=(("layer % 4", "1"), ("", "0"))),
+        Param("sliding_window", "sliding_window", cases=(("not windows", "0"),), default=8192, nullable=True),
     ),
 )
 

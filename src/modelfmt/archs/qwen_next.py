@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_params, expert_rows, kv_heads, targets
 from modelfmt.archs.specs import Add, Grouped, NegExp, Reshaped, Tiled
-from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Ignore, Nextn, Param, Refuses, Rope, Row
 
 __all__ = ["QWEN3_5", "QWEN3_5_MOE", "QWEN3_NEXT"]
 
@@ -30,6 +30,17 @@ def _attention(name: str, n_rows: str) -> Row:
         f"{_ATTENTION}{name}_proj.weight", f"{_BLOCK}attn_{name}.weight", (n_rows, "n_embd"), (), "maybe", _ATTENDS
     )
 
+
+_NEXTN = Nextn(
+    prefix="mtp.layers.{k}.",
+    rows=(
+        Row("mtp.fc.weight", _BLOCK + "nextn.eh_proj.weight", ("n_embd", "2*n_embd")),
+        Row("mtp.pre_fc_norm_embedding.weight", _BLOCK + "nextn.enorm.weight", ("n_embd",), _PLUS_ONE),
+        Row("mtp.pre_fc_norm_hidden.weight", _BLOCK + "nextn.hnorm.weight", ("n_embd",), _PLUS_ONE),
+        Row("mtp.norm.weight", _BLOCK + "nextn.shared_head_norm.weight", ("n_embd",), _PLUS_ONE),
+    ),
+    entries={"recurrent": 0, "periodic": 0},
+)
 
 _HYBRID = DECODER.derive(
     rope=Rope("neox", kinds=("default",), dimension=True, partial=0.25),
@@ -57,7 +68,17 @@ _HYBRID = DECODER.derive(
             per_layer=True,
             omit="periodic",
         ),
+        Param(
+            "n_nextn",
+            ("mtp_num_hidden_layers", "num_nextn_predict_layers"),
+            "nextn_predict_layers",
+            default=0,
+            low=0,
+            high=64,
+            omit=0,
+        ),
     ),
+    nextn=_NEXTN,
     rows=(
         Row("model.norm.weight", "output_norm.weight", ("n_embd",), _PLUS_ONE),
         Row(_LAYER + "input_layernorm.weight", _BLOCK + "attn_norm.weight", ("n_embd",), _PLUS_ONE),

@@ -144,7 +144,7 @@ def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any],
     elif spec.thetas:  # config.json has them beside the settings
         full = {name: value for name, value in found.items() if name != "rope_theta"}
         full |= {"attention_factor": 1.0} if spec.unscaled and _kind(spec, full) == "yarn" else {}
-    if full.get("mrope_section") is not None and not spec.sections:
+    if full.get("mrope_section") is not None and not (spec.sections or spec.alike):
         raise refused(f"{key}.mrope_section", full["mrope_section"], "this architecture has one position per token")
     return full, local
 
@@ -182,7 +182,7 @@ def _partial(case: _Case) -> float:
 
 def _sections(spec: Rope, settings: Mapping[str, Any]) -> list[int]:
     """The four sections: time, height, width, and one that is not used."""
-    given, key = settings.get("mrope_section"), "rope_parameters.mrope_section"
+    given, key = settings.get("mrope_section", settings.get("xdrope_section")), "rope_parameters.mrope_section"
     if given is None:
         return list(spec.sections)
     if not isinstance(given, list) or not 0 < len(given) <= 4:

@@ -59,13 +59,15 @@ class Slot:
         return shape
 
 
-def slots_of(rows: tuple[Row, ...], scope: Scope) -> Iterator[list[Slot]]:
-    """The slots of each tensor that the rows may make: one for each layout of it, in the order of the rows."""
+def slots_of(rows: tuple[Row, ...], scope: Scope, layers: Sequence[int] | None = None) -> Iterator[list[Slot]]:
+    """The slots of each tensor that the rows may make: one for each layout of it, in the order of the rows. layers: the
+    numbers of the layers, where they are not those that the rows say."""
     targets: dict[str, list[Row]] = {}
     for row in rows:
         targets.setdefault(row.target, []).append(row)
     for target, layouts in targets.items():
-        for layer in range(scope[layouts[0].layers]) if "{i}" in target else (0,):
+        every = range(scope[layouts[0].layers]) if layers is None else layers
+        for layer in every if "{i}" in target else (0,):
             there = [row for row in layouts if holds(row.when, scope, layer)]
             if there:
                 yield [Slot(row, layer, bias=False) for row in there]

@@ -249,7 +249,7 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
     expr = parts[0]
     match spec:
         case Permute():
-            return _permuted(expr, spec, scope, layer, inverse=False)
+            return _permuted(expr, spec, scope, layer, inverse=spec.halves)
         case Add(value=value):
             return AddConstant(expr, value)
         case Transposed():
@@ -295,7 +295,7 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
     """The sources of an operation from its result. A part of a fused source stays: `reassembled` has them all."""
     match spec:
         case Permute():
-            return (_permuted(expr, spec, scope, layer, inverse=True),)
+            return (_permuted(expr, spec, scope, layer, inverse=not spec.halves),)
         case Add(value=value):
             return (AddConstant(expr, -value),)
         case Transposed():
@@ -409,7 +409,6 @@ def _rows(expr: Expression) -> Expression:
 
 def _permuted(expr: Expression, spec: Permute, scope: Scope, layer: int, *, inverse: bool) -> Expression:
     matrix, heads = _rows(expr), evaluate(spec.heads, scope, layer)
-    inverse = inverse != spec.halves
     if not spec.rotated:
         return Reshape(RopePermute(matrix, heads, inverse), expr.shape)
     n_columns, n_turned = matrix.shape[1], evaluate(spec.rotated, scope, layer)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from modelfmt.archs.specs import Spec
 
-__all__ = ["Architecture", "Ignore", "Loses", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
+__all__ = ["Architecture", "Ignore", "Loses", "Nextn", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
 
 REQUIRED: Any = ...
 
@@ -130,9 +130,9 @@ class Rope:
     does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
     each of several positions (in text all are the same), where config.json does not say; none: one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
-    whole: the size of a head that partial_rotary_factor is of, a term, where head_size is what turns. settings: where
-    config.json has none. log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this
-    times it is written.
+    alike: config.json may have sections that the graph knows nothing of. whole: the size of a head that
+    partial_rotary_factor is of, a term, where head_size is what turns. settings: where config.json has none.
+    log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this times it is written.
     """
 
     style: Literal["norm", "neox"]
@@ -145,6 +145,7 @@ class Rope:
     whole: str = ""
     alpha: bool = False
     sections: tuple[int, ...] = ()
+    alike: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     names_longrope: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -185,6 +186,21 @@ class Ignore:
 
 
 @dataclass(frozen=True, slots=True)
+class Nextn:
+    """Layers behind the last one, each of which predicts a further token (MTP): the file has them as further layers,
+    llama.cpp computes them for speculative decoding only. A param n_nextn says how many there are.
+
+    rows: what such a layer has beside a layer's own rows; the first tells that it is there. prefix: how a checkpoint's
+    names begin for model.layers.{i}. (which may be the same); {k} is its number among them. entries: of params that
+    are lists, the entry of such a layer, where it is not that of the last layer before.
+    """
+
+    rows: tuple[Row, ...]
+    prefix: str = "model.layers.{i}."
+    entries: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Refuses:
     """A condition under which the file would be wrong, so that none is made."""
 
@@ -213,7 +229,7 @@ class Architecture:
     variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
     writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
     unadapted: tensors, without blk.{i}, for which the graph looks for no adapter. within: the multimodal class that the
-    language model of this table is inside of.
+    language model of this table is inside of. nextn: layers that predict further tokens.
     """
 
     gguf: str
@@ -236,6 +252,7 @@ class Architecture:
     variants: tuple[tuple[str, Architecture], ...] = ()
     writes: tuple[str, str] | None = None
     unadapted: tuple[str, ...] = ()
+    nextn: Nextn | None = None
     within: str = ""
 
     def derive(

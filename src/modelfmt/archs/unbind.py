@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from struct import pack
 from typing import Any
 
-from modelfmt.archs import hparams
-from modelfmt.archs.slots import Slot, slots_of, spellings, unmatched, wrong_shape
+from modelfmt.archs import hparams, nextn, rope
+from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
 from modelfmt.archs.terms import Scope, holds
@@ -58,13 +58,14 @@ def to_huggingface(
     file. config, names: the original's configuration and the names of its tensors, where they are known. Raises
     UnsupportedError (unmatched-tensors), CorruptFile (metadata-missing, config-value, tensor-shape).
     """
-    arch, scope = _scope(arch, tensors, metadata, config)
+    arch, narrow = _scope(arch, tensors, metadata, config)
+    scope = nextn.widened(arch, narrow)
     made: dict[str, UnboundTensor] = {}
     fused: dict[str, list[_Piece]] = {}
     used: set[str] = set()
     missing: list[tuple[str, Shape]] = []
     twins: list[tuple[str, str]] = []
-    for slots in slots_of(arch.rows, scope):
+    for slots in nextn.slots(arch, scope):
         slot, wanted = _chosen(arch, slots, scope, names)
         if slot.target not in tensors:
             if slot.row.tied_to and names:
@@ -93,7 +94,7 @@ def to_huggingface(
     found = sorted(
         made.values(), key=lambda tensor: min((place[name] for name in tensor.source_names), default=len(place))
     )
-    return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, scope)
+    return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, narrow)
 
 
 def _scalars(
@@ -121,18 +122,23 @@ def _scope(
     config: Mapping[str, Any] | None,
 ) -> tuple[Architecture, dict[str, Any]]:
     """The table of the file, and its params."""
+    metadata, n_nextn = nextn.of_file(arch, metadata)
     if config is None:
         sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
         told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
         scope = hparams.restore(arch, metadata, sizes | told, tensors)
     else:
-        scope = {"n_expert": 0} | hparams.read(arch, flat(config))
+        scope = {"n_expert": 0} | hparams.read(arch, config := flat(config))
         for condition, other in arch.variants:
             if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
                 return _scope(other, tensors, metadata, config)
+        if arch.rope is not None:
+            scope |= rope.encode(arch.rope, config, scope).hparams
         if arch.dense:
             scope |= {"dense": metadata.get(f"{arch.gguf}.dense_2_feat_out", 0)}
     scope["tied"] = "output.weight" not in tensors
+    if nextn.COUNT in scope:
+        scope[nextn.COUNT] = n_nextn
     return arch, scope
 
 

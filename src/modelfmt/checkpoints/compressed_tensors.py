@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
-import msgspec
-
 from modelfmt.checkpoints.act_order import in_storage_order
 from modelfmt.checkpoints.coded import FLOATS, Parts, block_of, floats, group_index, matching, scale_of, viewed
 from modelfmt.checkpoints.fp8 import blocks
@@ -25,10 +23,10 @@ from modelfmt.checkpoints.written import LEAST, Form, Written, numbers
 from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
-from modelfmt.ir.ops import Coded, Constant, Expression, Nearest, Packed, Param, Reader, Reshape, geometry, nearest
+from modelfmt.ir.ops import Coded, Constant, Expression, Nearest, Packed, Param, Reader, Reshape
 from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, without_tensor_scale, zeros
 
-__all__ = ["FORMS", "configuration", "read", "write"]
+__all__ = ["FORMS", "configuration", "read", "whole_for", "write"]
 
 FORMS = {
     "int4": Form("symmetric", "U4", 128, ""),
@@ -279,12 +277,8 @@ def _written_mxfp8(expr: Expression) -> Written:
 
 
 def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
-    """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already. Of values,
-    it makes the largest magnitude 448 * 6."""
+    """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already."""
     if isinstance(expr, Nearest):
-        largest = max(_largest(expr.input, reader), 2.0**-126)
-        whole = _single(2688.0 * _single(1.0 / largest))  # as torch divides a number by a tensor
-        expr = msgspec.structs.replace(expr, whole=whole if whole < float("inf") else 1.0)
         return _nvfp4(Packed(expr, Packing(4), "U8"), numbers(expr, "scale", "F8_E4M3", 16), expr.whole, 0.0)
     if isinstance(expr, Coded) and len(expr.scales) == 2 and expr.scales[0].input.stored.name == "F8_E4M3":
         given = float(reader.values(expr.scales[1].input, 0, 1)[0, 0])
@@ -314,17 +308,11 @@ def _nvfp4(codes: Expression, scale: Expression, divisor: float, error: float) -
     return Written(parts, verdict(error), {**settings, "format": "nvfp4-pack-quantized"}, 4.5)
 
 
-def _largest(expr: Expression, reader: Reader) -> float:
-    """The largest magnitude of dense values, all of which are read. Raises BadValue (not-finite)."""
-    import numpy as np
-
-    n_rows, n_cols = geometry(expr.shape, expr.stored)
-    step, found = max(1, (1 << 20) // n_cols), 0.0
-    rows = msgspec.structs.replace(nearest(expr, "nf4", "NF4", n_cols, "F32"), records=True)  # whose scales these are
-    for start in range(0, n_rows, step):
-        records = reader.rows(rows, start, min(start + step, n_rows)).view(np.float64)
-        found = max(found, float(records[:, 0].max()))
-    return found
+def whole_for(largest: float) -> float:
+    """The scale of a tensor of NVFP4 whose largest magnitude this is, which makes it 448 * 6; float32, rounded as torch
+    divides a number by a tensor."""
+    found = _single(2688.0 * _single(1.0 / max(largest, 2.0**-126)))
+    return found if found < float("inf") else 1.0
 
 
 def _single(value: float) -> float:

@@ -10,10 +10,10 @@ from typing import Any
 
 from modelfmt import grids
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Cast, Dequantize, Expression, Numbers, Reshape, Transpose, nearest
+from modelfmt.ir.ops import Cast, Dequantize, Expression, Numbers, Reader, Reshape, Transpose, geometry, nearest
 from modelfmt.quant.transcode import Verdict
 
-__all__ = ["LEAST", "Form", "Written", "group_of", "numbers", "on_grid"]
+__all__ = ["LEAST", "Form", "Written", "group_of", "largest", "numbers", "on_grid"]
 
 LEAST = 16
 """Columns of the smallest group that a folder is written with."""
@@ -66,6 +66,19 @@ def on_grid(expr: Expression, form: Form, size: int) -> Expression:
     if form.flat:
         own = Reshape(own, (prod(own.shape) // size, size))
     return nearest(own, form.how, form.table, size or own.shape[-1], scale, rows=form.rows)
+
+
+def largest(expr: Expression, reader: Reader) -> float:
+    """The largest magnitude of dense values, all of which are read. Raises BadValue (not-finite)."""
+    import numpy as np
+
+    n_rows, n_cols = geometry(expr.shape, expr.stored)
+    step, found = max(1, (1 << 20) // n_cols), 0.0
+    rows = grids.records_of(nearest(expr, "nf4", "NF4", n_cols, "F32"))  # whose scales these are
+    for start in range(0, n_rows, step):
+        records = reader.rows(rows, start, min(start + step, n_rows)).view(np.float64)
+        found = max(found, float(records[:, 0].max()))
+    return found
 
 
 def group_of(expr: Expression, sizes: tuple[int, ...]) -> int | None:

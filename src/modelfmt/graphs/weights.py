@@ -7,7 +7,7 @@ are in halves again, inverse operations next to each other fall away, so that mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelfmt import archs
@@ -100,6 +100,7 @@ def bound(
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
     arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"), config=config)
+    arch = replace(arch, nextn=None)  # graphs have no layers that predict further tokens: losses by name
     computed = _COMPUTED if any(row.tied_to for row in arch.rows) else _COMPUTED - {"tied"}
     found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=computed)
     arch = found.architecture

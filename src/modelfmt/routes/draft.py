@@ -24,9 +24,10 @@ DENSE_TYPES = ("F32", "F16", "BF16")
 class Options:
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
-    write keys for what the destination lacks of the source. base: the model that an adapter is for. transcode: a policy
-    of modelfmt.quant.transcode. target: the destination's format. external: where the constants of a graph go. folder:
-    the destination is one. home: the folder that it is, or lies in. profile: which operators an ONNX graph may have.
+    write keys for what the destination lacks of the source. nextn: write the layers that predict further tokens. base:
+    the model that an adapter is for. transcode: a policy of modelfmt.quant.transcode. target: the destination's format.
+    external: where the constants of a graph go. folder: the destination is one. home: the folder that it is, or lies
+    in. profile: which operators an ONNX graph may have.
     accuracy_level: what these may round what they multiply to."""
 
     tensor_types: tuple[tuple[str, str], ...] = ()
@@ -43,6 +44,7 @@ class Options:
     intermediate: str = "auto"
     rounding: str = "ggml"
     carry: bool = True
+    nextn: bool = True
     base: Model | None = None
     transcode: str = "auto"
     target: str = ""

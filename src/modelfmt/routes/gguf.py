@@ -287,7 +287,7 @@ def _kind(key: str, value: Any) -> str:
     return kind
 
 
-def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
+def _bound(model: Model, *, fold: bool = False, drafts: bool = True) -> tuple[Architecture, Bound]:
     """The architecture's table, and the checkpoint's tensors and metadata by it. fold: act-order, where it can be."""
     from modelfmt import archs
     from modelfmt.archs import bind
@@ -298,9 +298,10 @@ def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
             "there is no config.json beside these tensors",
             code="no-config",
             path=model.path,
-            hint="GGUF needs the architecture's configuration: open the checkpoint folder",
+            hint="open the checkpoint's folder; or put the config.json of the original beside them",
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"), config=model.config)
+    arch = arch if drafts else replace(arch, nextn=None)
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
     exprs, notes = act_order.folded(exprs) if fold else (exprs, [])
     if arch.dense:
@@ -319,13 +320,16 @@ def _bound(model: Model, *, fold: bool = False) -> tuple[Architecture, Bound]:
 
 def _from_checkpoint(model: Model, options: Options, *, fold: bool) -> _Content:
     from modelfmt import tokenizers
+    from modelfmt.archs.values import language
     from modelfmt.checkpoints import carried, general, model_card
 
-    arch, bound = _bound(model, fold=fold)
+    arch, bound = _bound(model, fold=fold, drafts=options.nextn)
     shapes = {tensor.name: tensor.expr.shape for tensor in bound.tensors}
     vocab_size = shapes["token_embd.weight"][0] if "token_embd.weight" in shapes else None
+    inner = language(model.config)
+    config = {**model.config, "text_config": inner} if inner else model.config
     tokenizer = tokenizers.read(
-        model.assets, config=model.config, architecture_hint=arch.gguf, pre=options.pre, vocab_size=vocab_size
+        model.assets, config=config, architecture_hint=arch.gguf, pre=options.pre, vocab_size=vocab_size
     )
     notes: list[Note] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
     losses = [note for note in bound.notes if isinstance(note, Loss)]

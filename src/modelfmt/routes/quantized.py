@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+import msgspec
+
 from modelfmt import grids
 from modelfmt.checkpoints import act_order, from_gguf
-from modelfmt.checkpoints.written import LEAST, Form, Written, on_grid
+from modelfmt.checkpoints.written import LEAST, Form, Written, largest, on_grid
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
-from modelfmt.ir.ops import Dequantize, Expression, Reader, Transpose
+from modelfmt.ir.ops import Dequantize, Expression, Nearest, Reader, Transpose
 from modelfmt.quant import transcode
 from modelfmt.quant.recipes import AUTO, Recipe
 from modelfmt.report import Loss, Note
@@ -45,10 +47,12 @@ SCHEMES = {
 SHARD_SIZE = 5 * 10**9
 _EMBEDDINGS = {"mlx"}
 _ACT_ORDER = {"gptq", "compressed-tensors"}
-_LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
+_LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json")
 _SIZES = (128, 64, 32, 16)
 _KEPT = re.compile(r"embed|lm_head|norm|router|gate\.weight$|shared_expert_gate|visual|vision|audio|\.wpe\.|\.wte\.")
 """Matrices that loaders of the schemes want as they are, or whose few weights decide much."""
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Matrices that vLLM makes one of, which has one scale of the whole."""
 _OUTER = re.compile(r"embed_tokens|lm_head|\.wte\.")
 """Those of them that MLX quantizes nevertheless."""
 _COLUMNS_FIRST = frozenset({"gpt2", "openai-gpt"})
@@ -120,10 +124,11 @@ class _Chooser:
         reader: Reader,
     ) -> None:
         self.scheme, self.options, self.reader = scheme, options, reader
+        self.tensors, self.magnitudes = tensors, dict[str, float]()
         self.policy = transcode.policy(options.transcode)
         self.form, self.label = _form(scheme, wanted, options)
         self.quantized: set[str] = set()
-        self.turned = config.get("model_type") in _COLUMNS_FIRST
+        self.turned = str(config.get("model_type")) in _COLUMNS_FIRST
         self.plain = not any(transcode.is_grid(e) or not e.stored.dense or _turned(e) for e in tensors.values())
         named = wanted[0].label != AUTO
         self.anew = named and not self.plain
@@ -164,12 +169,24 @@ class _Chooser:
             return None, None
         if not self.form.divides(given.shape, self.size):
             return None, None
-        written = self.scheme.write(on_grid(given, self.form, self.size), self.reader, self.policy)
+        made = on_grid(given, self.form, self.size)
+        if isinstance(made, Nearest) and made.how == "nvfp4":
+            made = msgspec.structs.replace(made, whole=self.scheme.whole_for(self._largest(name)))
+        written = self.scheme.write(made, self.reader, self.policy)
         if written is None:
             return None, None
         self.quantized.add(name)
         label = transcode.label(given)
         return written, Loss("requantized", name, f"{label} to {self.label}") if again else None
+
+    def _largest(self, name: str) -> float:
+        """The largest magnitude of a weight, and of those that runtimes make one matrix with it."""
+        module, _, part = name.removesuffix(".weight").rpartition(".")
+        others = next((parts for parts in _FUSED if part in parts), (part,))
+        for other in (f"{module}.{other}.weight" for other in others):
+            if other in self.tensors and other not in self.magnitudes:
+                self.magnitudes[other] = largest(self.tensors[other], self.reader)
+        return max(self.magnitudes.get(f"{module}.{other}.weight", 0.0) for other in others)
 
     def _is_matrix(self, name: str, expr: Expression) -> bool:
         """Whether a tensor is a weight that the scheme's loaders take as quantized."""
