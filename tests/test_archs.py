@@ -65,8 +65,8 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "granite_swa", "hy_v3", "mellum", "minimax-01"}
-NEWER |= {"gemma-embedding2", "hrm_text", "hy_v4", "laguna", "muse-glimmer"}
+NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "dots3note", "glm5-next", "granite_swa", "hy_v3"}
+NEWER |= {"mellum", "minimax-01", "minimax-m3", "gemma-embedding2", "hrm_text", "hy_v4", "laguna", "muse-glimmer"}
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
 _COMPRESSED = ("attn_compressor", "indexer_compressor")
@@ -76,6 +76,9 @@ LATER = {
     "lfm2moe": {"output"},
     "hrm_text": {"hrm.z_l_init"},
     "hy_v4": _MIXED,
+    "glm5-next": {f"blk.{{i}}.hc_{name}_{part}" for name in ("attn", "ffn") for part in ("fn", "base", "scale")}
+    | {f"blk.{{i}}.indexer_compressor_{part}" for part in ("gate", "ape")},
+    "minimax-m3": {f"blk.{{i}}.indexer.{name}" for name in ("q_proj", "k_proj", "q_norm")},
     "deepseek4": {f"blk.{{i}}.{name}_{part}" for name in _COMPRESSED for part in ("kv", "gate", "ape", "norm")}
     | _MIXED
     | {f"blk.{{i}}.{name}" for name in ("attn_kv", "attn_output_a", "attn_output_b", "ffn_gate_tid2eid")},
@@ -221,7 +224,7 @@ def test_absent_and_null_keys_mean_what_transformers_takes_them_for(model_type: 
             if (param.default is not ... or param.derive) and path in whole:
                 without = {key: value for key, value in whole.items() if key not in param.paths}
                 read = hparams.read(arch, without | {"tie_word_embeddings": whole["tie_word_embeddings"]})
-                if param.name != "dtype" and not isinstance(whole[path], list):
+                if param.name != "dtype" and not isinstance(whole[path], list | dict):
                     assert read[param.name] == expected[param.name], path
                     checked += 1
     assert checked >= 3

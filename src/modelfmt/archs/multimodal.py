@@ -76,6 +76,7 @@ MULTIMODAL = {
     "DeepseekOcr2ForConditionalGeneration": Multimodal(("deepseek_ocr2",), "deepseek_ocr2_text"),
     "DeepseekVLForConditionalGeneration": Multimodal(("deepseek_vl",), "llama"),
     "DeepseekVLHybridForConditionalGeneration": Multimodal(("deepseek_vl_hybrid",), "llama"),
+    "Dots3NoteForConditionalGeneration": Multimodal(("dots3_note",), "dots3_note_text"),
     "Emu3ForCausalLM": Multimodal((), "emu3_text_model"),
     "Emu3ForConditionalGeneration": Multimodal(("emu3",), "emu3_text_model"),
     "Ernie4_5_VLMoeForConditionalGeneration": Multimodal(("ernie4_5_vl_moe",), "ernie4_5_vl_moe_text"),
@@ -90,6 +91,7 @@ MULTIMODAL = {
     "Glm4vForConditionalGeneration": Multimodal(("glm4v",), "glm4v_text"),
     "Glm4vMoeForConditionalGeneration": Multimodal(("glm4v_moe",), "glm4v_moe_text"),
     "GlmAsrForConditionalGeneration": Multimodal(("glmasr",), "llama"),
+    "Glm5NextForConditionalGeneration": Multimodal(("glm5_next",), "glm5_next_text"),
     "GlmOcrForConditionalGeneration": Multimodal(("glm_ocr",), "glm_ocr_text"),
     "GotOcr2ForConditionalGeneration": Multimodal(("got_ocr2", "pp_chart2table"), "qwen2"),
     "Granite4VisionForConditionalGeneration": Multimodal(("granite4_vision",), "granite4_vision_text"),
@@ -117,6 +119,7 @@ MULTIMODAL = {
     "MiniCPMOcrForConditionalGeneration": Multimodal(("minicpm_ocr",), "qwen3_5_text"),
     "MiniCPMV4_6ForConditionalGeneration": Multimodal(("minicpmv4_6",), "qwen3_5_text"),
     "MiniCPMV4_7ForConditionalGeneration": Multimodal(("minicpmv4_7",), "qwen3_5_text"),
+    "MiniMaxM3SparseForConditionalGeneration": Multimodal(("minimax_m3_vl",), "minimax_m3_vl_text"),
     "Mistral3ForConditionalGeneration": Multimodal(("mistral3",), "mistral", (("mistral", "llama.MISTRAL3"),)),
     "MossTranscribeDiarizeForConditionalGeneration": Multimodal(("moss_transcribe_diarize",), "qwen3"),
     "MusicFlamingoForConditionalGeneration": Multimodal(("musicflamingo",), "qwen2"),
@@ -229,6 +232,7 @@ _TOWERS = (
     *("ctc_timestamp", "word_timestamp_encoder", "word_timestamp_head", "semantic_tokenizer_encoder"),
     *("acoustic_tokenizer_encoder", "semantic_connector", "diffusion_head", "talker", "token2wav", "code2wav"),
     *("generation_embeddings", "generation_aligner", "generation_head"),
+    *("patch_merge_mlp", "audio_adapter"),
 )
 """Modules beside the language model."""
 

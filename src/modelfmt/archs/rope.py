@@ -142,7 +142,7 @@ def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any],
         if local and (spec.local_theta is None or _kind(spec, local) != "default"):
             raise refused(f"{key}.{second}", dict(local), "layers with a rope of their own cannot be expressed")
         parts = [settings.get(_PARTS[0]) for settings in (full, local)]
-        if spec.local_partial is None and None not in parts and parts[0] != parts[1]:
+        if spec.partial is not None and spec.local_partial is None and None not in parts and parts[0] != parts[1]:
             raise refused(
                 f"{key}.{second}.{_PARTS[0]}", parts[1], "the same part turns in all layers", allowed=parts[0]
             )
