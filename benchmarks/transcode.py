@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import struct
@@ -163,16 +164,22 @@ def llama(hidden: int, inner: int, layers: int, vocab: int) -> dict[str, object]
     }
 
 
+CASES = (("compressed-tensors", "out.gguf"), ("awq", "out.gguf"), ("awq", "gptq"), ("compressed-tensors", "awq"))
+"""Scheme of the source, and what becomes of it."""
+
+
 def speed(layers: int, where: str | None) -> None:
     """Seconds and peak memory of each transcoding, and of `cp` of the same folder, from the page cache; of `cp` also
     until the disk has it, which is what a transcoding waits for."""
     place = Path(tempfile.mkdtemp(dir=where))
     ours = [sys.executable, "-m", "modelfmt"]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: modules are compiled once
+    os.environ["PYTHONPYCACHEPREFIX"] = str(place / "compiled")
     try:
-        for kind, target in (("compressed-tensors", "out.gguf"), ("awq", "out.gguf"), ("awq", "gptq")):
+        for kind, target in CASES:
             folder, dest = place / f"{kind}-{target}", place / target
             size = checkpoint(folder, layers, kind)
-            options = ["--to", "gptq"] if target == "gptq" else []
+            options = [] if target.endswith(".gguf") else ["--to", target]
             copy = f"cp -r {folder} {place / 'copy'}"
             copied, copied_cpu = timed(["sh", "-c", copy], place / "copy")
             synced, _ = timed(["sh", "-c", f"{copy}; sync {place / 'copy'}/*"], place / "copy")

@@ -30,10 +30,19 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Source:
-    """scheme: of a checkpoint, or the name of a GGUF type. group: columns whose grid a bound is relative to."""
+class Products:
+    """MatMulNBits of an ONNX graph in blocks of 32 columns. zeros: whole ones of each block, else half of the range."""
 
-    scheme: Scheme | str
+    bits: int
+    zeros: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """scheme: of a checkpoint, the name of a GGUF type, or products of a graph. group: columns whose grid a bound is
+    relative to."""
+
+    scheme: Scheme | str | Products
     group: int = 16
 
 
@@ -96,6 +105,9 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "MLX 4 bits, F16": (Source(mlx(4, torch.float16)),),
     "MLX 4 bits, BF16": (Source(mlx(4, torch.bfloat16)),),
     "MLX 8 bits, F16": (Source(mlx(8, torch.float16), 64),),
+    "ONNX MatMulNBits 4 bits": (Source(Products(4, False), 32),),
+    "ONNX MatMulNBits 4 bits, asymmetric": (Source(Products(4, True), 32),),
+    "ONNX MatMulNBits 8 bits": (Source(Products(8, False), 32),),
     **{row: (Source(row.removeprefix("GGUF ")),) for row in matrix.ROWS if row.startswith("GGUF ")},
 }
 """Row of the matrix -> checkpoints of it."""
@@ -148,6 +160,62 @@ def random_blocks(path: Path, rng: np.random.Generator) -> None:
         if kind == "NVFP4":
             blocks[:, :4] = rng.integers(1, 0x7F, (len(blocks), 4))
         tensor.data[...] = blocks.reshape(tensor.data.shape)
+
+
+def products(kind: Products, source: Path, folder: Path, rng: np.random.Generator) -> dict[str, Values]:
+    """model.onnx with a product for each matrix of a checkpoint, named as torch exports and ONNX Runtime quantizes, and
+    config.json beside it. Values: the integers that ONNX Runtime has at scales of one, times the scales."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    folder.mkdir(parents=True)
+    shutil.copy(source / "config.json", folder)
+    tensors = load_file(source / "model.safetensors")
+    nodes, constants, scales, inputs, outputs = [], {}, {}, {}, {}
+    for number, (name, tensor) in enumerate(tensors.items()):
+        if not schemes.linear(name):
+            constants[name] = tensor.float().numpy()
+            nodes.append(helper.make_node("Identity", [name], [f"{number}/same"]))
+            continue
+        (n, k), bits, own = tensor.shape, kind.bits, f"onnx::MatMul_{number}"
+        codes = rng.integers(0, 256, (n, k // 32, 4 * bits), np.uint8)
+        codes[..., 0], codes[..., 1] = 0, 255  # both ends in each block, which bounds are relative to
+        parts = {f"{own}_Q{bits}": codes}
+        scale = rng.uniform(0.001, 0.002, (n, k // 32)).astype(np.float32) * rng.choice([-1, 1], (n, k // 32))
+        scales[f"{own}_scales"] = parts[f"{own}_scales"] = scale.astype(np.float32)
+        if kind.zeros:
+            parts[f"{own}_zero_points"] = rng.integers(0, 256, (n, -(-k // 32 * bits // 8)), np.uint8)
+        sizes = {"K": k, "N": n, "bits": bits, "block_size": 32}
+        place = f"/{name.removesuffix('.weight').replace('.', '/').replace('layers/', 'layers.')}/MatMul_Q{bits}"
+        nodes.append(
+            helper.make_node(
+                "MatMulNBits", [f"x{k}", *parts], [name], name=place, domain="com.microsoft", accuracy_level=0, **sizes
+            )
+        )
+        constants |= parts
+        inputs[f"x{k}"] = helper.make_tensor_value_info(f"x{k}", TensorProto.FLOAT, [k, k])
+        outputs[name] = (f"{own}_scales", helper.make_tensor_value_info(name, TensorProto.FLOAT, [k, n]))
+
+    def saved(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+        given = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        graph = helper.make_graph(nodes, "g", list(inputs.values()), [value for _, value in outputs.values()], given)
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        save(helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pytorch"), path)
+
+    def ran(path: Path) -> dict[str, Values]:
+        import onnxruntime
+
+        run = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        given = {name: np.eye(int(name[1:]), dtype=np.float32) for name in inputs}
+        return {n: v.T.astype(np.float64) for n, v in zip(outputs, run.run(list(outputs), given), strict=True)}
+
+    saved(folder / "ones.onnx", constants | {name: np.ones_like(scale) for name, scale in scales.items()})
+    saved(folder / "model.onnx", constants)
+    whole, rounded = ran(folder / "ones.onnx"), ran(folder / "model.onnx")
+    values = {
+        name: whole[name] * np.repeat(scales[own].astype(np.float64), 32, 1) for name, (own, _) in outputs.items()
+    }
+    assert all(np.array_equal(value.astype(np.float32), rounded[name]) for name, value in values.items())
+    return values
 
 
 # The oracles

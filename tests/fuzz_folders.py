@@ -103,10 +103,12 @@ def mutate(folder: Path, rng: random.Random) -> None:
         kind = rng.random()
         path = folder / "model.safetensors"
         if kind < 0.45:
-            config = json.loads((folder / "config.json").read_text())
-            key = next(key for key in config if key.startswith("quant"))
-            config[key] = mutated(config[key], rng)
-            (folder / "config.json").write_text(json.dumps(config))
+            beside = folder / "quanto_qmap.json"
+            place = beside if beside.exists() else folder / "config.json"
+            config = json.loads(place.read_text())
+            key = next((key for key in config if key.startswith("quant")), None) if isinstance(config, dict) else None
+            config = mutated(config, rng) if key is None else config | {key: mutated(config[key], rng)}
+            place.write_text(json.dumps(config))
             continue
         data = path.read_bytes()
         (size,) = struct.unpack_from("<Q", data)

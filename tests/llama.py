@@ -80,7 +80,7 @@ class Network:
         if not self._model:
             raise Refused("".join(llama_vocab._LOG))
         self.n_vocab = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model)))
-        self.n_embd = int(library.llama_model_n_embd(self._model))
+        self.n_embd = int(library.llama_model_n_embd_out(self._model))
 
     def logits(self, tokens: Sequence[int], adapter: Path | None = None) -> NDArray[np.float32]:
         """float32 [tokens, vocabulary]: after each token, the logits of the next. adapter: a GGUF adapter."""
@@ -229,7 +229,7 @@ def _library() -> Any:
     library = llama_vocab._library()
     floats = ctypes.POINTER(_F32)
     for name, result, arguments in (
-        ("llama_model_n_embd", _I32, [_POINTER]),
+        ("llama_model_n_embd_out", _I32, [_POINTER]),
         ("llama_context_default_params", _Context, []),
         ("llama_init_from_model", _POINTER, [_POINTER, _Context]),
         ("llama_encode", _I32, [_POINTER, _Batch]),

@@ -57,6 +57,7 @@ SIZED: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16},
     "gemma4_text": {"head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_hidden_layers": 6}
     | {"vocab_size_per_layer_input": 512, "sliding_window": 16},
+    "gemma4_unified_text": {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 6, "sliding_window": 16},
     "emu3_text_model": {},
     "glm4v_text": {"rope_parameters": _SEEN | {"mrope_section": [1, 2, 1], "partial_rotary_factor": 0.5}},
     "glm4v_moe_text": {"rope_parameters": _SEEN | {"mrope_section": [1, 2, 1], "partial_rotary_factor": 0.5}}
@@ -96,6 +97,7 @@ SIZED: dict[str, dict[str, Any]] = {
 _CLIP = {"vision_config": {"model_type": "clip_vision_model"}}  # in the place of timm's
 MORE: dict[str, dict[str, Any]] = {
     "FastVlmForConditionalGeneration": _CLIP,
+    "Gemma4UnifiedForConditionalGeneration": {"vision_config": {"mm_embed_dim": 64, "mm_posemb_size": 16}},
     "FunAsrNanoForConditionalGeneration": {"adaptor_config": {"hidden_size": 64, "intermediate_size": 16}},
     "Apertus1p5ForConditionalGeneration": {"image_token_offset": 300, "audio_token_offset": 364, "image_token_id": 290}
     | {"audio_token_id": 291, "vision_config": {"codebook_size": 64, "base_channels": 32}}

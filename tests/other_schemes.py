@@ -2,7 +2,7 @@
 beside the values that they mean. Run it where those are installed: hqq 0.2.8, torchao 0.18, amd-quark 0.13, gptqmodel
 7.7.0, autoawq's sources.
 
-    PYTHONPATH=AUTOAWQ python tests/other_schemes.py [hqq | torchao | quark | bitnet | gemv_fast | gptq | awq ..]
+    PYTHONPATH=AUTOAWQ python tests/other_schemes.py [NAME OF A FUNCTION ..]
 
 A folder has config.json, model.safetensors with one module, and values.npy: float32 [out, in], rounded once, from the
 other program's own unpacking and its formula in float64; where it dequantizes on a CPU, that is compared, too. AWQ and
@@ -100,6 +100,68 @@ def torchao() -> None:
     _torchao("torchao-int4-plain", made, codes.double() * spread[0] + spread[1], flatten_tensor_state_dict)
 
 
+def torchao_small() -> None:
+    """MX and NVFP4, scales in order and swizzled: more rows than a tile of scales, columns that fill none."""
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor
+    from torchao.prototype.mx_formats.utils import from_blocked
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    given = weights(136, 96).to(torch.bfloat16)
+    kinds = {"mxfp8": torch.float8_e4m3fn, "mxfp8-e5m2": torch.float8_e5m2, "mxfp4": torch.float4_e2m1fn_x2}
+    made = {
+        f"{kind}{'-swizzled' * swizzled}": MXTensor.to_mx(given, dtype, 32, is_swizzled_scales=swizzled)
+        for kind, dtype in kinds.items()
+        for swizzled in (False, True)
+        if not (swizzled and "mxfp8" in kind)
+    }
+    whole = torch.tensor(0.0000123)
+    for swizzled in (False, True):
+        for name, scale in (("nvfp4", whole), ("nvfp4-alone", None))[: 1 + swizzled]:
+            own = NVFP4Tensor.to_nvfp4(given, per_tensor_scale=scale, is_swizzled_scales=swizzled)
+            made[f"{name}{'-swizzled' * swizzled}"] = own
+    for name, tensor in made.items():
+        group = 16 if "nvfp4" in name else 32
+        scale = tensor.scale
+        if "swizzled" in name:
+            scale = from_blocked(scale.flatten(), 136, 96 // group)
+        steps = scale.double() * (1 if getattr(tensor, "per_tensor_scale", None) is None else whole.double())
+        codes = tensor.qdata.double() if "mxfp8" in name else _fours(tensor.qdata)
+        values = codes * steps.repeat_interleave(group, 1)
+        theirs = tensor.dequantize(torch.float32).double()
+        assert torch.allclose(values, theirs, rtol=1e-6, atol=0), name
+        _torchao(f"torchao-{name}", tensor, values, flatten_tensor_state_dict)
+
+
+def _fours(packed: torch.Tensor) -> torch.Tensor:
+    from torchao.prototype.mx_formats.kernels import f4_unpacked_to_f32, unpack_uint4
+
+    return f4_unpacked_to_f32(unpack_uint4(packed.view(torch.uint8))).double()
+
+
+def quanto() -> None:
+    """What its save_pretrained writes: the state of the layers and the map of their types."""
+    from optimum.quanto import freeze, qfloat8_e4m3fn, qfloat8_e5m2, qint8, quantization_map, quantize
+
+    for kind in (qint8, qfloat8_e4m3fn, qfloat8_e5m2):
+        network = torch.nn.ModuleDict()
+        place = network
+        for part in NAME.split(".")[:-1]:
+            place[part] = torch.nn.ModuleDict()
+            place = place[part]
+        place["up_proj"] = linear = torch.nn.Linear(K, 32, bias=False)
+        linear.weight.data = weights()
+        quantize(network, weights=kind)
+        freeze(network)
+        made = network.get_submodule(NAME).weight
+        values = made._data.double() * made._scale.double()
+        assert torch.allclose(values, made.dequantize().double(), atol=1e-6)
+        save(f"quanto-{kind.name}", dict(network.state_dict()), values, {})
+        folder = DATA / f"quanto-{kind.name}"
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"}, indent=1) + "\n")
+        (folder / "quanto_qmap.json").write_text(json.dumps(quantization_map(network), indent=1) + "\n")
+
+
 def _torchao(name: str, made: Any, values: torch.Tensor, flatten: Any) -> None:
     parts, metadata = flatten({f"{NAME}.weight": made, "model.norm.weight": torch.ones(8)})
     save(name, parts, values, {"quant_method": "torchao"}, metadata)
@@ -143,6 +205,20 @@ def quark() -> None:
     values = unpacked * torch.exp2(exponents.double() - 127).repeat_interleave(32, 1)
     spec = {"dtype": "fp4", "qscheme": "per_group", "group_size": 32, "ch_axis": -1, "scale_format": "e8m0"}
     _quark("quark-fp4", {"weight": packed, "weight_scale": exponents}, values, spec)
+    for kind, low, high in (("int2", -2, 2), ("uint2", 0, 4), ("int3", -4, 4), ("int8", -128, 128)):
+        packer = create_pack_method("per_group", kind)
+        codes = torch.from_numpy(rng.integers(low, high, (32, K)).astype(np.int8))
+        scale = torch.rand(32, K // 32).half() * 0.01
+        parts = {"weight": packer.pack(codes, True).contiguous(), "weight_scale": scale.T}
+        shifted = codes.double()
+        if kind == "uint2":
+            zeros = torch.from_numpy(rng.integers(0, 4, (32, K // 32)).astype(np.int8))
+            parts["weight_zero_point"] = packer.pack(zeros, True)
+            shifted -= zeros.double().repeat_interleave(32, 1)
+        assert torch.equal(packer.unpack(parts["weight"], True).int(), codes.int()), kind
+        values = shifted * scale.double().repeat_interleave(32, 1)
+        spec = {"dtype": kind, "qscheme": "per_group", "group_size": 32, "ch_axis": -1, "symmetric": kind != "uint2"}
+        _quark(f"quark-{kind}-group", parts, values, spec)
 
 
 def _quark(name: str, parts: Arrays, values: torch.Tensor, spec: dict[str, Any], method: str = "reorder") -> None:
@@ -233,6 +309,6 @@ def awq() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for make in (hqq, torchao, quark, bitnet, gemv_fast, gptq, awq):
+    for make in (hqq, torchao, torchao_small, quark, quanto, bitnet, gemv_fast, gptq, awq):
         if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
             make()

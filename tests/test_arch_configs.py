@@ -16,7 +16,7 @@ from modelfmt.errors import ModelfmtError
 FOLDER = "configs/ai-dynamo+aiconfigurator/aic-core/src/aiconfigurator_core/model_configs"
 EXPECTED = {
     "MiniMaxAI--MiniMax-M2.5": "minimax-m2",
-    "MiniMaxAI--MiniMax-M3": "unsupported-architecture",
+    "MiniMaxAI--MiniMax-M3": "minimax-m3",
     "Qwen--Qwen3-1.7B": "qwen3",
     "Qwen--Qwen3-235B-A22B-FP8": "qwen3moe",
     "Qwen--Qwen3-30B-A3B-FP8": "qwen3moe",

@@ -139,6 +139,46 @@ def test_moving_is_unpacking_and_making(level: str, lay: int) -> None:
     target = (BLOCKS, 0, 6, 0, two.shape[1])
     assert kernels.grid_move(packing, target, size, packed, (planes[0], 0.0, planes[1]), 15, -1, None, two) is None
     assert np.array_equal(one, two)
+    if lay == ROWS:
+        return
+    first, three = 24, np.zeros((n - 24, k // 32 * 22), np.uint8)  # the later rows of the same strip
+    strip = packed.reshape(-1)[first * 4 if lay == WORDS else first // 2 :]
+    later = (planes[0][first:], 0.0, planes[1][first:])
+    assert kernels.grid_move(packing, target, (n - first, k, group), strip, later, 15, -1, None, three) is None
+    assert np.array_equal(two[first:], three)
+    with pytest.raises(ValueError, match="expected exactly"):
+        kernels.grid_move(packing, target, (n, k, group), strip, (1.0, 0.0, 8.0), 15, -1, None, two)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q8_0", "Q4_1", "Q2_0", "MXFP4"])
+def test_a_group_does_not_depend_on_those_before_it(level: str, kind: str) -> None:
+    _, number, elements, size, *_ = TYPES[kind]
+    n_groups, rng = 400, np.random.default_rng(3)
+    scales = [0.5, -0.5, 0.0, 2.0**-24, 3 * 2.0**-20, 0.1, 65504.0, 1e-9, float(np.float16(0.3)), 2.0**-14, 2.0**-15]
+    records = np.zeros((n_groups, 1, 3))
+    records[:, 0, 0] = rng.choice(scales, n_groups)
+    records[:, 0, 1] = rng.choice([0.0, 0.0, 0.0, 0.25], n_groups)
+    records[:, 0, 2] = rng.choice([0.0, 1.0, 7.0, 8.0, 8.0, 16.0, 0.5], n_groups)
+    codes = rng.integers(0, 4, (n_groups, elements))
+    alone, worst, kept = [], 0.0, []
+    for i in range(n_groups):
+        out = np.zeros(size, np.uint8)
+        row = grid(codes[i : i + 1], records[i : i + 1])
+        found = kernels.grid_to_blocks(number, (1, elements, elements), 15, row, out)
+        if found[1]:
+            alone, worst, kept = [*alone, out], max(worst, found[0]), [*kept, i]
+    assert len(kept) > 20
+    out = np.zeros((len(kept), size), np.uint8)
+    row = grid(codes[kept].reshape(1, -1), records[kept].reshape(1, -1, 3))
+    found = kernels.grid_to_blocks(number, (1, len(kept) * elements, elements), 15, row, out)
+    assert found[:2] == (worst, True)
+    assert np.array_equal(out, np.array(alone))
+
+
+def test_words_that_occur_are_marked() -> None:
+    words, seen = np.random.default_rng(1).integers(0, 1 << 16, 5000).astype(np.uint16), np.zeros(1 << 16, np.uint8)
+    kernels.mark_words(words, seen)
+    assert np.array_equal(np.flatnonzero(seen), np.unique(words))
 
 
 def test_a_negative_scale_holds_what_a_positive_cannot(level: str) -> None:
@@ -198,6 +238,8 @@ def spread(numbers: bytes, item: int, rows: int = 2, plane: bytearray | None = N
         lambda: spread(bytes(8), 1, rows=1 << 62),
         lambda: spread(bytes(8), 1, plane=bytearray(8)),
         lambda: kernels.grid_values((1, 8, 8), bytes(32), bytes(8), bytearray(64)),
+        lambda: kernels.mark_words(bytes(3), bytearray(1 << 16)),
+        lambda: kernels.mark_words(bytes(4), bytearray(1 << 15)),
         lambda: kernels.read_strip(0, -1, 8, 8, bytearray(8)),
         lambda: kernels.read_strip(0, 0, 1 << 62, 1, bytearray(8)),
     ],

@@ -84,6 +84,7 @@ def dequantize(name, rows, cols, gap):
     blocks = fill(source.last(size(name, n), gap), noise)
     for other in ("F32", "F16", "BF16", "F64"):
         convert(name, blocks, other, target.last(size(other, n), gap and gap + 1), rows, cols)
+    kernels.mark_words(blocks[: blocks.size // 2 * 2], back.last(1 << 16))
     kernels.swap_bytes(types[name][1], blocks)
     kernels.swap_bytes(types[name][1], blocks)
 
@@ -153,6 +154,15 @@ def move(one, two, n, k, group, gap):
         n_moves += 1
     except ValueError:
         pass  # no grid
+    if one[0] in (1, 2) and n and k:  # some rows of a strip, whose last line ends with them
+        lines = whole // size
+        codes = fill(source.last((lines - 1) * 2 * size + size, gap), noise)
+        try:
+            kernels.grid_move((*one, 0, 2 * size), right, (n, k, group), codes, (scale, 0.0, zero), 255, -1, table,
+                              target.last(made, gap))
+            n_moves += 1
+        except ValueError:
+            pass
 
 for level in kernels.isa_levels():
     kernels.set_isa(level)

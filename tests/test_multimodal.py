@@ -199,7 +199,11 @@ def test_registry() -> None:
     ],
 )
 def test_what_does_not_convert_says_why(config: dict[str, Any], message: str) -> None:
-    text = {"text_config": models.SIZES | {"model_type": "hyperclovax"}} if "text_config" not in config else {}
+    text = (
+        {"text_config": models.SIZES | {"model_type": "hyperclovax", "attention_multiplier": 0.1}}
+        if "text_config" not in config
+        else {}
+    )
     with pytest.raises(ModelfmtError, match=message):
         to_gguf(
             archs.find(config["architectures"][0], config=text | config), tensors={}, config=text | config, assets={}

@@ -18,7 +18,20 @@ import pytest
 
 import modelfmt
 import schemes
-from cells import SOURCES, Source, base, experts, folded, random_blocks, read_experts, read_file, read_folder, turned
+from cells import (
+    SOURCES,
+    Products,
+    Source,
+    base,
+    experts,
+    folded,
+    products,
+    random_blocks,
+    read_experts,
+    read_file,
+    read_folder,
+    turned,
+)
 from modelfmt.errors import LossyError, UnsupportedError
 from modelfmt.plans import Plan
 from modelfmt.routes import matrix
@@ -60,6 +73,9 @@ def check_row(row: dict[str, str], bases: dict[str, Path], folder: Path) -> list
             modelfmt.convert(bases["gguf"], given, quant="F16", tensor_types=kinds)
             random_blocks(given, np.random.default_rng(number))
             values, _ = read_file(given)
+        elif isinstance(source.scheme, Products):
+            given = home / "in" / "model.onnx"
+            values = products(source.scheme, bases["folder"], given.parent, np.random.default_rng(number))
         else:
             given = home / "in"
             values = schemes.write(source.scheme, bases["folder"], given, layers=1, seed=number)
@@ -102,7 +118,7 @@ def check_cell(
     else:
         expected = values
         read = read_folder(out, target, {name: (value.shape[0], value.shape[1]) for name, value in values.items()})
-        read = turned(read) if given.suffix else read
+        read = turned(read) if given.suffix == ".gguf" else read
     error = max(relative(read[name], value, source.group) for name, value in expected.items())
     bound = max(line["bound"] for line in moved)
     assert error <= bound, (target, kind)

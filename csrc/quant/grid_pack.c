@@ -152,9 +152,6 @@ static void unpack_columns(mf_packing packing, mf_grid grid, const uint8_t *pack
     const vb flips = vb_set1((uint8_t)packing.flip);
     for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
         const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
-        for (size_t k = col + WIDTH; k < grid.n_cols && k < col + 2 * WIDTH;
-             k++) /* lines too far apart to be guessed */
-            __builtin_prefetch(packed + k * packing.stride);
         for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
             const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
             const uint8_t *from = packed + col * packing.stride + byte;

@@ -45,6 +45,9 @@ SPECIAL_ROUTES = {
 }
 """(source format, destination format) that have a module of their own."""
 
+AS_CHECKPOINT = {**dict.fromkeys(("gguf", "huggingface", *SCHEMES), True), "safetensors": False, "pytorch": False}
+"""Destinations of an ONNX model that are no graph: by the names of a checkpoint's layers, or by those of the graph."""
+
 DENSE = ("F32", "F16", "BF16")
 
 
@@ -117,6 +120,10 @@ def plan(
         if base_model is not None and model.format != "peft":
             raise UsageError("a base is for a source that is an adapter", code="base-unused", found=model.format)
         target = _format_of(dest, model) if to is None else to
+        if model.format == "onnx" and target in AS_CHECKPOINT:
+            from modelfmt.routes import onnx_source
+
+            model = onnx_source.checkpoint(model) if AS_CHECKPOINT[target] else onnx_source.meant(model)
         if target not in ROUTES:
             raise UsageError(
                 "no such destination format", code="unknown-format", found=target, allowed=", ".join(ROUTES)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluator", "check_span", "decode"]
 
 _MADE_AT_ONCE = 1 << 20  # bytes
+_WHOLE_ROW, _SHORT_READ = 4096, 512  # bytes: of rows that are read whole for a few bytes of each
 
 
 class Evaluator:
@@ -56,7 +57,7 @@ class Evaluator:
         """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
         item, size = expr.stored.block_bytes, row_bytes(expr)
         wide = (last - first) * 2 >= size // item
-        if wide or (isinstance(expr, Leaf) and size <= 4096):
+        if wide or (isinstance(expr, Leaf) and size <= _WHOLE_ROW and (last - first) * item <= _SHORT_READ):
             return self.rows(expr, *rows)[:, first * item : last * item]
         out = self.empty(rows[1] - rows[0], (last - first) * item)
         if not isinstance(expr, Leaf):  # made a few rows at a time, since all of them may not fit

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANOTHER_MODEL",
     "BORROWED",
+    "DRAFTERS",
     "GGUF",
     "GGUF_OTHERS",
     "GRAPHS",
@@ -86,6 +87,10 @@ HUGGING_FACE = {
     "DistilBertForMaskedLM": "roberta.DISTILBERT",
     "DistilBertModel": "roberta.DISTILBERT",
     "Dots1ForCausalLM": "dots.DOTS1",
+    "Dots3NoteForCausalLM": "dots3.DOTS3_NOTE",
+    "Dots3NoteTextForCausalLM": "dots3.DOTS3_NOTE",
+    "EmbeddingGemma2Model": "embedding_gemma2.EMBEDDING_GEMMA2",
+    "EmbeddingGemma2TextModel": "embedding_gemma2.EMBEDDING_GEMMA2",
     "Ernie4_5ForCausalLM": "ernie.ERNIE4_5",
     "Ernie4_5_ForCausalLM": "ernie.ERNIE4_5",
     "Ernie4_5_MoeForCausalLM": "ernie.ERNIE4_5_MOE",
@@ -109,9 +114,11 @@ HUGGING_FACE = {
     "Gemma3TextModel": "gemma.GEMMA_EMBEDDING",
     "Gemma3nForCausalLM": "gemma3n.GEMMA3N",
     "Gemma4ForCausalLM": "gemma4.GEMMA4",
+    "Gemma4UnifiedForCausalLM": "gemma4.GEMMA4_UNIFIED",
     "GemmaForCausalLM": "gemma.GEMMA",
     "Glm4ForCausalLM": "glm.GLM4",
     "Glm4MoeForCausalLM": "glm.GLM4_MOE",
+    "Glm5NextForCausalLM": "glm5_next.GLM5_NEXT",
     "Glm4MoeLiteForCausalLM": "deepseek.GLM4_MOE_LITE",
     "GlmForCausalLM": "glm.GLM",
     "GlmMoeDsaForCausalLM": "dsa.GLM_DSA",
@@ -123,6 +130,8 @@ HUGGING_FACE = {
     "GraniteMoeSharedForCausalLM": "granite.GRANITE_MOE_SHARED",
     "GraniteSWAForCausalLM": "granite.GRANITE_SWA",
     "HYV3ForCausalLM": "hunyuan.HY3",
+    "HYV4ForCausalLM": "hy_v4.HY4",
+    "HrmTextForCausalLM": "hrm.HRM_TEXT",
     "HunYuanDenseV1ForCausalLM": "hunyuan.HUNYUAN_DENSE",
     "HunYuanMoEV1ForCausalLM": "hunyuan.HUNYUAN_MOE",
     "HunYuanVLForConditionalGeneration": "hunyuan.HUNYUAN_VL",
@@ -136,6 +145,7 @@ HUGGING_FACE = {
     "KimiLinearForCausalLM": "kimi_linear.KIMI_LINEAR",
     "LFM2ForCausalLM": "lfm2.LFM2",
     "LLaMAForCausalLM": "llama.LLAMA",
+    "LagunaForCausalLM": "laguna.LAGUNA",
     "Lfm2ForCausalLM": "lfm2.LFM2",
     "Lfm2MoeForCausalLM": "lfm2.LFM2_MOE",
     "Llama4ForCausalLM": "llama4.LLAMA4",
@@ -152,6 +162,9 @@ HUGGING_FACE = {
     "MiniCPM3ForCausalLM": "minicpm.MINICPM3",
     "MiniMaxForCausalLM": "minimax.MINIMAX_01",
     "MiniMaxM2ForCausalLM": "minimax.MINIMAX_M2",
+    "MiniMaxM3ForCausalLM": "minimax.MINIMAX_M3",
+    "MiniMaxM3SparseForCausalLM": "minimax.MINIMAX_M3",
+    "MiniMaxM3VLForCausalLM": "minimax.MINIMAX_M3",
     "Ministral3ForCausalLM": "llama.MINISTRAL3",
     "MinistralForCausalLM": "llama.MINISTRAL",
     "Mistral3ForConditionalGeneration": "llama.MISTRAL3",
@@ -163,6 +176,7 @@ HUGGING_FACE = {
     "ModernBertModel": "modernbert.MODERNBERT",
     "MptForCausalLM": "mpt.MPT",
     "MptModel": "mpt.MPT",
+    "MuseGlimmerForConditionalGeneration": "muse.MUSE_GLIMMER",
     "NemotronForCausalLM": "nemotron.NEMOTRON",
     "NemotronHForCausalLM": "nemotron_h.NEMOTRON_H",
     "NomicBertForMaskedLM": "nomic_bert.NOMIC_BERT",
@@ -198,6 +212,8 @@ HUGGING_FACE = {
     "StableLMEpochForCausalLM": "stablelm.STABLELM",
     "StableLmForCausalLM": "stablelm.STABLELM",
     "Starcoder2ForCausalLM": "starcoder.STARCODER2",
+    "Step3p5ForCausalLM": "step.STEP3_7",
+    "Step3p7ForConditionalGeneration": "step.STEP3_7",
     "T5EncoderModel": "t5.T5_ENCODER",
     "T5ForConditionalGeneration": "t5.T5",
     "T5WithLMHeadModel": "t5.T5",
@@ -233,6 +249,9 @@ MODEL_TYPES = {
     "deepseek_v4": "deepseek4.DEEPSEEK4",
     "distilbert": "roberta.DISTILBERT",
     "dots1": "dots.DOTS1",
+    "dots3_note_text": "dots3.DOTS3_NOTE",
+    "embedding_gemma2": "embedding_gemma2.EMBEDDING_GEMMA2",
+    "embedding_gemma2_text": "embedding_gemma2.EMBEDDING_GEMMA2",
     "ernie4_5": "ernie.ERNIE4_5",
     "ernie4_5_moe": "ernie.ERNIE4_5_MOE",
     "eurobert": "eurobert.EUROBERT",
@@ -247,10 +266,12 @@ MODEL_TYPES = {
     "gemma3_text": "gemma.GEMMA3",
     "gemma3n_text": "gemma3n.GEMMA3N",
     "gemma4_text": "gemma4.GEMMA4",
+    "gemma4_unified_text": "gemma4.GEMMA4_UNIFIED",
     "glm": "glm.GLM",
     "glm4": "glm.GLM4",
     "glm4_moe": "glm.GLM4_MOE",
     "glm4_moe_lite": "deepseek.GLM4_MOE_LITE",
+    "glm5_next_text": "glm5_next.GLM5_NEXT",
     "glm_moe_dsa": "dsa.GLM_DSA",
     "gpt2": "gpt2.GPT2",
     "gpt_bigcode": "starcoder.STARCODER",
@@ -262,10 +283,12 @@ MODEL_TYPES = {
     "granitemoe_swa": "granite.GRANITE_MOE_SWA",
     "granitemoehybrid": "granite_hybrid.GRANITE_4",
     "granitemoeshared": "granite.GRANITE_MOE_SHARED",
+    "hrm_text": "hrm.HRM_TEXT",
     "hunyuan_v1_dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan_v1_moe": "hunyuan.HUNYUAN_MOE",
     "hunyuan_vl_text": "hunyuan.HUNYUAN_VL",
     "hy_v3": "hunyuan.HY3",
+    "hy_v4": "hy_v4.HY4",
     "hyperclovax": "granite.HYPERCLOVAX",
     "internlm3": "llama.INTERNLM3",
     "iquestcoder": "llama.IQUEST_CODER",
@@ -273,6 +296,7 @@ MODEL_TYPES = {
     "jamba": "jamba.JAMBA",
     "jina_embeddings_v3": "nomic_bert.JINA_BERT_V3",
     "kimi_linear": "kimi_linear.KIMI_LINEAR",
+    "laguna": "laguna.LAGUNA",
     "lfm2": "lfm2.LFM2",
     "lfm2_moe": "lfm2.LFM2_MOE",
     "llama": "llama.LLAMA",
@@ -284,6 +308,7 @@ MODEL_TYPES = {
     "minicpm3": "minicpm.MINICPM3",
     "minimax": "minimax.MINIMAX_01",
     "minimax_m2": "minimax.MINIMAX_M2",
+    "minimax_m3_vl_text": "minimax.MINIMAX_M3",
     "ministral": "llama.MINISTRAL",
     "ministral3": "llama.MINISTRAL3",
     "mistral": "llama.MISTRAL",
@@ -293,6 +318,8 @@ MODEL_TYPES = {
     "modernbert": "modernbert.MODERNBERT",
     "mpt": "mpt.MPT",
     "mt5": "t5.MT5",
+    "muse_glimmer": "muse.MUSE_GLIMMER",
+    "muse_glimmer_text": "muse.MUSE_GLIMMER",
     "nemotron": "nemotron.NEMOTRON",
     "nemotron_h": "nemotron_h.NEMOTRON_H",
     "nomic_bert": "nomic_bert.NOMIC_BERT",
@@ -326,6 +353,8 @@ MODEL_TYPES = {
     "solar_open": "glm.SOLAR_OPEN",
     "stablelm": "stablelm.STABLELM",
     "starcoder2": "starcoder.STARCODER2",
+    "step3p5": "step.STEP3_7",
+    "step3p7": "step.STEP3_7",
     "t5": "t5.T5",
     "umt5": "t5.UMT5",
     "xlm-roberta": "roberta.XLM_ROBERTA",
@@ -352,6 +381,7 @@ GGUF = {
     "deepseek32": "dsa.DEEPSEEK32",
     "deepseek4": "deepseek4.DEEPSEEK4",
     "dots1": "dots.DOTS1",
+    "dots3note": "dots3.DOTS3_NOTE",
     "ernie4_5": "ernie.ERNIE4_5",
     "ernie4_5-moe": "ernie.ERNIE4_5_MOE",
     "eurobert": "eurobert.EUROBERT",
@@ -362,6 +392,7 @@ GGUF = {
     "falcon-h1": "falcon_h1.FALCON_H1",
     "gemma": "gemma.GEMMA",
     "gemma-embedding": "gemma.GEMMA_EMBEDDING",
+    "gemma-embedding2": "embedding_gemma2.EMBEDDING_GEMMA2",
     "gemma2": "gemma.GEMMA2",
     "gemma3": "gemma.GEMMA3",
     "gemma3n": "gemma3n.GEMMA3N",
@@ -369,6 +400,7 @@ GGUF = {
     "glm-dsa": "dsa.GLM_DSA",
     "glm4": "glm.GLM4",
     "glm4moe": "glm.GLM4_MOE",
+    "glm5-next": "glm5_next.GLM5_NEXT",
     "gpt-oss": "gpt_oss.GPT_OSS",
     "gpt2": "gpt2.GPT2",
     "gptneox": "gptneox.GPTNEOX",
@@ -376,14 +408,17 @@ GGUF = {
     "granite_swa": "granite.GRANITE_SWA",
     "granitehybrid": "granite_hybrid.GRANITE_HYBRID",
     "granitemoe": "granite.GRANITE_MOE",
+    "hrm_text": "hrm.HRM_TEXT",
     "hunyuan-dense": "hunyuan.HUNYUAN_DENSE",
     "hunyuan-moe": "hunyuan.HUNYUAN_MOE",
     "hunyuan_vl": "hunyuan.HUNYUAN_VL",
     "hy_v3": "hunyuan.HY3",
+    "hy_v4": "hy_v4.HY4",
     "jais2": "jais.JAIS2",
     "jamba": "jamba.JAMBA",
     "jina-bert-v3": "nomic_bert.JINA_BERT_V3",
     "kimi-linear": "kimi_linear.KIMI_LINEAR",
+    "laguna": "laguna.LAGUNA",
     "lfm2": "lfm2.LFM2",
     "lfm2moe": "lfm2.LFM2_MOE",
     "llama": "llama.LLAMA",
@@ -395,10 +430,12 @@ GGUF = {
     "minicpm3": "minicpm.MINICPM3",
     "minimax-01": "minimax.MINIMAX_01",
     "minimax-m2": "minimax.MINIMAX_M2",
+    "minimax-m3": "minimax.MINIMAX_M3",
     "mistral3": "llama.MISTRAL3",
     "mistral4": "deepseek.MISTRAL4",
     "modern-bert": "modernbert.MODERNBERT",
     "mpt": "mpt.MPT",
+    "muse-glimmer": "muse.MUSE_GLIMMER",
     "nemotron": "nemotron.NEMOTRON",
     "nemotron_h": "nemotron_h.NEMOTRON_H",
     "nemotron_h_moe": "nemotron_h.NEMOTRON_H_MOE",
@@ -424,6 +461,7 @@ GGUF = {
     "stablelm": "stablelm.STABLELM",
     "starcoder": "starcoder.STARCODER",
     "starcoder2": "starcoder.STARCODER2",
+    "step35": "step.STEP3_7",
     "t5": "t5.T5",
     "t5encoder": "t5.T5_ENCODER",
 }
@@ -487,6 +525,26 @@ _PHIMOE = "its phimoe graph has root-mean-square norms and a plain softmax, the 
 ANOTHER_MODEL = {"PhiMoEForCausalLM": _PHIMOE, "PhimoeForCausalLM": _PHIMOE, "phimoe": _PHIMOE}
 """Classes, model types and GGUF names that have no table, and why."""
 
+_DRAFTS = "it reads hidden states, keys and values of the model that it drafts for; llama.cpp runs it beside that only"
+DRAFTERS = dict.fromkeys(
+    (
+        "Gemma4AssistantForCausalLM",
+        "Gemma4UnifiedAssistantForCausalLM",
+        "MuseGlimmerAssistantModel",
+        "gemma4-assistant",
+        "gemma4_assistant",
+        "gemma4_unified_assistant",
+        "muse_glimmer_assistant",
+    ),
+    _DRAFTS,
+)
+"""The same of models that are none by themselves."""
+
+_WITHOUT = (
+    (ANOTHER_MODEL, "llama.cpp computes another model than this architecture"),
+    (DRAFTERS, "this model drafts tokens for another one, and cannot run by itself"),
+)
+
 
 def places() -> tuple[str, ...]:
     """Every table of the registry: "family.TABLE"."""
@@ -547,14 +605,10 @@ def _inside(name: str, config: Mapping[str, Any]) -> Architecture | None:
 
 
 def _refuse(name: object) -> None:
-    """Raise where llama.cpp's graph of this name is another model."""
-    if name in ANOTHER_MODEL:
-        raise UnsupportedError(
-            "llama.cpp computes another model than this architecture",
-            code="unsupported-architecture",
-            found=name,
-            hint=ANOTHER_MODEL[str(name)],
-        )
+    """Raise where a name has no table, and why is known."""
+    for reasons, message in _WITHOUT:
+        if name in reasons:
+            raise UnsupportedError(message, code="unsupported-architecture", found=name, hint=reasons[str(name)])
 
 
 def of_graph(hf_class: str | None, model_type: str | None, config: Mapping[str, Any] | None = None) -> Architecture:

@@ -7,7 +7,8 @@ file has among its metadata.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite, prod
@@ -17,13 +18,15 @@ from modelfmt.archs import hparams, nextn, pooling, rope
 from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
 from modelfmt.archs.table import Architecture, Scalar
-from modelfmt.archs.terms import holds
+from modelfmt.archs.terms import evaluate, holds
 from modelfmt.archs.values import flat
 from modelfmt.errors import CorruptFile
-from modelfmt.ir.ops import Expression
+from modelfmt.ir.ops import Constant, Expression
 from modelfmt.report import Loss, Note
 
 __all__ = ["Bound", "BoundTensor", "to_gguf"]
+
+_BEYOND = 8  # layers behind those of the model, which predict further tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,18 @@ def to_gguf(
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]
     scalars = _Binder(bound, tensors).bind()
+    bound.tensors[:0] = [BoundTensor(name, expr, (), "F32") for name, expr in _filled(arch, scope)]
     if value is not None:
         bound.metadata += [(key, "ARRAY:FLOAT32", _read(key, parts, value)) for key, parts in scalars.items()]
     return bound
+
+
+def _filled(arch: Architecture, scope: Mapping[str, Any]) -> Iterator[tuple[str, Constant]]:
+    """The tensors of one value that no tensor of the checkpoint is behind, made when all other sizes are right."""
+    for row in arch.filled:
+        for layer in range(scope["n_layer"]):
+            size, value = evaluate(row.size, scope, layer), scope[row.param] if row.param else 1.0
+            yield row.target.replace("{i}", str(layer)), Constant(struct.pack("<f", value) * size, (size,), "F32")
 
 
 def _read(key: str, parts: list[Expression | float], value: Callable[[Expression], float]) -> list[float]:
@@ -223,8 +235,9 @@ class _Binder:
         """Name every tensor that no row used; raise where one of them, or a missing one, is not accounted for."""
         left = [name for name in self.tensors if name not in self.used]
         for rule in self.arch.ignores:
-            pattern = rule.pattern.replace("{n_layer}", str(self.scope["n_layer"]))
-            names = [name for name in left if fnmatchcase(name, pattern)]
+            beyond = range(self.scope["n_layer"], self.scope["n_layer"] + _BEYOND)
+            patterns = {rule.pattern.replace("{n_layer}", str(layer)) for layer in beyond}
+            names = [name for name in left if any(fnmatchcase(name, pattern) for pattern in patterns)]
             if names and holds(rule.when, self.scope):
                 left = [name for name in left if name not in set(names)]
                 self._leave_out(names, rule.reason, loss=rule.loss)

@@ -11,6 +11,7 @@ from typing import Any
 
 from modelfmt.archs import hparams, unrope
 from modelfmt.archs.unbind import Unbound
+from modelfmt.archs.values import refused, shortest
 
 __all__ = ["configuration"]
 
@@ -30,7 +31,7 @@ def configuration(
     factors: the values of the constants of `unbound`. special: ids of special tokens by role. dtype: the name that
     torch has for the type of the weights. Raises CorruptFile, UnsupportedError (a rope that config.json cannot say).
     """
-    arch, scope = unbound.architecture, unbound.hparams
+    arch, scope = unbound.architecture, unbound.hparams | _filled(unbound, factors)
     cls, model_type = arch.writes or (arch.hf[0], arch.model_type[0])
     config: dict[str, Any] = {"architectures": [cls], "model_type": model_type}
     config |= hparams.configuration(arch, scope, metadata)
@@ -44,4 +45,21 @@ def configuration(
     if any(param.name == "tied" and param.paths for param in arch.params):
         config["tie_word_embeddings"] = scope["tied"]
     config |= {f"{role}_token_id": special.get(role) for role in _IDS if f"{role}_token_id" not in config}
-    return {**config, "dtype": dtype, "torch_dtype": dtype}
+    config |= {"dtype": dtype, "torch_dtype": dtype}
+    if not arch.inside:
+        return config
+    return {"architectures": [cls], "model_type": model_type, "text_config": {**config, "model_type": arch.inside}}
+
+
+def _filled(unbound: Unbound, factors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The params that are the values of tensors."""
+    found: dict[str, Any] = {}
+    for row in unbound.architecture.filled:
+        names = [row.target.replace("{i}", str(layer)) for layer in range(unbound.hparams["n_layer"])]
+        values = sorted({value for name in names for value in factors.get(name, ())})
+        if len(values) != 1 or not (row.param or values == [1.0]):
+            detail = "config.json of this architecture has one number for all values of these tensors, or none"
+            raise refused(row.target, values[:8], detail, path="metadata")
+        if row.param:
+            found[row.param] = shortest(values[0])
+    return found

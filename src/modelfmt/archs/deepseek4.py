@@ -14,7 +14,7 @@ from modelfmt.archs.experts import router, score_bias
 from modelfmt.archs.specs import Indices
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
-__all__ = ["DEEPSEEK4"]
+__all__ = ["DEEPSEEK4", "STREAMS", "mixer"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION, _INDEXER = _LAYER + "attn.", _LAYER + "attn.indexer."
@@ -38,14 +38,20 @@ def _compressor(module: str, target: str, size: str, when: str) -> tuple[Row, ..
     )
 
 
-def _mixer(name: str) -> tuple[Row, ...]:
-    """What mixes the streams into the input of a module, and them with its output."""
+def mixer(name: str) -> tuple[Row, ...]:
+    """What mixes the residual streams into the input of a module (attn, ffn), and them with its output."""
     return (
         Row(f"{_LAYER}hc_{name}_fn", f"{_BLOCK}hc_{name}_fn.weight", (_MIXES, _STREAMS), keep="F32"),
         Row(f"{_LAYER}hc_{name}_base", f"{_BLOCK}hc_{name}_base.weight", (_MIXES,)),
         Row(f"{_LAYER}hc_{name}_scale", f"{_BLOCK}hc_{name}_scale.weight", ("3",)),
     )
 
+
+STREAMS = (
+    Param("n_streams", "hc_mult", "hyper_connection.count", default=4, allowed=(4,)),
+    Param("n_sinkhorn", "hc_sinkhorn_iters", "hyper_connection.sinkhorn_iterations", default=20),
+    Param("hc_eps", "hc_eps", "hyper_connection.epsilon", "FLOAT32", default=1e-6),
+)
 
 DEEPSEEK4 = DECODER.derive(
     gguf="deepseek4",
@@ -110,9 +116,7 @@ DEEPSEEK4 = DECODER.derive(
         Param("normalised", "norm_topk_prob", "expert_weights_norm", "BOOL", default=True, allowed=(True,)),
         Param("gating", "scoring_func", "expert_gating_func", codes=(("sqrtsoftplus", 4),), default=4),
         Param("limit", "swiglu_limit", "swiglu_clamp_exp", "FLOAT32", default=10.0),
-        Param("n_streams", "hc_mult", "hyper_connection.count", default=4, allowed=(4,)),
-        Param("n_sinkhorn", "hc_sinkhorn_iters", "hyper_connection.sinkhorn_iterations", default=20),
-        Param("hc_eps", "hc_eps", "hyper_connection.epsilon", "FLOAT32", default=1e-6),
+        *STREAMS,
         Param("attention_bias", "attention_bias", type="BOOL", default=False, allowed=(False,)),
         Param("mlp_bias", "mlp_bias", type="BOOL", default=False, allowed=(False,)),
     ),
@@ -149,8 +153,8 @@ DEEPSEEK4 = DECODER.derive(
             when=_SPARSE,
             keep="F32",
         ),
-        *_mixer("attn"),
-        *_mixer("ffn"),
+        *mixer("attn"),
+        *mixer("ffn"),
         router("ffn.gate.weight"),
         score_bias("ffn.gate.bias", when=_ROUTED),
         Row(

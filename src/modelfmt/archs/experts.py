@@ -91,9 +91,10 @@ def router(*sources: str, when: str = "") -> Row:
     return Row(names, _BLOCK + "ffn_gate_inp.weight", ("n_expert", "n_embd"), when=when, keep="F32")
 
 
-def score_bias(source: str, when: str = "") -> Row:
-    """What is added to the scores to choose experts, but not to weigh them."""
-    return Row(_LAYER + source, _BLOCK + "exp_probs_b.bias", ("n_expert",), when=when)
+def score_bias(*sources: str, when: str = "") -> Row:
+    """What is added to the scores to choose experts, but not to weigh them. sources: spellings of its name."""
+    names = tuple(_LAYER + source for source in sources)
+    return Row(names, _BLOCK + "exp_probs_b.bias", ("n_expert",), when=when)
 
 
 def sigmoid_router(*, n_group: int, n_group_used: int, scale: float, normalised: bool) -> tuple[Param, ...]:

@@ -1,8 +1,9 @@
 """Gemma 4 (the text model, also inside the multimodal checkpoints): heads of two sizes, embeddings in each layer.
 
 Layers with a sliding window have smaller heads than the others; the last layers may attend to keys and values of
-earlier ones; some sizes have experts beside the MLP. Norms are stored as they are. Checked against transformers 5.24
-models/gemma4/{configuration,modeling}_gemma4.py and llama.cpp src/models/gemma4.cpp (October 2026).
+earlier ones; some sizes have experts beside the MLP. The unified models have neither these nor embeddings in each
+layer. Norms are stored as they are. Checked against transformers 5.24
+models/{gemma4,gemma4_unified}/{configuration,modeling}_*.py and llama.cpp src/models/gemma4.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from modelfmt.archs.decoder import DECODER
 from modelfmt.archs.gemma import GEMMA2
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
-__all__ = ["GEMMA4", "LAYERED", "OTHER_PARTS", "UNBIASED_NORMS"]
+__all__ = ["EXPERTS", "GEMMA4", "GEMMA4_UNIFIED", "LAYERED", "OTHER_PARTS", "UNBIASED_NORMS"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
@@ -22,7 +23,14 @@ _SHARES = (
 _PART = "the other parts of the model belong into a projector file of their own"
 OTHER_PARTS = tuple(
     Ignore(f"*{name}.*", _PART, loss=True)
-    for name in ("vision_tower", "embed_vision", "audio_tower", "embed_audio", "multi_modal_projector")
+    for name in (
+        "vision_tower",
+        "vision_embedder",
+        "embed_vision",
+        "audio_tower",
+        "embed_audio",
+        "multi_modal_projector",
+    )
 )
 UNBIASED_NORMS = tuple(Row(row.source, row.target, row.shape) for row in GEMMA2.rows if row.ops)
 LAYERED = (
@@ -37,7 +45,7 @@ LAYERED = (
     Row(_LAYER + "per_layer_projection.weight", _BLOCK + "proj.weight", ("n_embd", "n_pl"), when="n_pl"),
     Row(_LAYER + "post_per_layer_input_norm.weight", _BLOCK + "post_norm.weight", ("n_embd",), when="n_pl"),
 )
-_EXPERTS = (
+EXPERTS = (
     Row(_LAYER + "router.proj.weight", _BLOCK + "ffn_gate_inp.weight", ("n_expert", "n_embd"), when="moe", keep="F32"),
     Row(_LAYER + "router.scale", _BLOCK + "ffn_gate_inp.scale", ("n_embd",), when="moe"),
     Row(_LAYER + "router.per_expert_scale", _BLOCK + "ffn_down_exps.scale", ("n_expert",), when="moe"),
@@ -164,7 +172,7 @@ GEMMA4 = DECODER.derive(
             when="n_pl",
         ),
         *LAYERED,
-        *_EXPERTS,
+        *EXPERTS,
     ),
     ignores=(
         Ignore("*.self_attn.k_proj.weight", "layers that share keys and values do not use it", when="n_shared"),
@@ -184,4 +192,15 @@ GEMMA4 = DECODER.derive(
         Refuses("n_shared and layer == n_layer - n_shared - 2 and not slides", _SHARES),
     ),
     graph={**GEMMA2.graph, "norm_offset": 0.0, "embedding_scale": "sqrt(n_embd)", "qk_norm": "head", "layered": True},
+)
+
+GEMMA4_UNIFIED = GEMMA4.derive(
+    hf=("Gemma4UnifiedForCausalLM",),
+    model_type=("gemma4_unified_text",),
+    params=(
+        Param("n_ctx", "max_position_embeddings", "context_length", default=262144),
+        Param("sliding_window", "sliding_window", "attention.sliding_window", default=1024),
+        Param("n_pl", (), "embedding_length_per_layer_input", default=0, low=0),
+        Param("moe", (), default=0),
+    ),
 )

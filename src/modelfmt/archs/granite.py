@@ -121,7 +121,7 @@ HYPERCLOVAX = GRANITE.derive(
     model_type=("hyperclovax",),
     params=(
         Param("norms_behind", "use_post_norm", type="BOOL", default=True, implied=(("", "0"),)),
-        Param("attention_multiplier", "attention_multiplier", "attention.scale", "FLOAT32", default=None),
+        Param("attention_multiplier", "attention_multiplier", "attention.scale", "FLOAT32"),
         Param("logits_scaling", "logits_scaling", "logit_scale", "FLOAT32", default=1.0, allowed=(1.0,)),
     ),
     refuses=(

@@ -15,7 +15,7 @@ __all__ = ["configuration", "layers", "metadata", "read", "refuse", "restore", "
 Metadata = dict[str, tuple[str, Any]]
 
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
-_ARRAYS = {"UINT32": "ARRAY:INT32", "BOOL": "ARRAY:BOOL"}
+_ARRAYS = {"UINT32": "ARRAY:INT32", "BOOL": "ARRAY:BOOL", "FLOAT32": "ARRAY:FLOAT32"}
 _READERS: dict[str, Callable[[object, str, str], Any]] = {"FLOAT32": number, "BOOL": boolean, "STRING": text}
 
 
@@ -146,7 +146,7 @@ def _said(param: Param, value: Any, n_layer: int, arch: Architecture) -> Any:
     return value
 
 
-def _word(param: Param, value: Any, arch: Architecture) -> str:
+def _word(param: Param, value: Any, arch: Architecture) -> str | bool:
     words = {number: word for word, number in reversed(param.codes)}
     if value not in words:
         raise bad_value(f"{arch.gguf}.{param.key}", value, str(sorted(words)), path="metadata")
@@ -331,6 +331,8 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
 
 def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> list[Any]:
     """The entries of a list with one for each layer."""
+    if param.codes and path == CONFIG and isinstance(value, str) and "," in value:
+        value = [int(word) if word.strip().isdecimal() else word for word in value.split(",")]
     if param.cut and isinstance(value, list):
         value = value[:n_layer]
     if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
@@ -353,11 +355,11 @@ def _leading(param: Param, value: list[Any], place: str, n_layer: int) -> int:
 
 def _one(param: Param, value: Any, place: str, path: str) -> Any:
     if param.codes and path == CONFIG:
-        codes, word = dict(param.codes), text(value, place, path)
+        codes, word = dict(param.codes), value if isinstance(value, bool) else text(value, place, path)
         if word not in codes:
             raise refused(place, word, "the file has no number for this word", allowed=list(codes))
         return bool(codes[word]) if param.type == "BOOL" else codes[word]
-    if param.type == "FLOAT32" and param.low == 0 and type(value) in (int, float) and value == 0:
+    if param.type == "FLOAT32" and param.low == 0 and (value is None or (type(value) in (int, float) and value == 0)):
         return 0.0
     if param.negative and type(value) in (int, float):
         return -number(-value, place, path)

@@ -76,6 +76,7 @@ MULTIMODAL = {
     "DeepseekOcr2ForConditionalGeneration": Multimodal(("deepseek_ocr2",), "deepseek_ocr2_text"),
     "DeepseekVLForConditionalGeneration": Multimodal(("deepseek_vl",), "llama"),
     "DeepseekVLHybridForConditionalGeneration": Multimodal(("deepseek_vl_hybrid",), "llama"),
+    "Dots3NoteForConditionalGeneration": Multimodal(("dots3_note",), "dots3_note_text"),
     "Emu3ForCausalLM": Multimodal((), "emu3_text_model"),
     "Emu3ForConditionalGeneration": Multimodal(("emu3",), "emu3_text_model"),
     "Ernie4_5_VLMoeForConditionalGeneration": Multimodal(("ernie4_5_vl_moe",), "ernie4_5_vl_moe_text"),
@@ -85,10 +86,12 @@ MULTIMODAL = {
     "Gemma3ForConditionalGeneration": Multimodal(("gemma3",), "gemma3_text"),
     "Gemma3nForConditionalGeneration": Multimodal(("gemma3n",), "gemma3n_text"),
     "Gemma4ForConditionalGeneration": Multimodal(("gemma4",), "gemma4_text"),
+    "Gemma4UnifiedForConditionalGeneration": Multimodal(("gemma4_unified",), "gemma4_unified_text"),
     "Glm46VForConditionalGeneration": Multimodal(("glm46v", "glmga"), "glm4v_text"),
     "Glm4vForConditionalGeneration": Multimodal(("glm4v",), "glm4v_text"),
     "Glm4vMoeForConditionalGeneration": Multimodal(("glm4v_moe",), "glm4v_moe_text"),
     "GlmAsrForConditionalGeneration": Multimodal(("glmasr",), "llama"),
+    "Glm5NextForConditionalGeneration": Multimodal(("glm5_next",), "glm5_next_text"),
     "GlmOcrForConditionalGeneration": Multimodal(("glm_ocr",), "glm_ocr_text"),
     "GotOcr2ForConditionalGeneration": Multimodal(("got_ocr2", "pp_chart2table"), "qwen2"),
     "Granite4VisionForConditionalGeneration": Multimodal(("granite4_vision",), "granite4_vision_text"),
@@ -116,6 +119,7 @@ MULTIMODAL = {
     "MiniCPMOcrForConditionalGeneration": Multimodal(("minicpm_ocr",), "qwen3_5_text"),
     "MiniCPMV4_6ForConditionalGeneration": Multimodal(("minicpmv4_6",), "qwen3_5_text"),
     "MiniCPMV4_7ForConditionalGeneration": Multimodal(("minicpmv4_7",), "qwen3_5_text"),
+    "MiniMaxM3SparseForConditionalGeneration": Multimodal(("minimax_m3_vl",), "minimax_m3_vl_text"),
     "Mistral3ForConditionalGeneration": Multimodal(("mistral3",), "mistral", (("mistral", "llama.MISTRAL3"),)),
     "MossTranscribeDiarizeForConditionalGeneration": Multimodal(("moss_transcribe_diarize",), "qwen3"),
     "MusicFlamingoForConditionalGeneration": Multimodal(("musicflamingo",), "qwen2"),
@@ -209,7 +213,16 @@ TEXTS = {
 """Types of language models that are only inside others."""
 
 _TOWERS = (
-    *("vision_tower", "vision_model", "vision_encoder", "vision_tokenizer", "visual", "vit", "sam_model"),
+    *(
+        "vision_tower",
+        "vision_model",
+        "vision_embedder",
+        "vision_encoder",
+        "vision_tokenizer",
+        "visual",
+        "vit",
+        "sam_model",
+    ),
     *("image_tower", "video_tower", "vqmodel", "qwen2_model", "embed_vision", "visual_embeddings_table"),
     *("high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "blocks"),
     *("patch_embed", "pos_embed", "deepstack_merger_list", "merger", "mlp1", "mlp_AR", "connector", "aligner"),
@@ -219,6 +232,7 @@ _TOWERS = (
     *("ctc_timestamp", "word_timestamp_encoder", "word_timestamp_head", "semantic_tokenizer_encoder"),
     *("acoustic_tokenizer_encoder", "semantic_connector", "diffusion_head", "talker", "token2wav", "code2wav"),
     *("generation_embeddings", "generation_aligner", "generation_head"),
+    *("patch_merge_mlp", "audio_adapter"),
 )
 """Modules beside the language model."""
 

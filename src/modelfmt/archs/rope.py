@@ -116,8 +116,11 @@ def encode(spec: Rope, config: Mapping[str, Any], scope: Scope) -> Encoded:
         fallback = theta if spec.local_theta == "same" else spec.local_theta
         out.hparams["rope_theta_local"] = _theta(local, config, local_names, fallback)
         out.metadata[spec.keys[1]] = ("FLOAT32", out.hparams["rope_theta_local"])
-    if spec.dimension:
-        out.metadata["rope.dimension_count"] = ("UINT32", out.hparams["n_rot"])
+    if spec.local_partial is not None:
+        out.hparams["n_rot_local"] = int(scope["head_size"] * _fraction(local, _PARTS[0], spec.local_partial))
+    for key, size in (("dimension_count", "n_rot"), ("dimension_count_swa", "n_rot_local")):
+        if spec.dimension and size in out.hparams:
+            out.metadata[f"rope.{key}"] = ("UINT32", out.hparams[size])
     if spec.sections:
         out.metadata["rope.dimension_sections"] = ("ARRAY:INT32", _sections(spec, settings))
     if case.kind in _SCALINGS:
@@ -131,13 +134,15 @@ def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any],
     found = record(config.get(key) or spec.settings, key)
     full, local = found, record({}, key)
     first, second = spec.labels
-    if first in found or second in found:
+    if isinstance(config.get("rope_theta"), list):
+        full, local = {**found, **_entry(config, first)}, _entry(config, second)
+    elif first in found or second in found:
         full = record(found.get(first) or {}, f"{key}.{first}")
         local = record(found.get(second) or {}, f"{key}.{second}")
         if local and (spec.local_theta is None or _kind(spec, local) != "default"):
             raise refused(f"{key}.{second}", dict(local), "layers with a rope of their own cannot be expressed")
         parts = [settings.get(_PARTS[0]) for settings in (full, local)]
-        if None not in parts and parts[0] != parts[1]:
+        if spec.partial is not None and spec.local_partial is None and None not in parts and parts[0] != parts[1]:
             raise refused(
                 f"{key}.{second}.{_PARTS[0]}", parts[1], "the same part turns in all layers", allowed=parts[0]
             )
@@ -147,6 +152,22 @@ def _settings(spec: Rope, config: Mapping[str, Any]) -> tuple[Mapping[str, Any],
     if full.get("mrope_section") is not None and not (spec.sections or spec.alike):
         raise refused(f"{key}.mrope_section", full["mrope_section"], "this architecture has one position per token")
     return full, local
+
+
+def _entry(config: Mapping[str, Any], layer_type: str) -> dict[str, Any]:
+    """The settings of the layers of one type where config.json has lists with an entry for each layer."""
+    found = {}
+    types = config.get("layer_types")
+    for key, name in (("rope_theta", "rope_theta"), ("partial_rotary_factors", "partial_rotary_factor")):
+        entries = config.get(key) or []
+        if not isinstance(types, list) or not isinstance(entries, list) or len(entries) not in (0, len(types)):
+            raise bad_value(key, entries, "a list with an entry for each of layer_types")
+        own = [entry for entry, found in zip(entries, types, strict=False) if found == layer_type]
+        if any(entry != own[0] for entry in own):
+            raise refused(key, entries, "layers of one type turn alike in llama.cpp")
+        if own:
+            found[name] = own[0]
+    return found
 
 
 def _kind(spec: Rope, settings: Mapping[str, Any]) -> str:
@@ -178,6 +199,13 @@ def _partial(case: _Case) -> float:
         if case.config.get(name) is not None:
             return integer(case.config[name], name, high=size) / float(size)
     return 1.0 if case.spec.partial is None else case.spec.partial
+
+
+def _fraction(settings: Mapping[str, Any], name: str, default: float) -> float:
+    factor = default if settings.get(name) is None else number(settings[name], f"rope_parameters.{name}")
+    if factor > 1:
+        raise bad_value(f"rope_parameters.{name}", factor, "at most 1")
+    return factor
 
 
 def _sections(spec: Rope, settings: Mapping[str, Any]) -> list[int]:
@@ -270,6 +298,7 @@ def _llama3(case: _Case, out: Encoded) -> None:
         raise bad_value("rope_parameters.low_freq_factor", low, f"at most high_freq_factor, which is {high}")
     n_rot, theta = out.hparams["n_rot"], out.hparams["rope_theta"]
     factors = llama3_factors(n_rot, theta, case.number("factor"), bounds, case.original_context)
+    factors += [1.0] * (out.hparams.get("n_rot_local", n_rot) // 2 - len(factors))
     out.factors("rope_freqs.weight", factors)
 
 

@@ -17,14 +17,19 @@ _NAMED = 100  # tensors that an error names; all are in its context
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A row in one layer, its weight or its bias."""
+    """A row in one layer, its weight or its bias. start: the layer at which those of the checkpoint begin."""
 
     row: Row
     layer: int
     bias: bool
+    start: int = 0
 
     def name(self, template: str, expert: object = "") -> str:
-        name = template.replace("{i}", str(self.layer)).replace("{e}", str(expert))
+        """A tensor of the checkpoint."""
+        return self._in_layer(template, self.layer - self.start).replace("{e}", str(expert))
+
+    def _in_layer(self, template: str, layer: int) -> str:
+        name = template.replace("{i}", str(layer))
         return name.removesuffix(".weight") + ".bias" if self.bias else name
 
     def names(self, template: str, scope: Scope) -> list[str]:
@@ -36,7 +41,7 @@ class Slot:
 
     @property
     def target(self) -> str:
-        return self.name(self.row.target)
+        return self._in_layer(self.row.target, self.layer)
 
     @property
     def ops(self) -> tuple[Spec, ...]:
@@ -70,10 +75,14 @@ def slots_of(rows: tuple[Row, ...], scope: Scope, layers: Sequence[int] | None =
         for layer in every if "{i}" in target else (0,):
             there = [row for row in layouts if holds(row.when, scope, layer)]
             if there:
-                yield [Slot(row, layer, bias=False) for row in there]
+                yield [_slot(row, layer, scope, bias=False) for row in there]
             biased = [row for row in there if row.bias != "none"]
             if biased:
-                yield [Slot(row, layer, bias=True) for row in biased]
+                yield [_slot(row, layer, scope, bias=True) for row in biased]
+
+
+def _slot(row: Row, layer: int, scope: Scope, *, bias: bool) -> Slot:
+    return Slot(row, layer, bias, evaluate(row.start, scope, layer) if row.start else 0)
 
 
 def spellings(arch: Architecture, name: str) -> Iterator[tuple[str, bool]]:

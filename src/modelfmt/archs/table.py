@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from modelfmt.archs.specs import Spec
 
-__all__ = ["Architecture", "Ignore", "Loses", "Nextn", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
+__all__ = ["Architecture", "Filled", "Ignore", "Loses", "Nextn", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
 
 REQUIRED: Any = ...
 
@@ -26,7 +26,8 @@ class Row:
     first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
     are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
     tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change. layers: the param that says how many layers there are. unused: loaded by
+    quantization must not change. layers: the param that says how many layers there are. start: a term, the layer of the
+    file that is the source's first. unused: loaded by
     llama.cpp's graph, but without effect; not made on the way back.
     """
 
@@ -40,6 +41,7 @@ class Row:
     tied_to: str = ""
     keep: str | None = None
     layers: str = "n_layer"
+    start: str = ""
     unused: bool = False
 
     @property
@@ -61,6 +63,16 @@ class Scalar:
     key: str
     shape: tuple[int, ...] = (1,)
     default: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A tensor of the file in each layer, of `size` (a term) times the same value: that of a param, or 1. No tensor of
+    the checkpoint is behind it."""
+
+    target: str
+    size: str
+    param: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ class Param:
     derive: str = ""
     cases: tuple[tuple[str, str], ...] = ()
     each: tuple[tuple[str, str], ...] = ()
-    codes: tuple[tuple[str, int], ...] = ()
+    codes: tuple[tuple[str | bool, int], ...] = ()
     tensor: str = ""
     tensors: str = ""
     low: int = 1
@@ -127,8 +139,10 @@ class Rope:
     theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
     which turn without scaling, where config.json has none ("same": that of the others). kinds: scalings that the graph
     supports. dimension: write rope.dimension_count. partial: a part of each head may turn; which, where config.json
-    does not say. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how many frequencies turn by
-    each of several positions (in text all are the same), where config.json does not say; none: one position only.
+    does not say; local_partial: the same of sliding-window layers, where it is their own; turns: which part does in
+    full layers of files that do not say it. alpha: dynamic scaling with an `alpha` is a theta of its own. sections: how
+    many frequencies turn by each of several positions (in text all are the same), where config.json does not say; none:
+    one position only.
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     alike: config.json may have sections that the graph knows nothing of. whole: the size of a head that
     partial_rotary_factor is of, a term, where head_size is what turns. settings: where config.json has none.
@@ -143,6 +157,8 @@ class Rope:
     dimension: bool = False
     partial: float | None = None
     whole: str = ""
+    local_partial: float | None = None
+    turns: float | None = None
     alpha: bool = False
     sections: tuple[int, ...] = ()
     alike: bool = False
@@ -177,7 +193,7 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Ignore:
     """Source tensors that have no place in the file, and why. pattern: of a shell; {n_layer} is the number of layers,
-    and so the first one beyond them. loss: they carried information."""
+    and so the first one beyond them, or one of those behind it. loss: they carried information."""
 
     pattern: str
     reason: str
@@ -227,7 +243,8 @@ class Architecture:
     needs and GGUF leaves unsaid. pooled: may carry the pooling of sentence-transformers; dense: and two Dense modules,
     with rows for them and a param that is the width between. towers: sections of config.json are of equal rank.
     variants: (condition, table) pairs: where the condition holds in a layer, that is the table of the checkpoint.
-    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones.
+    writes: the class and the model type of a config.json that is made from a file, where they are not the first ones;
+    inside: the model type of the section text_config that has all else there, of models without a class for text alone.
     unadapted: tensors, without blk.{i}, for which the graph looks for no adapter. within: the multimodal class that the
     language model of this table is inside of. nextn: layers that predict further tokens.
     """
@@ -238,6 +255,7 @@ class Architecture:
     rows: tuple[Row, ...]
     params: tuple[Param, ...]
     scalars: tuple[Scalar, ...] = ()
+    filled: tuple[Filled, ...] = ()
     rope: Rope | None = None
     window: Window | None = None
     pooled: bool = False
@@ -251,6 +269,7 @@ class Architecture:
     graph: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[tuple[str, Architecture], ...] = ()
     writes: tuple[str, str] | None = None
+    inside: str = ""
     unadapted: tuple[str, ...] = ()
     nextn: Nextn | None = None
     within: str = ""

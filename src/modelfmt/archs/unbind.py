@@ -22,7 +22,7 @@ from modelfmt.ir.ops import Constant, Expression
 __all__ = ["Unbound", "UnboundTensor", "to_huggingface"]
 
 _CONSTANTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-_SIZES = {"vocab_size": "token_embd.weight", "n_token_types": "token_types.weight"}
+_SIZES = {"vocab_size": "token_embd.weight", "n_token_types": "token_types.weight", "n_gate": "blk.0.attn_gate.weight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ def to_huggingface(
             made |= {tensor.name: tensor for tensor in _restored([piece], scope)}
         else:
             fused.setdefault(wanted[0], []).append(piece)
-    left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in _CONSTANTS]
+    filled = [row.target.replace("{i}", str(layer)) for row in arch.filled for layer in range(narrow["n_layer"])]
+    left = [(name, tensors[name].shape) for name in tensors if name not in used and name not in (*_CONSTANTS, *filled)]
     if left or missing:
         raise unmatched(left, missing)
     for pieces in fused.values():
@@ -94,7 +95,8 @@ def to_huggingface(
     found = sorted(
         made.values(), key=lambda tensor: min((place[name] for name in tensor.source_names), default=len(place))
     )
-    return Unbound(arch, found, {name: tensors[name] for name in _CONSTANTS if name in tensors}, narrow)
+    constants = {name: tensors[name] for name in (*_CONSTANTS, *filled) if name in tensors}
+    return Unbound(arch, found, constants, narrow)
 
 
 def _scalars(

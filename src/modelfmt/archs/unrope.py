@@ -65,11 +65,17 @@ class _File:
 
     @property
     def n_rot(self) -> int:
-        head_size = int(self.scope["head_size"])
-        if self.has("dimension_count"):
-            key = self.key("dimension_count")
+        return self._turning("dimension_count", self.spec.turns or self.spec.partial)
+
+    @property
+    def n_rot_local(self) -> int:
+        return self._turning("dimension_count_swa", self.spec.local_partial)
+
+    def _turning(self, name: str, partial: float | None) -> int:
+        head_size, key = int(self.scope["head_size"]), self.key(name)
+        if self.has(name):
             return integer(self.metadata[key], key, 1, head_size, path=_PATH)
-        return head_size if self.spec.partial is None else int(head_size * self.spec.partial)
+        return head_size if partial is None else int(head_size * partial)
 
 
 def configuration(
@@ -97,7 +103,10 @@ def configuration(
         config["original_max_position_embeddings"] = settings["original_max_position_embeddings"]
     if arch.rope.local_theta is not None and file.local_theta is not None:
         local = {"rope_type": "default", "rope_theta": file.local_theta}
-        local |= {name: settings[name] for name in ("partial_rotary_factor",) if name in settings}
+        if arch.rope.local_partial is not None:
+            local["partial_rotary_factor"] = _fraction(file.n_rot_local, head_size)
+        elif "partial_rotary_factor" in settings:
+            local["partial_rotary_factor"] = settings["partial_rotary_factor"]
         config["rope_parameters"] = dict(zip(arch.rope.labels, (settings, local), strict=True))
         return config | dict(zip(arch.rope.thetas, (file.theta, file.local_theta), strict=False))
     config["rope_parameters"] = settings
@@ -158,12 +167,14 @@ def _longrope(file: _File) -> Settings:
 
 
 def _llama3(file: _File) -> Settings:
-    wanted = [_f32(value) for value in file.tensors[_FACTORS]]
-    for value in wanted:
+    found = [_f32(value) for value in file.tensors[_FACTORS]]
+    for value in found:
         number(value, _FACTORS, _PATH)
     n_rot, theta = file.n_rot, file.theta
-    if len(wanted) != n_rot // 2:
-        raise bad_value(_FACTORS, len(wanted), f"{n_rot // 2} factors", path=_PATH)
+    length = max(n_rot, file.n_rot_local if file.spec.local_partial else 0) // 2
+    if len(found) != length:
+        raise bad_value(_FACTORS, len(found), f"{length} factors", path=_PATH)
+    wanted = found[: n_rot // 2]
     factor = shortest(max(wanted))
     for low, high, context in _candidates(wanted, factor, n_rot, theta, int(file.scope["n_ctx"])):
         if [_f32(value) for value in llama3_factors(n_rot, theta, factor, (low, high), context)] == wanted:

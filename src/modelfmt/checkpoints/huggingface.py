@@ -10,7 +10,7 @@ config. Not here: what the tensors mean, adapters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,7 +26,7 @@ from modelfmt.storage import strict_json
 from modelfmt.storage.files import Files
 from modelfmt.storage.paths import contained
 
-__all__ = ["ASSETS", "Assets", "is_checkpoint", "read"]
+__all__ = ["ASSETS", "Assets", "architecture", "beside", "is_checkpoint", "read"]
 
 CONFIG_LIMIT = 8 << 20
 INDEX_LIMIT = 64 << 20
@@ -175,13 +175,20 @@ def read(path: str, files: Files, reader: Reader) -> Model:
         "huggingface",
         path,
         extras.pop("tensors", tensors),
-        architecture=_architecture(config),
+        architecture=architecture(config),
         config=config,
         metadata=metadata,
         assets=cast("dict[str, bytes]", assets),
         extras=extras,
         files=files,
     )
+
+
+def beside(path: str, files: Files, without: Collection[str]) -> tuple[dict[str, Any], Mapping[str, bytes]]:
+    """config.json ({} where there is none) and the small files, lazily, of the folder in which a file lies."""
+    folder = Path(path).parent
+    config = _object(folder, "config.json", files, CONFIG_LIMIT) if "config.json" in _names(folder) else {}
+    return config, Assets({name: (folder, name) for name in _asset_names(folder) if name not in without}, files)
 
 
 def _quantized(
@@ -237,7 +244,8 @@ def _object(folder: Path, name: str, files: Files, at_most: int) -> dict[str, An
     return found
 
 
-def _architecture(config: Mapping[str, Any]) -> str | None:
+def architecture(config: Mapping[str, Any]) -> str | None:
+    """The first class that a configuration names."""
     found = config.get("architectures")
     return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
 

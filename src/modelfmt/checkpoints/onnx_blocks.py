@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 import msgspec
@@ -27,9 +27,11 @@ from modelfmt.ir.ops import Blocks, Coded, Constant, Expression, Fields, Leaf, P
 
 __all__ = ["Matrix", "matrices"]
 
-_SUFFIX = re.compile(r"_codes(_rows)?$|_quantized$|_DQ_Q[248]$|(?P<turned>_Q[248])$")
-"""What modelfmt's own graphs put behind the name of a matrix, and ONNX Runtime's MatMulNBitsQuantizer, which turns
-those of MatMulNBits: they were [in, out]."""
+_SUFFIX = re.compile(r"_codes(_rows)?$|_quantized$|_DQ_Q[248]$|_Q[248]$")
+"""What modelfmt's own graphs put behind the name of a matrix, and ONNX Runtime's MatMulNBitsQuantizer."""
+
+_TURNED = {"MatMulNBits": ("_Q2", "_Q4", "_Q8"), "DequantizeLinear": ("_DQ_Q2", "_DQ_Q4", "_DQ_Q8")}
+"""Where that quantizer made them of [in, out]: MatMulNBits has them turned, DequantizeLinear as they were."""
 
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
 _INTEGERS = {"INT4": 8, "UINT4": 0, "INT8": 128, "UINT8": 0}
@@ -43,10 +45,13 @@ _LIMIT = 1 << 31
 @dataclass(frozen=True)
 class Matrix:
     """expr: the matrix, [.., rows, columns], in the order that it had before it was quantized: Coded, or turned values.
-    parts: names of the constants that it is made of."""
+    linear: the same as [.., out, in], as the layer of a network has it. parts: names of the constants that it is made
+    of. node: the name of the first node that uses it."""
 
     expr: Expression
     parts: tuple[str, ...]
+    linear: Expression
+    node: str = ""
 
 
 def matrices(program: Program, path: str = "", refused: list[UnsupportedError] | None = None) -> dict[str, Matrix]:
@@ -84,10 +89,12 @@ def _as_it_was(node: Node, made: Matrix) -> tuple[str, Matrix]:
     """The name of a matrix before it was quantized, and the matrix in the order of then."""
     codes = made.parts[0]
     end = _SUFFIX.search(codes)
+    made = replace(made, node=node.name or "")
     if end is None:
         return codes, made
-    if end["turned"] and node.op == "MatMulNBits" and isinstance(made.expr, Coded):
-        made = Matrix(Transpose(Blocks(made.expr, "F32")), made.parts)
+    if isinstance(made.expr, Coded) and end[0] in _TURNED.get(node.op, ()):
+        turned = Transpose(Blocks(made.expr, "F32"))
+        made = replace(made, expr=turned) if node.op == "MatMulNBits" else replace(made, linear=turned)
     return codes[: end.start()], made
 
 
@@ -194,7 +201,7 @@ class _Given:
         return Reshape(fields, shape)
 
     def matrix(self, expr: Coded, parts: tuple[int, ...]) -> Matrix:
-        return Matrix(expr, tuple(self.names[index] for index in parts if self.present(index)))
+        return Matrix(expr, tuple(self.names[index] for index in parts if self.present(index)), expr)
 
 
 def _matmul_n_bits(given: _Given) -> Matrix | None:

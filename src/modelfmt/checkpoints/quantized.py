@@ -1,8 +1,8 @@
 """Quantized checkpoints: which convention a folder follows, by its configuration, and its weights as expressions.
 
-The section is `quantization_config` of config.json (or of its text_config), `quantization` where MLX wrote it, or the
-older files quantize_config.json, quant_config.json and hf_quant_config.json. Schemes whose values lie on no grid, and
-those that are not read yet, are refused by name.
+The section is `quantization_config` of config.json (or of its text_config), `quantization` where MLX wrote it, or
+another file: quantize_config.json, quant_config.json and hf_quant_config.json, which are older, or quanto_qmap.json.
+Schemes whose values lie on no grid, and those that are not read yet, are refused by name.
 """
 
 from __future__ import annotations
@@ -33,18 +33,25 @@ CONVENTIONS = {
     "torchao": "torchao",
     "quark": "quark",
     "bitnet": "bitnet",
+    "quanto": "quanto",
 }
 """quant_method -> the file beside this one that reads it."""
 
 REFUSED = {
     **dict.fromkeys(("exl2", "exl3", "aqlm", "quip", "vptq", "spqr", "higgs"), "its values lie on no grid"),
     **dict.fromkeys(("fp_quant", "fouroversix"), "its weights are transformed"),
-    **dict.fromkeys(("quanto", "eetq", "sinq", "auto-round"), "not read yet"),
+    "eetq": "its codes lie as a kernel for GPUs wants them",
+    **dict.fromkeys(("sinq", "auto-round"), "not read yet"),
     **dict.fromkeys(("mxfp8", "nvfp4", "metal", "gemma", "gguf"), "not read yet"),
 }  # fmt: skip
 """quant_method -> why it is not read."""
 
-_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+    "quanto_qmap.json": "quanto",
+}
 
 
 def settings_of(config: Mapping[str, Any], assets: Mapping[str, bytes]) -> tuple[str, dict[str, Any]] | None:

@@ -7,6 +7,7 @@ their own.
 
 from __future__ import annotations
 
+from math import lcm
 from typing import TYPE_CHECKING
 
 from modelfmt.grids import parts, rounding, rows
@@ -26,7 +27,20 @@ from modelfmt.grids.kinds import (
 from modelfmt.grids.params import Planes, records, zeros_of
 from modelfmt.grids.parts import planes_of
 from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, values
-from modelfmt.ir.ops import Blocks, Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, Uniform
+from modelfmt.ir.ops import (
+    Blocks,
+    Coded,
+    Expression,
+    Nearest,
+    Numbers,
+    Packed,
+    Reader,
+    Regrid,
+    Reshape,
+    RopePermute,
+    Uniform,
+    row_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +101,13 @@ def tile(expr: Expression, start: int, stop: int, reader: Reader) -> NDArray[np.
 
 def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[NDArray[np.uint8]]:
     """Rows start..stop of an expression one slab after the other, where they can be made so without reading again."""
-    if isinstance(expr, Blocks):
-        yield from rows.slabs(expr, start, stop, reader)
-    else:
-        yield reader.rows(expr, start, stop)
+    match expr:
+        case Blocks():
+            yield from rows.slabs(expr, start, stop, reader)
+        case RopePermute(Blocks() as inner) if start % expr.head_rows == 0 and stop % expr.head_rows == 0:
+            for slab in rows.slabs(inner, start, stop, reader, lcm(expr.head_rows, rows.SLAB_ROWS)):
+                yield expr.permuted(slab, reader)
+        case Reshape(inner) if row_bytes(inner) == row_bytes(expr):
+            yield from slabs(inner, start, stop, reader)
+        case _:
+            yield reader.rows(expr, start, stop)

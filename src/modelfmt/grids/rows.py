@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import TYPE_CHECKING
 
 from modelfmt import _kernels
@@ -118,16 +119,18 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
 
 def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
-    return next(slabs(expr, start, stop, reader, stop - start), reader.empty(0, row_bytes(expr)))
+    all_at_once = stop - start + 16  # with the rest of the first and the last word
+    return next(slabs(expr, start, stop, reader, all_at_once), reader.empty(0, row_bytes(expr)))
 
 
-def slabs(expr: Blocks, start: int, stop: int, reader: Reader, n_rows: int = 0) -> Iterator[Rows]:
-    """Rows start..stop, n_rows (at least) at a time, by default so many that they stay in the cache. What they are made
-    of is read once."""
+def slabs(expr: Blocks, start: int, stop: int, reader: Reader, unit: int = SLAB_ROWS) -> Iterator[Rows]:
+    """Rows start..stop, a multiple of `unit` at a time: so many that they stay in the cache. What they are made of is
+    read once."""
     inner, row, size = expr.input, kernel_types()[expr.encoding], row_bytes(expr)
-    unit = 8 if isinstance(inner, Coded) and inner.packing.lay == "columns" else 1  # words hold eight rows
-    first, last = start // unit * unit, -(-stop // unit) * unit
-    n_rows = -(-n_rows // unit) * unit + unit if n_rows else max(1, SLAB // (size * SLAB_ROWS)) * SLAB_ROWS
+    word = 8 if isinstance(inner, Coded) and inner.packing.lay == "columns" else 1  # rows
+    first, last = start // word * word, -(-stop // word) * word
+    unit = max(lcm(unit, word), 1)
+    n_rows = max(SLAB // (size * unit), 1) * unit
     held = hold(inner, first, last, reader, params.Planes._fields)
     for begin in range(first, last, n_rows):
         end = min(begin + n_rows, last)

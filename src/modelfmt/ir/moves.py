@@ -79,15 +79,25 @@ class RopePermute(Op, frozen=True):
     def shape(self) -> tuple[int, ...]:
         return self.input.shape
 
+    @property
+    def head_rows(self) -> int:
+        """Rows of one head."""
+        return geometry(self.shape, self.stored)[0] // self.heads
+
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
+        size = self.head_rows
+        first, last = start // size * size, -(-stop // size) * size
+        return self.permuted(reader.rows(self.input, first, last), reader, start - first, stop - first)
+
+    def permuted(self, rows: Rows, reader: Reader, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows start..stop of what becomes of `rows`, which are those of whole heads."""
         import numpy as np
 
-        size = geometry(self.shape, self.stored)[0] // self.heads
-        first, last = start // size * size, -(-stop // size) * size
+        size = self.head_rows
         head = np.arange(size).reshape(size // 2, 2) if self.inverse else np.arange(size).reshape(2, size // 2)
-        order = (np.arange(first, last, size)[:, None] + head.T.reshape(-1)).reshape(-1)[start - first : stop - first]
-        rows, out = reader.rows(self.input, first, last), reader.empty(stop - start, row_bytes(self))
-        np.take(rows, order - first, 0, out, "clip")  # "raise" would make another array
+        order = (np.arange(0, len(rows), size)[:, None] + head.T.reshape(-1)).reshape(-1)[start:stop]
+        out = reader.empty(len(order), rows.shape[1])
+        np.take(rows, order, 0, out, "clip")  # "raise" would make another array
         return out
 
 

@@ -298,7 +298,7 @@ def _bound(model: Model, *, fold: bool = False, drafts: bool = True) -> tuple[Ar
             "there is no config.json beside these tensors",
             code="no-config",
             path=model.path,
-            hint="GGUF needs the architecture's configuration: open the checkpoint folder",
+            hint="open the checkpoint's folder; or put the config.json of the original beside them",
         )
     arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"), config=model.config)
     arch = arch if drafts else replace(arch, nextn=None)

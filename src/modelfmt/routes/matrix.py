@@ -131,6 +131,9 @@ ROWS: dict[str, Callable[[Generator], Expression]] = {
     "MLX 4 bits, F16": _integers(4, 64, "F16", "free"),
     "MLX 4 bits, BF16": _integers(4, 64, "BF16", "free"),
     "MLX 8 bits, F16": _integers(8, 64, "F16", "free"),
+    "ONNX MatMulNBits 4 bits": _integers(4, 32, "F32", "half"),
+    "ONNX MatMulNBits 4 bits, asymmetric": _integers(4, 32, "F32", "any"),
+    "ONNX MatMulNBits 8 bits": _integers(8, 32, "F32", "half"),
     **{f"GGUF {kind}": _blocks(kind) for kind in _BLOCKS},
 }
 """Name of a scheme -> an example of it."""

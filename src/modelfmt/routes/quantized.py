@@ -47,7 +47,7 @@ SCHEMES = {
 SHARD_SIZE = 5 * 10**9
 _EMBEDDINGS = {"mlx"}
 _ACT_ORDER = {"gptq", "compressed-tensors"}
-_LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
+_LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json")
 _SIZES = (128, 64, 32, 16)
 _KEPT = re.compile(r"embed|lm_head|norm|router|gate\.weight$|shared_expert_gate|visual|vision|audio|\.wpe\.|\.wte\.")
 """Matrices that loaders of the schemes want as they are, or whose few weights decide much."""
@@ -128,7 +128,7 @@ class _Chooser:
         self.policy = transcode.policy(options.transcode)
         self.form, self.label = _form(scheme, wanted, options)
         self.quantized: set[str] = set()
-        self.turned = config.get("model_type") in _COLUMNS_FIRST
+        self.turned = str(config.get("model_type")) in _COLUMNS_FIRST
         self.plain = not any(transcode.is_grid(e) or not e.stored.dense or _turned(e) for e in tensors.values())
         named = wanted[0].label != AUTO
         self.anew = named and not self.plain
