@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -99,7 +99,7 @@ def _given(expr: Nearest, rows: tuple[int, int], begin: int, end: int, reader: R
     return types["F32"].id, values.view(np.uint8)
 
 
-@cache
+@lru_cache(256)
 def _rule(how: str, table: str, scale: str, whole: float) -> tuple[Choices, Numbers, bytes]:
     """A row of the table as the kernel takes it, but for whether records alone are wanted."""
     import numpy as np
