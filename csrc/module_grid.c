@@ -310,12 +310,13 @@ static bool plane_of(PyObject *given, mf_grid grid, Py_buffer *buffer, mf_plane 
 }
 
 /* A strip of lines, of which the last may end where its codes do: rows that are some of those in its words. */
-static bool strip_is_long_enough(const Py_buffer *buffer, mf_packing packing, mf_grid grid, size_t n_bytes) {
+static bool strip_is_long_enough(const Py_buffer *buffer, mf_packing packing, mf_grid grid, size_t n_bytes,
+                                 const char *name) {
     const bool crosses = packing.lay == MF_LAY_WORDS || packing.lay == MF_LAY_COLUMNS;
     const size_t codes = packing.lay == MF_LAY_WORDS ? grid.n_rows * 4 : grid.n_rows / 2;
     if (crosses && n_bytes && (size_t)buffer->len <= n_bytes && (size_t)buffer->len >= n_bytes - packing.stride + codes)
         return true;
-    return long_enough(buffer, n_bytes, "source");
+    return long_enough(buffer, n_bytes, name);
 }
 
 /* Bytes of one side of a move; false with ValueError. */
@@ -362,8 +363,9 @@ PyObject *mf_py_grid_move(PyObject *module, PyObject *args) {
     if (!packing_of(from[0], from[1], from[2], from[3], from_stride, &move.source) ||
         !packing_of(to[0], to[1], to[2], to[3], to_stride, &move.target) ||
         !grid_of(n_rows, n_cols, group, &move.grid, &n_grid) || !side_bytes(move.source, move.grid, false, &n_source) ||
-        !strip_is_long_enough(&source, move.source, move.grid, n_source) ||
-        !side_bytes(move.target, move.grid, true, &n_target) || !long_enough(&target, n_target, "target") ||
+        !strip_is_long_enough(&source, move.source, move.grid, n_source, "source") ||
+        !side_bytes(move.target, move.grid, true, &n_target) ||
+        !strip_is_long_enough(&target, move.target, move.grid, n_target, "target") ||
         !plane_of(scale, move.grid, &planes[0], &move.scale) ||
         !plane_of(offset, move.grid, &planes[1], &move.offset) || !plane_of(zero, move.grid, &planes[2], &move.zero))
         goto done;

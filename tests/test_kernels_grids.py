@@ -150,6 +150,24 @@ def test_moving_is_unpacking_and_making(level: str, lay: int) -> None:
         kernels.grid_move(packing, target, (n, k, group), strip, (1.0, 0.0, 8.0), 15, -1, None, two)
 
 
+@pytest.mark.parametrize("lay", [WORDS, COLUMNS])
+def test_rows_become_words_across_a_slab_at_a_time(level: str, lay: int) -> None:
+    n, k, first = 88, 256, 24
+    packed = np.random.default_rng(lay).integers(0, 256, (n, k // 2), np.uint8)
+    shape = {WORDS: (k // 8, 4 * n), COLUMNS: (k, n // 2)}[lay]
+    source, target = (ROWS, LOW, 4, 0, k // 2), (lay, LOW, 4, 0, shape[1])
+    whole, slabs, numbers = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), (1.0, 0.0, 8.0)
+    assert kernels.grid_move(source, target, (n, k, k), packed, numbers, 15, -1, None, whole) is None
+    for begin, end in ((0, first), (first, n)):
+        part = slabs.reshape(-1)[begin * 4 if lay == WORDS else begin // 2 :]
+        size = (end - begin, k, k)
+        assert kernels.grid_move(source, target, size, packed[begin:end], numbers, 15, -1, None, part) is None
+    assert np.array_equal(whole, slabs)
+    short = slabs.reshape(-1)[(first * 4 if lay == WORDS else first // 2) + 1 :]
+    with pytest.raises(ValueError, match="target"):
+        kernels.grid_move(source, target, (n - first, k, k), packed[first:], numbers, 15, -1, None, short)
+
+
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q8_0", "Q4_1", "Q2_0", "MXFP4"])
 def test_a_group_does_not_depend_on_those_before_it(level: str, kind: str) -> None:
     _, number, elements, size, *_ = TYPES[kind]

@@ -44,6 +44,9 @@ ALONG, ACROSS = (1, 4), (8, 16)
 """So many times more where rows lie as in their file, and where they are columns there, since what is read of each of
 its lines should be long: for values, and for codes that move, of which many are few bytes."""
 
+IN_SLABS = 32
+"""The same where rows of codes become columns and are read a slab at a time: only what is written is held."""
+
 WHOLE = 256
 """Columns of a grid that make whole words of codes of any width."""
 
@@ -282,8 +285,17 @@ def _times(expr: Expression, *, measured: bool) -> int:
     parts = nodes(expr)
     crossed = any(isinstance(node, Coded) and node.packing.crosses for node in parts)
     moves = any(isinstance(node, Coded | Regrid) for node in parts) and not measured
+    if moves and _in_slabs(expr):
+        return IN_SLABS
     across = crossed != (isinstance(expr, Packed) and expr.packing.crosses)
     return (ACROSS if across else ALONG)[moves and not any(isinstance(node, Encoded) for node in parts)]
+
+
+def _in_slabs(expr: Expression) -> bool:
+    """Whether rows of codes go straight into words that lie across (see grids.parts)."""
+    if not (isinstance(expr, Packed) and expr.packing.crosses and 32 % expr.packing.bits == 0):
+        return False
+    return isinstance(expr.input, Coded) and expr.input.packing.lay == "rows" and expr.input.index is None
 
 
 def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:

@@ -12,9 +12,10 @@ from modelfmt.grids.kinds import direct, restricted
 from modelfmt.grids.moving import hold, opened_planes
 from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
 from modelfmt.grids.rounding import planes_of_values
+from modelfmt.grids.rows import SLAB, SLAB_ROWS
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
-from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, geometry
+from modelfmt.ir.ops import Coded, Expression, Nearest, Numbers, Packed, Reader, Regrid, geometry, row_bytes
 from modelfmt.kernels import convert, kernel_types
 
 if TYPE_CHECKING:
@@ -86,11 +87,23 @@ def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
         return None
     out = reader.empty(stop - start, expr.shape[-1] * expr.stored.block_bytes)
     target = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, out.shape[1])
-    held = hold(inner, first, last, reader, ("zero",) if expr.rezero >= 0 else ())
-    fault = held.move((0, last - first), target, out, expr.rezero)
-    if fault is not None:
-        raise no_place(*fault, f"{packing.bits} bits", first)
+    flat, wanted = out.reshape(-1), ("zero",) if expr.rezero >= 0 else ()
+    for begin, end in _slabs(inner, first, last):
+        held = hold(inner, begin, end, reader, wanted)
+        at = {"words": 4 * (begin - first), "columns": (begin - first) * packing.bits // 8}.get(packing.lay)
+        part = out[begin - first : end - first] if at is None else flat[at:]
+        fault = held.move((0, end - begin), target, part, expr.rezero)
+        if fault is not None:
+            raise no_place(*fault, f"{packing.bits} bits", begin)
     return out
+
+
+def _slabs(inner: Coded | Regrid, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Rows that are read and moved at once: so many that they stay in the cache; all, where their words lie across."""
+    crosses = isinstance(inner, Coded) and inner.packing.crosses
+    step = stop - start if crosses else max(SLAB // (row_bytes(inner) * SLAB_ROWS), 1) * SLAB_ROWS
+    for begin in range(start, stop, max(step, 1)):
+        yield begin, min(begin + step, stop)
 
 
 def _packed_threes(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:

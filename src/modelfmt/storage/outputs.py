@@ -24,9 +24,9 @@ __all__ = ["Journal", "OutputFile", "check_destination", "make_folder", "remove_
 SUFFIX = ".modelfmt"
 _READ_BACK = 1 << 20
 _WRITE_BEHIND = 1 << 19
-_WRITE_PIECE = 1 << 20
-"""Bytes of one write. The kernel takes pages for as much as it is handed; for 2 MiB and more these are large ones, and
-a virtual machine whose host takes free memory back gets them from there: five times the time of all else."""
+_WRITE_PIECE = 1 << 19
+"""Bytes of one write. The kernel takes pages as large as what it is handed, and in a virtual machine whose host takes
+free memory back the largest ones (2 MiB) are those that have to be fetched again: five times the time of the copy."""
 
 
 class OutputFile:
