@@ -289,7 +289,7 @@ class Case:
 
 
 # whose configuration has a class of its own
-TEXT_PARTS = ("Gemma3n", "Gemma4", "Gemma4Unified", "Llama4", "MiniMaxM3VL", "Dots3Note")
+TEXT_PARTS = ("Gemma3n", "Gemma4", "Gemma4Unified", "Llama4", "MiniMaxM3VL", "Dots3Note", "Qwen4Exp")
 GPT, GEMMA = "gpt2", "gemma3"
 DELTA = {
     "head_dim": 32,
@@ -326,6 +326,26 @@ MOE = {
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 48,
 }
+QWEN4 = (
+    DELTA
+    | MOE
+    | {
+        "hc_lowrank": 24,
+        "output_gate_type": "sigmoid",
+        "indexer_n_heads": 8,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 32,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [2, 1, 1],
+        },
+    }
+)
+NGRAMS = {"ple_layer_ids": [2], "heads_per_ngram": 2, "ngram_vocab_size_base": 300}
 GELU = 2e-2  # llama.cpp looks it up in a table of float16, and has the tanh form only
 LLAMA = "llama3-rope-scaled-tied"
 MODELS = (
@@ -431,6 +451,8 @@ MODELS = (
     ),
     Case("qwen3.5-moe", "Qwen3_5Moe", GPT, DELTA | MOE, settings="Qwen3_5MoeTextConfig"),
     Case("qwen3-next", "Qwen3Next", GPT, DELTA | MOE),
+    Case("qwen4-exp", "Qwen4Exp", GPT, QWEN4),
+    Case("qwen4-exp-ngrams", "Qwen4Exp", GPT, QWEN4 | NGRAMS),
     Case(
         "lfm2",
         "Lfm2",

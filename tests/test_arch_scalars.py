@@ -26,9 +26,9 @@ CONFIG |= {"max_position_embeddings": 64}
 ALPHA = "model.layers.1.mlp.act_fn.alpha_n"
 
 
-def value(expr: Expression) -> float:
+def value(expr: Expression) -> list[float]:
     assert isinstance(expr, Constant)
-    return float(np.frombuffer(expr.data, np.float32)[0])
+    return [*map(float, np.frombuffer(expr.data, np.float32))]
 
 
 def tensors(**changes: Expression | None) -> dict[str, Expression]:

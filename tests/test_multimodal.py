@@ -156,7 +156,6 @@ UNDECIDED = (
     "Glm5NextForConditionalGeneration",
     "HYV4VLForConditionalGeneration",
     "MiniMaxM3SparseForConditionalGeneration",
-    "Qwen4ExpForConditionalGeneration",
 )
 """Classes that nothing names yet: llama.cpp has graphs for them (docs/architectures.md, what is left)."""
 

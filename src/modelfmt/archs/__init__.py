@@ -201,6 +201,7 @@ HUGGING_FACE = {
     "Qwen3VLMoeForConditionalGeneration": "qwen_vl.QWEN3_VL_MOE",
     "Qwen3_5ForCausalLM": "qwen_next.QWEN3_5",
     "Qwen3_5MoeForCausalLM": "qwen_next.QWEN3_5_MOE",
+    "Qwen4ExpForCausalLM": "qwen4.QWEN4_EXP",
     "RWForCausalLM": "falcon.FALCON",
     "RobertaForMaskedLM": "roberta.ROBERTA",
     "RobertaModel": "roberta.ROBERTA",
@@ -339,6 +340,7 @@ MODEL_TYPES = {
     "qwen3": "qwen.QWEN3",
     "qwen3_5_moe_text": "qwen_next.QWEN3_5_MOE",
     "qwen3_5_text": "qwen_next.QWEN3_5",
+    "qwen4_exp_text": "qwen4.QWEN4_EXP",
     "qwen3_moe": "qwen.QWEN3_MOE",
     "qwen3_next": "qwen_next.QWEN3_NEXT",
     "qwen3_vl": "qwen_vl.QWEN3_VL",
@@ -452,6 +454,7 @@ GGUF = {
     "qwen3": "qwen.QWEN3",
     "qwen35": "qwen_next.QWEN3_5",
     "qwen35moe": "qwen_next.QWEN3_5_MOE",
+    "qwen4exp": "qwen4.QWEN4_EXP",
     "qwen3moe": "qwen.QWEN3_MOE",
     "qwen3next": "qwen_next.QWEN3_NEXT",
     "qwen3vl": "qwen_vl.QWEN3_VL",
@@ -488,6 +491,7 @@ GGUF_OTHERS = {
     "olmo2": (Other("olmo.OLMO3", there="attention.sliding_window"),),
     "t5": (Other("t5.UMT5", there="enc.blk.1.attn_rel_b.weight"),),
     "t5encoder": (Other("t5.UMT5_ENCODER", there="enc.blk.1.attn_rel_b.weight"),),
+    "qwen4exp": (Other("qwen4.QWEN4_EXP_NGRAMS", there="ple.layers"),),
 }
 """The same, for files that are known by more than the name: the first that fits."""
 
