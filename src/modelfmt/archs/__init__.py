@@ -489,9 +489,9 @@ GGUF_OTHERS = {
     "mamba": (Other("mamba.FALCON_MAMBA", there="ssm.dt_b_c_rms"),),
     "mistral3": (Other("llama.MINISTRAL3", there="attention.temperature_scale"),),
     "olmo2": (Other("olmo.OLMO3", there="attention.sliding_window"),),
+    "qwen4exp": (Other("qwen4.QWEN4_EXP_NGRAMS", there="ple.layers"),),
     "t5": (Other("t5.UMT5", there="enc.blk.1.attn_rel_b.weight"),),
     "t5encoder": (Other("t5.UMT5_ENCODER", there="enc.blk.1.attn_rel_b.weight"),),
-    "qwen4exp": (Other("qwen4.QWEN4_EXP_NGRAMS", there="ple.layers"),),
 }
 """The same, for files that are known by more than the name: the first that fits."""
 

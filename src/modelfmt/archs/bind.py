@@ -67,8 +67,8 @@ def to_gguf(
     """The tensors and the architecture's metadata of the GGUF file of a Hugging Face checkpoint.
 
     tensors: source name -> expression. config: config.json. assets: small files by relative name, for the pooling.
-    value: reads a small tensor, whole numbers as such; without it the metadata that such tensors become is left out. computed:
-    conditions under which llama.cpp's graph would be wrong, and the one that is made of this is not. Raises
+    value: reads a small tensor, whole numbers as such; without it the metadata that such tensors become is left out.
+    computed: conditions under which llama.cpp's graph would be wrong, and the one that is made of this is not. Raises
     UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value, tensor-shape).
     """
     config = config if arch.towers else flat(config)

@@ -327,7 +327,7 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
     if param.foremost and isinstance(value, list) and value:
         value = value[0]
     if param.listed and path != CONFIG:
-        return _numbered(param, value, place, 0, scope["n_layer"], path)
+        return _numbered(value, place, 0, scope["n_layer"], path)
     if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
         return _layers(param, value, place, scope["n_layer"], path)
     if param.counted and isinstance(value, list | str | Mapping):
@@ -342,14 +342,14 @@ def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> li
     if param.cut and isinstance(value, list):
         value = value[:n_layer]
     if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
-        return _numbered(param, value, place, param.first, n_layer, path)
+        return _numbered(value, place, param.first, n_layer, path)
     if not isinstance(value, list | str) or len(value) != n_layer:
         found = len(value) if isinstance(value, list | str) else value
         raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
     return [_one(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
 
 
-def _numbered(param: Param, value: Any, place: str, first: int, n_layer: int, path: str) -> list[int]:
+def _numbered(value: Any, place: str, first: int, n_layer: int, path: str) -> list[int]:
     """The entries of all layers, from the numbers of those whose entry is 1."""
     if not isinstance(value, list):
         raise bad_value(place, value, "a list of the numbers of layers", path=path)

@@ -169,8 +169,8 @@ QWEN4_EXP_NGRAMS = _BODY.derive(
     refuses=(
         Refuses("first(ple) + step(ple) < n_layer", _ONE_LAYER),
         Refuses("ple and not recurrent", "llama.cpp's qwen4exp graph has embeddings of n-grams in delta nets only"),
-        Refuses("ple_width != n_embd", "llama.cpp's qwen4exp graph has n-grams as wide as the model"),
         Refuses("64 < ngram_heads", "llama.cpp's qwen4exp graph has at most 64 heads of n-grams"),
+        Refuses("ple_width != n_embd", "llama.cpp's qwen4exp graph has n-grams as wide as the model"),
         Refuses("2147483647 < n_ngrams", "llama.cpp looks rows up by 31 bits"),
     ),
 )

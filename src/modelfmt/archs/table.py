@@ -36,13 +36,13 @@ REQUIRED: Any = ...
 class Row:
     """One tensor: Hugging Face template(s), GGUF template, shape in the GGUF file (row-major, terms), operations.
 
-    {i} is the layer, {e} the expert (with `Stacked`) or the shard (with `Sharded`). source: several templates are spellings of the same tensor, the
-    first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
-    are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
-    tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change. layers: the param that says how many layers there are. start: a term, the layer of the
-    file that is the source's first. unused: loaded by
-    llama.cpp's graph, but without effect; not made on the way back.
+    {i} is the layer, {e} the expert (with `Stacked`) or the shard (with `Sharded`). source: several templates are
+    spellings of the same tensor, the first is written in the other direction. Rows with one target are layouts of the
+    same thing: the first whose sources are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a
+    condition. optional: may be absent. tied_to: the source of which this one may be a copy that the checkpoint leaves
+    out. keep: an encoding that quantization must not change. layers: the param that says how many layers there are.
+    start: a term, the layer of the file that is the source's first (below 0 where a tensor without a layer in the file
+    has one in the checkpoint). unused: loaded by llama.cpp's graph, but without effect; not made on the way back.
     """
 
     source: str | tuple[str, ...]

@@ -5,8 +5,9 @@ A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_e
 is the layer's own number. `largest(NAME)`, `first(NAME)` and `step(NAME)` look at all layers: the largest entry, the
 first layer whose entry is not 0, and how many layers behind it the next one comes (where there is none: more than there
 are layers); `at(NAME, OTHER)` is the entry of the first layer for which OTHER has one that is not 0 (where there is
-none, of the first layer); `primes(NAME, OTHER)` is the sum of the OTHER first primes from NAME on. A condition is a chain of `and`: a name or term (true where it is not 0, false or absent),
-`not NAME`, or two terms with `==`, `!=` or `<` between them.
+none, of the first layer); `primes(NAME, OTHER)` is the sum of the OTHER first primes from NAME on. A condition is a
+chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or
+`<` between them.
 """
 
 from __future__ import annotations
