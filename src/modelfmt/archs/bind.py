@@ -236,7 +236,7 @@ class _Binder:
         self.used.update(names)
         if slot.row.tied_to and self._copies(slot, names[0]):
             return None
-        for name, shape in zip(names, slot.source_shapes(self.scope), strict=False):
+        for name, shape in zip(names, slot.source_shapes(self.scope), strict=True):
             if self.tensors[name].shape != shape:
                 raise wrong_shape(name, self.tensors[name].shape, shape)
         expr = self._expression(slot, tuple(self.tensors[name] for name in names))

@@ -144,7 +144,7 @@ class Table:
 
     def _enter(self, slot: Slot) -> None:
         for template in slot.row.sources:
-            for name, shape in zip(slot.names(template, self.scope), slot.source_shapes(self.scope), strict=False):
+            for name, shape in zip(slot.names(template, self.scope), slot.source_shapes(self.scope), strict=True):
                 self.shapes.setdefault(name, shape)
                 self._slots.setdefault(name, []).append(slot)
 
