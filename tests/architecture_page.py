@@ -68,7 +68,8 @@ def _table_of(case: Case) -> str:
     scope = {"n_expert": 0} | hparams.read(arch, flat(config))
     for condition, other in arch.variants:
         if any(holds(condition, scope, layer) for layer in range(scope["n_layer"])):
-            return next(place for place in archs.places() if archs.load(place) is other)
+            tables = ((place, archs.load(place)) for place in archs.places())  # `other` may be inside another model
+            return next(place for place, one in tables if (one.gguf, one.rows) == (other.gguf, other.rows))
     return place
 
 

@@ -24,6 +24,9 @@ def headers(arch: Architecture, config: Mapping[str, Any]) -> dict[str, Expressi
         slot = slots[0]
         if slot.required and not (slot.row.tied_to and scope["tied"]):
             stored = "I64" if slot.row.keep == "I32" else "BF16"
-            for name in slot.names(slot.row.sources[0], scope):
-                found[name] = Leaf("weights", len(found) << 32, slot.source_shape(scope), stored)
+            names = slot.names(slot.row.sources[0], scope)
+            for name, shape in zip(names, slot.source_shapes(scope), strict=True):
+                found[name] = Leaf("weights", len(found) << 32, shape, stored)
+    for row in arch.lists:
+        found[row.named(scope)] = Leaf("weights", len(found) << 32, row.shape(scope), "I64")
     return found

@@ -289,7 +289,7 @@ class Case:
 
 
 # whose configuration has a class of its own
-TEXT_PARTS = ("Gemma3n", "Gemma4", "Gemma4Unified", "Llama4", "MiniMaxM3VL", "Dots3Note")
+TEXT_PARTS = ("Gemma3n", "Gemma4", "Gemma4Unified", "Llama4", "MiniMaxM3VL", "Dots3Note", "Qwen4Exp")
 GPT, GEMMA = "gpt2", "gemma3"
 DELTA = {
     "head_dim": 32,
@@ -326,6 +326,26 @@ MOE = {
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 48,
 }
+QWEN4 = (
+    DELTA
+    | MOE
+    | {
+        "hc_lowrank": 24,
+        "output_gate_type": "sigmoid",
+        "indexer_n_heads": 8,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 32,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [2, 1, 1],
+        },
+    }
+)
+NGRAMS = {"eos_token_id": [66, 2], "ple_layer_ids": [2], "heads_per_ngram": 2, "ngram_vocab_size_base": 300}
 GELU = 2e-2  # llama.cpp looks it up in a table of float16, and has the tanh form only
 LLAMA = "llama3-rope-scaled-tied"
 MODELS = (
@@ -431,6 +451,8 @@ MODELS = (
     ),
     Case("qwen3.5-moe", "Qwen3_5Moe", GPT, DELTA | MOE, settings="Qwen3_5MoeTextConfig"),
     Case("qwen3-next", "Qwen3Next", GPT, DELTA | MOE),
+    Case("qwen4-exp", "Qwen4Exp", GPT, QWEN4),
+    Case("qwen4-exp-ngrams", "Qwen4Exp", GPT, QWEN4 | NGRAMS),
     Case(
         "lfm2",
         "Lfm2",
@@ -790,6 +812,15 @@ MODELS = (
 
 
 REFUSED = (
+    ("qwen4-exp", {"output_gate_type": None}, "sigmoid"),
+    ("qwen4-exp", {"norm_topk_prob": False}, "another way"),
+    ("qwen4-exp", {"indexer_kv_heads": 2}, "another way"),
+    ("qwen4-exp", {"indexer_budget": 18}, "whole blocks"),
+    ("qwen4-exp-ngrams", {"ple_layer_ids": [1, 3]}, "in one layer"),
+    ("qwen4-exp-ngrams", {"ple_layer_ids": [4]}, "delta nets only"),
+    ("qwen4-exp-ngrams", {"ple_embed_dim": 32}, "as wide as the model"),
+    ("qwen4-exp-ngrams", {"ngram_size": 8, "heads_per_ngram": 16, "ple_embed_dim": 112}, "at most 64"),
+    ("qwen4-exp-ngrams", {"ngram_vocab_size_base": 10**9}, "31 bits"),
     ("smollm3", {"no_rope_layers": [1, 1, 1, 1]}, "each fourth layer"),
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "each fourth layer"),
     ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}, "each fourth layer"),
@@ -1152,6 +1183,14 @@ SEEING = (
         GPT,
         {"text_config": SIZES | DELTA | MOE, "vision_config": SMALL_VISION},
         head="ForConditionalGeneration",
+    ),
+    Case(
+        "qwen4-exp-vision",
+        "Qwen4Exp",
+        GPT,
+        {"text_config": SIZES | QWEN4 | NGRAMS, "vision_config": SMALL_VISION, "image_token_id": 5},
+        head="ForConditionalGeneration",
+        settings="Qwen4ExpConfig",
     ),
     Case(
         "lfm2-vision",

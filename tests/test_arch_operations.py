@@ -20,6 +20,7 @@ from modelfmt.archs.specs import (
     Permute,
     Reshaped,
     Scaled,
+    Sharded,
     Stacked,
     Tiled,
     Transposed,
@@ -29,6 +30,7 @@ from modelfmt.archs.specs import (
     forward,
     joined,
     reassembled,
+    sources_of,
 )
 from modelfmt.errors import BadValue
 from modelfmt.ir.ops import Leaf
@@ -45,6 +47,7 @@ from modelfmt.tiles import Evaluator
         (Transposed(), (4, 6)),
         (Transposed(), (6,)),
         (Stacked("heads"), (3, 5)),
+        (Sharded("2*3", "heads"), (3, 5)),
         (Heads("heads"), (6, 5)),
         (Reshaped(("1", "5"), ("5",)), (1, 5)),
         (Padded("3", "7"), (3, 5)),
@@ -67,7 +70,7 @@ from modelfmt.tiles import Evaluator
 def test_operations_have_exact_inverses(spec: Any, shape: tuple[int, ...]) -> None:
     files = Files()
     reader = Evaluator(files)
-    count = 2 if isinstance(spec, Stacked) else 1
+    count = 2 if isinstance(spec, Stacked | Sharded) else 1
     values = [np.linspace(0, 1, prod(shape), dtype=np.float32).round(3) + index for index in range(count)]
     files.register("w", b"".join(part.tobytes() for part in values))
     parts = tuple(Leaf("w", index * 4 * prod(shape), shape, "F32") for index in range(count))
@@ -178,3 +181,24 @@ def test_parts_are_put_together_again(of: Any, every: bool, axis: int) -> None:
     assert {before(spec, part.shape, scope) for spec, part in zip(specs, parts, strict=True)} == {values.shape}
     again = joined(parts, axis, every=every)
     np.testing.assert_array_equal(reader.values(again, 0, 24).reshape(values.shape), values)
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(1280, 512), (9, 4), (9, 3), (8, 8), (1, 1), (7, 512)])
+def test_shards_are_those_that_torch_makes_and_come_back(rows: int, parts: int) -> None:
+    import torch
+
+    values = np.arange(2 * rows, dtype=np.float32)
+    chunks = [tuple(chunk.shape) for chunk in torch.chunk(torch.tensor(values).reshape(rows, 2), parts)]
+    spec, scope = Sharded("rows", "parts"), {"rows": rows, "parts": parts}
+    assert sources_of(spec, (rows, 2), scope) == chunks
+    files = Files()
+    files.register("w", values.tobytes())
+    starts = np.cumsum([0] + [8 * size for size, _ in chunks])
+    shards = tuple(Leaf("w", int(at), shape, "F32") for at, shape in zip(starts, chunks, strict=False))
+    whole = forward(spec, shards, scope, 0)
+    reader = Evaluator(files)
+    assert (reader.values(whole, 0, rows).reshape(-1) == values).all()
+    back = backward(spec, whole, scope, 0)
+    assert [part.shape for part in back] == chunks
+    made = [reader.values(part, 0, part.shape[0]).reshape(-1) for part in back]
+    assert (np.concatenate(made) == values).all()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import modelfmt
+from modelfmt import plans
 from modelfmt.report import Event, Progress
 
 SCRIPT = """
@@ -93,6 +94,27 @@ modelfmt.convert({str(source)!r}, {str(out)!r}, quant="F16", threads=1, on_event
     assert report.resumed_jobs == 7
     assert leftovers(tmp_path) == []
     other = tmp_path / "other.safetensors"
+    modelfmt.convert(source, other, quant="F16")
+    assert digest(out) == digest(other)
+
+
+def test_jobs_that_were_cut_otherwise_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an upgrade to a version whose tiles are larger: the first three jobs of four are both of two there."""
+    source, out, other = (tmp_path / f"{name}.safetensors" for name in ("source", "out", "other"))
+    matrix = np.random.default_rng(2).standard_normal((4096, 1024), np.float32)
+    modelfmt.convert({"weight": matrix}, source, quant="auto")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.jobs_done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        modelfmt.convert(source, out, quant="F16", threads=1, on_event=stop)
+    assert leftovers(tmp_path)
+    monkeypatch.setattr(plans, "ALONG", (2, 4))
+    report = modelfmt.convert(source, out, quant="F16")
+    assert (report.resumed_jobs, report.jobs) == (0, 2)
+    assert leftovers(tmp_path) == []
     modelfmt.convert(source, other, quant="F16")
     assert digest(out) == digest(other)
 

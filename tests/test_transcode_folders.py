@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import modelfmt
 import schemes
@@ -214,3 +215,52 @@ def test_four_bit_floats_come_back_from_gguf(scheme: str, golden: Path, tmp_path
     with modelfmt.open(tmp_path / "hf") as model:
         for name, value in values.items():
             assert np.abs(model[name].numpy() - value).max() <= 2.0**-22 * np.abs(value).max()
+
+
+EXPERTS_APART = {
+    # llm-compressor's first class of its own, and its later one (pull requests 2113 and 3100)
+    "gpt-oss": "model.layers.{i}.mlp.experts.experts.{e}.{part}.weight",
+    "gpt-oss-later": "model.layers.{i}.mlp.experts.{e}.{part}.weight",
+}
+
+
+def apart(golden: Path, folder: Path, name: str) -> None:
+    """gpt-oss with a module for each expert's weights."""
+    shutil.copytree(golden / "checkpoints/gpt-oss", folder)
+    tensors = load_file(folder / "model.safetensors")
+    for i in range(2):
+        prefix = f"model.layers.{i}.mlp.experts"
+        both, down = (tensors.pop(f"{prefix}.{part}").transpose(1, 2) for part in ("gate_up_proj", "down_proj"))
+        for e, (gate_up, one) in enumerate(zip(both, down, strict=True)):
+            for part, value in (("gate_proj", gate_up[0::2]), ("up_proj", gate_up[1::2]), ("down_proj", one)):
+                tensors[name.format(i=i, e=e, part=part)] = value.contiguous()
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", EXPERTS_APART)
+def test_experts_apart_do_not_become_those_of_gpt_oss(kind: str, golden: Path, tmp_path: Path) -> None:
+    apart(golden, tmp_path / "plain", EXPERTS_APART[kind])
+    modelfmt.convert(tmp_path / "plain", tmp_path / "in", to="compressed-tensors", quant="mxfp4")
+    refuse_mxfp4(tmp_path / "in", "gpt_oss")
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "qwen3_vl_moe"])
+def test_mxfp4_is_for_gpt_oss(model_type: str, golden: Path, tmp_path: Path) -> None:
+    """Also where experts are stacked under the same names: transformers has the form for gpt-oss alone."""
+    source = tmp_path / "in"
+    if model_type == "qwen3_vl_moe":
+        shutil.copytree(golden / "checkpoints/gpt-oss", source)
+        config = json.loads((source / "config.json").read_text()) | {"model_type": model_type}
+        (source / "config.json").write_text(json.dumps(config))
+    else:
+        given = golden / "checkpoints" / model_type.replace("_", "-")
+        modelfmt.convert(given, source, to="compressed-tensors", quant="mxfp4")
+    refuse_mxfp4(source, model_type)
+
+
+def refuse_mxfp4(source: Path, model_type: str) -> None:
+    with pytest.raises(UnsupportedError) as refused:
+        modelfmt.plan(source, source.parent / "out", to="mxfp4")
+    assert refused.value.code == "nothing-quantized"
+    assert f"mxfp4 for {model_type}" in str(refused.value)
+    assert "experts of gpt_oss" in str(refused.value)

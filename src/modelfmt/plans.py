@@ -125,8 +125,10 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the plan, hexadecimal: equal plans write equal bytes."""
-        return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()
+        """SHA-256 of the plan and of how its streams are cut into jobs, hexadecimal: equal plans write equal bytes, and
+        a job's number means the same rows wherever the hash is the same."""
+        steps = [self._tile(stream)[0] for stream in self.streams]
+        return hashlib.sha256(msgspec.msgpack.encode((self, steps))).hexdigest()
 
     @property
     def bytes_read(self) -> int:

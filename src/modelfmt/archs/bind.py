@@ -8,7 +8,7 @@ file has among its metadata.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite, prod
@@ -17,7 +17,7 @@ from typing import Any
 from modelfmt.archs import hparams, nextn, pooling, rope
 from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Shape, forward
-from modelfmt.archs.table import Architecture, Scalar
+from modelfmt.archs.table import Architecture, Listed, Scalar
 from modelfmt.archs.terms import evaluate, holds
 from modelfmt.archs.values import flat
 from modelfmt.errors import CorruptFile
@@ -61,14 +61,14 @@ def to_gguf(
     tensors: Mapping[str, Expression],
     config: Mapping[str, Any],
     assets: Mapping[str, bytes],
-    value: Callable[[Expression], float] | None = None,
+    value: Callable[[Expression], Sequence[float]] | None = None,
     computed: Collection[str] = (),
 ) -> Bound:
     """The tensors and the architecture's metadata of the GGUF file of a Hugging Face checkpoint.
 
     tensors: source name -> expression. config: config.json. assets: small files by relative name, for the pooling.
-    value: reads a tensor of one value; without it the metadata that such tensors become is left out. computed:
-    conditions under which llama.cpp's graph would be wrong, and the one that is made of this is not. Raises
+    value: reads a small tensor, whole numbers as such; without it the metadata that such tensors become is left out.
+    computed: conditions under which llama.cpp's graph would be wrong, and the one that is made of this is not. Raises
     UnsupportedError (unmatched-tensors, config-unsupported), CorruptFile (config-missing, config-value, tensor-shape).
     """
     config = config if arch.towers else flat(config)
@@ -97,10 +97,11 @@ def to_gguf(
     hparams.refuse(arch, scope, computed)
     bound.notes += [Loss(rule.kind, rule.subject, rule.detail) for rule in arch.loses if holds(rule.when, scope)]
     bound.metadata = [(f"{arch.gguf}.{key}", *typed) for key, typed in keys.items()]
-    scalars = _Binder(bound, tensors).bind()
+    scalars, lists = _Binder(bound, tensors).bind()
     bound.tensors[:0] = [BoundTensor(name, expr, (), "F32") for name, expr in _filled(arch, scope)]
     if value is not None:
         bound.metadata += [(key, "ARRAY:FLOAT32", _read(key, parts, value)) for key, parts in scalars.items()]
+        bound.metadata += [(row.key, f"ARRAY:{row.type}", _whole(row, value(expr), scope)) for row, expr in lists]
     return bound
 
 
@@ -112,8 +113,23 @@ def _filled(arch: Architecture, scope: Mapping[str, Any]) -> Iterator[tuple[str,
             yield row.target.replace("{i}", str(layer)), Constant(struct.pack("<f", value) * size, (size,), "F32")
 
 
-def _read(key: str, parts: list[Expression | float], value: Callable[[Expression], float]) -> list[float]:
-    found = [part if isinstance(part, float) else value(part) for part in parts]
+def _whole(row: Listed, numbers: Sequence[float], scope: Mapping[str, Any]) -> list[int]:
+    """The numbers of a list, checked."""
+    limit = evaluate(row.below, scope) if row.below else 2**63
+    for at, number in enumerate(numbers):
+        if not isinstance(number, int) or not row.low <= number < limit:
+            raise CorruptFile(
+                "a value that is no whole number, or out of range",
+                code="tensor-value",
+                place=f"{row.key}[{at}]",
+                found=number,
+                allowed=f"{row.low}..{limit - 1}",
+            )
+    return [int(number) for number in numbers]
+
+
+def _read(key: str, parts: list[Expression | float], value: Callable[[Expression], Sequence[float]]) -> list[float]:
+    found = [part if isinstance(part, float) else float(value(part)[0]) for part in parts]
     for layer, number in enumerate(found):
         if not isfinite(number):
             raise CorruptFile(
@@ -138,20 +154,33 @@ class _Binder:
         self.missing: list[tuple[str, Shape]] = []
         self.bare = False  # saved without its head: names lack the prefix of the body
 
-    def bind(self) -> dict[str, list[Expression | float]]:
-        """Fills in the tensors. Returns what becomes metadata: key -> a tensor, or its value, for each layer."""
+    def bind(self) -> tuple[dict[str, list[Expression | float]], list[tuple[Listed, Expression]]]:
+        """Fills in the tensors. Returns what becomes metadata: key -> a tensor, or its value, for each layer; and the
+        lists with their tensors."""
         made: list[BoundTensor] = []
         for slots in nextn.slots(self.arch, self.scope):
             tensor = self._first(slots)
             if tensor is not None:
                 made.append(tensor)
         scalars = {scalar.key: self._layers(scalar) for scalar in self.arch.scalars}
+        lists = [(row, expr) for row in self.arch.lists for expr in self._list(row)]
         self._finish()
         place = {name: index for index, name in enumerate(self.tensors)}
         made.sort(key=lambda tensor: min(place[name] for name in tensor.source_names))
         self.bound.tensors += made
         self.scope["tied"] = all(tensor.name != "output.weight" for tensor in made)
-        return scalars
+        return scalars, lists
+
+    def _list(self, row: Listed) -> Iterator[Expression]:
+        wanted, shape = row.named(self.scope), row.shape(self.scope)
+        name = self._spelled(wanted)
+        if name is None:
+            self.missing.append((wanted, shape))
+            return
+        self.used.add(name)
+        if self.tensors[name].shape != shape:
+            raise wrong_shape(name, self.tensors[name].shape, shape)
+        yield self.tensors[name]
 
     def _layers(self, scalar: Scalar) -> list[Expression | float]:
         found: list[Expression | float] = []
@@ -186,14 +215,14 @@ class _Binder:
         slot = slots[0]
         if slot.required and not (slot.row.tied_to and (self.scope["tied"] or self.bare)):
             name = slot.name(slot.row.sources[0], "*")
-            self.missing.append((name, slot.source_shape(self.scope)))
+            self.missing.append((name, slot.source_shapes(self.scope)[0]))
         return None
 
     def _incomplete(self, slot: Slot, template: str, names: tuple[str, ...]) -> None:
         """Some experts are there: those that are not are missing."""
         self.used.update(names)
-        absent = [name for name in slot.names(template, self.scope) if self._spelled(name) is None]
-        self.missing += [(name, slot.source_shape(self.scope)) for name in absent]
+        wanted = zip(slot.names(template, self.scope), slot.source_shapes(self.scope), strict=True)
+        self.missing += [(name, shape) for name, shape in wanted if self._spelled(name) is None]
 
     def _spelled(self, name: str) -> str | None:
         """The name under which the checkpoint has the tensor, if it has it."""
@@ -207,10 +236,9 @@ class _Binder:
         self.used.update(names)
         if slot.row.tied_to and self._copies(slot, names[0]):
             return None
-        source = slot.source_shape(self.scope)
-        for name in names:
-            if self.tensors[name].shape != source:
-                raise wrong_shape(name, self.tensors[name].shape, source)
+        for name, shape in zip(names, slot.source_shapes(self.scope), strict=True):
+            if self.tensors[name].shape != shape:
+                raise wrong_shape(name, self.tensors[name].shape, shape)
         expr = self._expression(slot, tuple(self.tensors[name] for name in names))
         keep = "F32" if len(expr.shape) <= 1 else slot.row.keep
         return BoundTensor(slot.target, expr, names, keep)

@@ -121,6 +121,8 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "qwen.QWEN2_MOE": ("graph", "back"),
     "qwen.QWEN3": ("golden", "back"),
     "qwen.QWEN3_MOE": ("golden", "back"),
+    "qwen4.QWEN4_EXP": ("graph", "back"),
+    "qwen4.QWEN4_EXP_NGRAMS": ("graph", "back"),
     "qwen_next.QWEN3_5": ("graph", "back"),
     "qwen_next.QWEN3_5_MOE": ("graph", "back"),
     "qwen_next.QWEN3_NEXT": ("graph", "back"),

@@ -134,7 +134,7 @@ def _said(param: Param, value: Any, n_layer: int, arch: Architecture) -> Any:
     if param.codes and param.per_layer:
         values = value if isinstance(value, list) else [value] * n_layer
         if param.numbers:
-            return [layer for layer, entry in enumerate(values) if entry]
+            return [layer + param.first for layer, entry in enumerate(values) if entry]
         return [_word(param, entry, arch) for entry in values]
     if param.codes:
         return _word(param, value, arch)
@@ -192,7 +192,9 @@ def metadata(arch: Architecture, scope: Mapping[str, Any]) -> Metadata:
         value = scope[param.name]
         if not param.key or value is None or value == _omitted(param, scope):
             continue
-        if not isinstance(value, list):
+        if param.listed:
+            found[param.key] = (_ARRAYS[param.type], [at for at, entry in enumerate(value) if entry])
+        elif not isinstance(value, list):
             found[param.key] = (param.type, value)
         else:
             found[param.key] = (
@@ -322,6 +324,10 @@ def _checked(param: Param, value: Any, place: str, scope: Mapping[str, Any], pat
         if any(entry != value[0] for entry in value):
             raise refused(place, value, "all layers have the same number in llama.cpp", path=path)
         value = value[0]
+    if param.foremost and isinstance(value, list) and value:
+        value = value[0]
+    if param.listed and path != CONFIG:
+        return _numbered(value, place, 0, scope["n_layer"], path)
     if param.per_layer and (isinstance(value, list) or (param.codes and path == CONFIG)):
         return _layers(param, value, place, scope["n_layer"], path)
     if param.counted and isinstance(value, list | str | Mapping):
@@ -336,13 +342,20 @@ def _layers(param: Param, value: Any, place: str, n_layer: int, path: str) -> li
     if param.cut and isinstance(value, list):
         value = value[:n_layer]
     if param.codes and path == CONFIG and isinstance(value, list) and not any(isinstance(one, str) for one in value):
-        last = param.first + n_layer - 1
-        chosen = {integer(one, f"{place}[{at}]", param.first, last) for at, one in enumerate(value)}
-        return [int(layer + param.first in chosen) for layer in range(n_layer)]
+        return _numbered(value, place, param.first, n_layer, path)
     if not isinstance(value, list | str) or len(value) != n_layer:
         found = len(value) if isinstance(value, list | str) else value
         raise bad_value(place, found, f"a list of {n_layer} entries, one per layer", path=path)
     return [_one(param, entry, f"{place}[{at}]", path) for at, entry in enumerate(value)]
+
+
+def _numbered(value: Any, place: str, first: int, n_layer: int, path: str) -> list[int]:
+    """The entries of all layers, from the numbers of those whose entry is 1."""
+    if not isinstance(value, list):
+        raise bad_value(place, value, "a list of the numbers of layers", path=path)
+    last = first + n_layer - 1
+    chosen = {integer(one, f"{place}[{at}]", first, last, path=path) for at, one in enumerate(value)}
+    return [int(layer + first in chosen) for layer in range(n_layer)]
 
 
 def _leading(param: Param, value: list[Any], place: str, n_layer: int) -> int:

@@ -144,8 +144,8 @@ class Table:
 
     def _enter(self, slot: Slot) -> None:
         for template in slot.row.sources:
-            for name in slot.names(template, self.scope):
-                self.shapes.setdefault(name, slot.source_shape(self.scope))
+            for name, shape in zip(slot.names(template, self.scope), slot.source_shapes(self.scope), strict=True):
+                self.shapes.setdefault(name, shape)
                 self._slots.setdefault(name, []).append(slot)
 
     def spelled(self, name: str) -> str | None:

@@ -147,6 +147,7 @@ MULTIMODAL = {
     "Qwen3VLMoeForConditionalGeneration": Multimodal(("qwen3_vl_moe",), "qwen3_vl_moe_text"),
     "Qwen3_5ForConditionalGeneration": Multimodal(("qwen3_5",), "qwen3_5_text"),
     "Qwen3_5MoeForConditionalGeneration": Multimodal(("qwen3_5_moe",), "qwen3_5_moe_text"),
+    "Qwen4ExpForConditionalGeneration": Multimodal(("qwen4_exp",), "qwen4_exp_text"),
     "SmolVLMForConditionalGeneration": Multimodal(("smolvlm",), "llama"),
     "VibeVoiceAsrForConditionalGeneration": Multimodal(("vibevoice_asr",), "qwen2"),
     "VibeVoiceForConditionalGeneration": Multimodal(("vibevoice",), "qwen2"),

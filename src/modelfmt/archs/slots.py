@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelfmt.archs.specs import Add, Reshaped, Shape, Spec, Stacked, before
+from modelfmt.archs.specs import Add, Reshaped, Shape, Sharded, Spec, Stacked, before, sources_of
 from modelfmt.archs.table import Architecture, Row
 from modelfmt.archs.terms import Scope, evaluate, holds
 from modelfmt.errors import CorruptFile, UnsupportedError
@@ -33,11 +33,10 @@ class Slot:
         return name.removesuffix(".weight") + ".bias" if self.bias else name
 
     def names(self, template: str, scope: Scope) -> list[str]:
-        """The source tensors of a template: one, or one for each expert."""
+        """The source tensors of a template: one, or one for each expert or shard."""
         if "{e}" not in template:
             return [self.name(template)]
-        counts = (evaluate(spec.count, scope, self.layer) for spec in self.row.ops if isinstance(spec, Stacked))
-        return [self.name(template, expert) for expert in range(next(counts))]
+        return [self.name(template, number) for number in range(len(self.source_shapes(scope)))]
 
     @property
     def target(self) -> str:
@@ -56,12 +55,14 @@ class Slot:
         shape = tuple(evaluate(term, scope, self.layer) for term in self.row.shape)
         return shape[:1] if self.bias else shape
 
-    def source_shape(self, scope: Scope) -> Shape:
+    def source_shapes(self, scope: Scope) -> list[Shape]:
         """The shape that each source tensor must have."""
         shape = self.shape(scope)
         for spec in () if self.bias else reversed(self.row.ops):
+            if isinstance(spec, Stacked | Sharded):
+                return sources_of(spec, shape, scope, self.layer)
             shape = before(spec, shape, scope, self.layer)
-        return shape
+        return [shape]
 
 
 def slots_of(rows: tuple[Row, ...], scope: Scope, layers: Sequence[int] | None = None) -> Iterator[list[Slot]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import prod
 
 from modelfmt.archs.terms import Scope, evaluate
@@ -45,6 +46,7 @@ __all__ = [
     "Reshaped",
     "Scaled",
     "Shape",
+    "Sharded",
     "Spec",
     "Stacked",
     "Tiled",
@@ -56,6 +58,7 @@ __all__ = [
     "joined",
     "number_of",
     "reassembled",
+    "sources_of",
 ]
 
 Shape = tuple[int, ...]
@@ -89,6 +92,18 @@ class Stacked:
     """One tensor per `{e}` of the source template, under a new first axis of `count`; a row's first operation."""
 
     count: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """One tensor per `{e}` of the source template, one behind the other along the first axis: as torch.chunk makes
+    them, all of the same number of rows but for the last, which may have fewer. A row's first operation.
+
+    rows: of all of them, a term; parts: how many there are at most, a term (fewer where they come out without a rest).
+    """
+
+    rows: str
+    parts: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +214,7 @@ Spec = (
     | Add
     | Transposed
     | Stacked
+    | Sharded
     | Part
     | Heads
     | Padded
@@ -224,8 +240,8 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
     match spec:
         case Transposed():
             return (*shape[:-2], *reversed(shape[-2:]))
-        case Stacked():
-            return shape[1:]
+        case Stacked() | Sharded():
+            return sources_of(spec, shape, scope or {}, layer)[0]
         case Part(of=of, axis=axis):
             whole = shape[axis] * of if isinstance(of, int) else sum(evaluate(size, scope or {}, layer) for size in of)
             return (*shape[:axis], whole, *shape[axis + 1 :])
@@ -244,8 +260,21 @@ def before(spec: Spec, shape: Shape, scope: Scope | None = None, layer: int = 0)
             return shape
 
 
+def sources_of(spec: Stacked | Sharded, shape: Shape, scope: Scope, layer: int = 0) -> list[Shape]:
+    """The shape of each of the sources of an operation over several, whose result has `shape`.
+
+    >>> sources_of(Sharded("n", "4"), (9, 2), {"n": 9})
+    [(3, 2), (3, 2), (3, 2)]
+    """
+    if isinstance(spec, Stacked):
+        return [shape[1:]] * evaluate(spec.count, scope, layer)
+    n_rows = evaluate(spec.rows, scope, layer)
+    size = -(-n_rows // evaluate(spec.parts, scope, layer))
+    return [(min(size, n_rows - start), *shape[1:]) for start in range(0, n_rows, size)]
+
+
 def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int) -> Expression:
-    """An operation over its source: one expression, for `Stacked` one for each expert."""
+    """An operation over its source: one expression, for `Stacked` and `Sharded` several."""
     expr = parts[0]
     match spec:
         case Permute():
@@ -256,6 +285,8 @@ def forward(spec: Spec, parts: tuple[Expression, ...], scope: Scope, layer: int)
             return _turned(expr)
         case Stacked():
             return Stack(parts)
+        case Sharded():
+            return Concat(parts) if len(parts) > 1 else expr
         case Part():
             return _part(spec, expr, scope, layer)
         case Heads(count=count):
@@ -302,6 +333,9 @@ def backward(spec: Spec, expr: Expression, scope: Scope, layer: int) -> tuple[Ex
             return (Transpose(_dense(expr)) if len(expr.shape) > 1 else expr,)
         case Stacked():
             return tuple(_entry(expr, index) for index in range(expr.shape[0]))
+        case Sharded():
+            ends = accumulate(rows for rows, *_ in sources_of(spec, expr.shape, scope, layer))
+            return tuple(Slice(expr, 0, start, end) for start, end in pairwise((0, *ends)))
         case Part() | Grouped():
             return (expr,)
         case NegExp():

@@ -12,8 +12,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modelfmt.archs.specs import Spec
+from modelfmt.archs.terms import Scope, evaluate
 
-__all__ = ["Architecture", "Filled", "Ignore", "Loses", "Nextn", "Param", "Refuses", "Rope", "Row", "Scalar", "Window"]
+__all__ = [
+    "Architecture",
+    "Filled",
+    "Ignore",
+    "Listed",
+    "Loses",
+    "Nextn",
+    "Param",
+    "Refuses",
+    "Rope",
+    "Row",
+    "Scalar",
+    "Window",
+]
 
 REQUIRED: Any = ...
 
@@ -22,13 +36,13 @@ REQUIRED: Any = ...
 class Row:
     """One tensor: Hugging Face template(s), GGUF template, shape in the GGUF file (row-major, terms), operations.
 
-    {i} is the layer, {e} the expert (with `Stacked`). source: several templates are spellings of the same tensor, the
-    first is written in the other direction. Rows with one target are layouts of the same thing: the first whose sources
-    are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a condition. optional: may be absent.
-    tied_to: the source of which this one may be a copy that the checkpoint leaves out. keep: an encoding that
-    quantization must not change. layers: the param that says how many layers there are. start: a term, the layer of the
-    file that is the source's first. unused: loaded by
-    llama.cpp's graph, but without effect; not made on the way back.
+    {i} is the layer, {e} the expert (with `Stacked`) or the shard (with `Sharded`). source: several templates are
+    spellings of the same tensor, the first is written in the other direction. Rows with one target are layouts of the
+    same thing: the first whose sources are there is taken. bias: whether a `.bias` belongs to the `.weight`. when: a
+    condition. optional: may be absent. tied_to: the source of which this one may be a copy that the checkpoint leaves
+    out. keep: an encoding that quantization must not change. layers: the param that says how many layers there are.
+    start: a term, the layer of the file that is the source's first (below 0 where a tensor without a layer in the file
+    has one in the checkpoint). unused: loaded by llama.cpp's graph, but without effect; not made on the way back.
     """
 
     source: str | tuple[str, ...]
@@ -63,6 +77,33 @@ class Scalar:
     key: str
     shape: tuple[int, ...] = (1,)
     default: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A tensor of whole numbers of 64 bits, which the file has among its metadata as a list.
+
+    source: Hugging Face template; layer: a term, the number for its {i}. key: the whole GGUF key; type: of its numbers.
+    size: how many, a term. low, below: what the numbers are from, and a term that none reaches. first: the param that
+    is the first number, where there is only the file.
+    """
+
+    source: str
+    key: str
+    size: str
+    type: Literal["UINT32", "UINT64"] = "UINT64"
+    layer: str = "0"
+    low: int = 0
+    below: str = ""
+    first: str = ""
+
+    def named(self, scope: Scope) -> str:
+        """The tensor of the checkpoint."""
+        return self.source.replace("{i}", str(evaluate(self.layer, scope)))
+
+    def shape(self, scope: Scope) -> tuple[int, ...]:
+        """Its shape: one axis."""
+        return (evaluate(self.size, scope),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +164,8 @@ class Param:
     cut: bool = False
     leading: tuple[Any, ...] = ()
     numbers: bool = False
+    listed: bool = False
+    foremost: bool = False
     first: int = 0
     implied: tuple[tuple[str, str], ...] = ()
 
@@ -255,6 +298,7 @@ class Architecture:
     rows: tuple[Row, ...]
     params: tuple[Param, ...]
     scalars: tuple[Scalar, ...] = ()
+    lists: tuple[Listed, ...] = ()
     filled: tuple[Filled, ...] = ()
     rope: Rope | None = None
     window: Window | None = None

@@ -5,14 +5,19 @@ A term is a sum of products: `n_head*head_size + 2*n_head_kv`, `n_ctx - 2`, `n_e
 is the layer's own number. `largest(NAME)`, `first(NAME)` and `step(NAME)` look at all layers: the largest entry, the
 first layer whose entry is not 0, and how many layers behind it the next one comes (where there is none: more than there
 are layers); `at(NAME, OTHER)` is the entry of the first layer for which OTHER has one that is not 0 (where there is
-none, of the first layer). A condition is a chain of `and`: a name or term (true where it is not 0, false or absent),
-`not NAME`, or two terms with `==`, `!=` or `<` between them.
+none, of the first layer); `primes(NAME, OTHER)` is the sum of the OTHER first primes from NAME on. A condition is a
+chain of `and`: a name or term (true where it is not 0, false or absent), `not NAME`, or two terms with `==`, `!=` or
+`<` between them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import count as naturals
+from itertools import islice
+from math import isqrt
 from operator import eq, lt, ne
 from typing import Any
 
@@ -112,4 +117,23 @@ def _at(entries: Sequence[Any], others: Sequence[Any]) -> Any:
     return entries[_first(others) % len(entries)]
 
 
-_OVERALL: dict[str, Callable[..., Any]] = {"largest": max, "first": _first, "step": _step, "at": _at}
+def _primes(starts: Sequence[int], counts: Sequence[int]) -> int:
+    return _sum_of_primes(starts[0], counts[0])
+
+
+@lru_cache(64)
+def _sum_of_primes(start: int, count: int) -> int:
+    return sum(islice(filter(_prime, naturals(max(start, 2))), count))
+
+
+def _prime(number: int) -> bool:
+    return number == 2 or (number % 2 == 1 and all(number % divisor for divisor in range(3, isqrt(number) + 1, 2)))
+
+
+_OVERALL: dict[str, Callable[..., Any]] = {
+    "largest": max,
+    "first": _first,
+    "step": _step,
+    "at": _at,
+    "primes": _primes,
+}

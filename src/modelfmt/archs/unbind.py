@@ -6,7 +6,7 @@ is used for shapes and operations only; `configuration` makes config.json of it,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import pack
 from typing import Any
@@ -15,14 +15,19 @@ from modelfmt.archs import hparams, nextn, rope
 from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
 from modelfmt.archs.specs import Fused, Grouped, Part, Shape, Spec, backward, number_of, reassembled
 from modelfmt.archs.table import Architecture
-from modelfmt.archs.terms import Scope, holds
-from modelfmt.archs.values import bad_value, flat
+from modelfmt.archs.terms import Scope, evaluate, holds
+from modelfmt.archs.values import bad_value, flat, integer
 from modelfmt.ir.ops import Constant, Expression
 
 __all__ = ["Unbound", "UnboundTensor", "to_huggingface"]
 
 _CONSTANTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-_SIZES = {"vocab_size": "token_embd.weight", "n_token_types": "token_types.weight", "n_gate": "blk.0.attn_gate.weight"}
+_SIZES = {
+    "vocab_size": "token_embd.weight",
+    "n_token_types": "token_types.weight",
+    "n_gate": "blk.0.attn_gate.weight",
+    "n_ngrams": "per_layer_token_embd.weight",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ def to_huggingface(
         made |= {tensor.name: tensor for tensor in _restored(ordered, scope)}
     made |= {name: UnboundTensor(name, made[twin].expr, made[twin].source_names) for name, twin in twins}
     made |= {tensor.name: tensor for tensor in _scalars(arch, scope, metadata, names)}
+    made |= {tensor.name: tensor for tensor in _lists(arch, scope, metadata, names)}
     place = {name: index for index, name in enumerate(tensors)}
     found = sorted(
         made.values(), key=lambda tensor: min((place[name] for name in tensor.source_names), default=len(place))
@@ -117,6 +123,23 @@ def _scalars(
                 yield UnboundTensor(spelled, Constant(pack("<f", number), scalar.shape, "F32"), ())
 
 
+def _lists(
+    arch: Architecture, scope: Scope, metadata: Mapping[str, Any], names: Collection[str]
+) -> Iterator[UnboundTensor]:
+    """The tensors of whole numbers that lists in the metadata hold."""
+    for row in arch.lists:
+        (size,) = shape = row.shape(scope)
+        values, limit = metadata.get(row.key), evaluate(row.below, scope) if row.below else 2**63
+        if values is None or isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+            raise bad_value(row.key, values, "a list of whole numbers", path="metadata")
+        if len(values := list(values)) != size:
+            raise bad_value(row.key, len(values), f"{size} numbers", path="metadata")
+        numbers = [integer(entry, row.key, row.low, limit - 1, path="metadata") for entry in values]
+        name = _spelled(arch, row.named(scope), names) if names else row.named(scope)
+        if name is not None:
+            yield UnboundTensor(name, Constant(pack(f"<{size}q", *numbers), shape, "I64"), ())
+
+
 def _scope(
     arch: Architecture,
     tensors: Mapping[str, Expression],
@@ -128,6 +151,7 @@ def _scope(
     if config is None:
         sizes = {name: tensors[source].shape[0] for name, source in _SIZES.items() if source in tensors}
         told = {param.name: _there(param.tensor, tensors) for param in arch.params if param.tensor}
+        told |= {row.first: _foremost(row.key, metadata) for row in arch.lists if row.first}
         scope = hparams.restore(arch, metadata, sizes | told, tensors)
     else:
         scope = {"n_expert": 0} | hparams.read(arch, config := flat(config))
@@ -157,6 +181,11 @@ def _chosen(arch: Architecture, slots: list[Slot], scope: Scope, names: Collecti
 
 def _spelled(arch: Architecture, name: str, names: Collection[str]) -> str | None:
     return next((found for found, _ in spellings(arch, name) if found in names), None)
+
+
+def _foremost(key: str, metadata: Mapping[str, Any]) -> int:
+    values = metadata.get(key)
+    return integer(values[0] if isinstance(values, Sequence) and values else values, key, path="metadata")
 
 
 def _there(name: str, tensors: Mapping[str, Expression]) -> int:

@@ -17,13 +17,19 @@ from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Dequantize, Expression, Packed, Param, Reader, Reshape, Transpose
 from modelfmt.quant.transcode import Policy, powers, verdict
 
-__all__ = ["EXPERTS", "FORMS", "configuration", "read", "write"]
+__all__ = ["EXPERTS", "FORMS", "MODEL_TYPES", "TAKES", "configuration", "read", "write"]
 
 FORMS = {"mxfp4": Form("MXFP4", "E2M1", 32, turned=True, fixed=True)}
 """Type -> how weights that are not quantized become one."""
 
+MODEL_TYPES = ("gpt_oss",)
+"""Models whose experts runtimes take in this form: transformers runs it for no other."""
+
 EXPERTS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 """Ends of the names that the scheme is for."""
+
+TAKES = f"experts of gpt_oss, stacked: names that end in {' or '.join(EXPERTS)}"
+"""The same in words."""
 
 _BLOCK = 32
 

@@ -312,10 +312,17 @@ def _bound(model: Model, *, fold: bool = False, drafts: bool = True) -> tuple[Ar
         tensors=exprs,
         config=model.config,
         assets=model.assets,
-        value=lambda expr: float(reader.values(expr, 0, 1)[0, 0]),
+        value=lambda expr: _numbers(reader, expr),
     )
     bound.notes.extend(notes)
     return bound.architecture, bound
+
+
+def _numbers(reader: Evaluator, expr: Expression) -> list[float]:
+    """The values of a small tensor of one row, whole numbers as such."""
+    if expr.stored.dense and expr.stored.element.kind == "int":
+        return [*map(int, reader.rows(expr, 0, 1).reshape(-1).view(expr.stored.numpy))]
+    return [*map(float, reader.values(expr, 0, 1).reshape(-1))]
 
 
 def _from_checkpoint(model: Model, options: Options, *, fold: bool) -> _Content:

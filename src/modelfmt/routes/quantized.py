@@ -63,6 +63,8 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     """One draft: the scheme is options.target. Raises UnsupportedError, UsageError, LossyError (transcode)."""
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[options.target]}")
     tensors, files, config, losses, notes = _source(model)
+    if config.get("model_type") not in getattr(scheme, "MODEL_TYPES", (config.get("model_type"),)):
+        raise _nothing(scheme, model, config, options)
     if options.target not in _ACT_ORDER:
         tensors, more = act_order.folded(tensors)
         notes += more
@@ -86,12 +88,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
         notes += [Note("scheme", written.note)] if written.note else []
         chosen |= _drafted(module, written, quantized=name in chooser.quantized)
     if not modules:
-        raise UnsupportedError(
-            "nothing in this model is a matrix that the scheme has a form for",
-            code="nothing-quantized",
-            path=model.path,
-            found=options.target,
-        )
+        raise _nothing(scheme, model, config, options)
     if chooser.quantized:
         notes.append(Note("weights", chooser.said))
     config = getattr(scheme, "adapted", dict)(config) | scheme.configuration(modules, others)
@@ -270,6 +267,17 @@ def _drafted(module: str, written: Written, *, quantized: bool) -> dict[str, Dra
         f"{module}{'' if part.startswith('_') else '.'}{part}": DraftTensor(expr, expr.stored.name, **how)
         for part, expr in written.parts.items()
     }
+
+
+def _nothing(scheme: Any, model: Model, config: Mapping[str, Any], options: Options) -> UnsupportedError:
+    return UnsupportedError(
+        "nothing in this model is a matrix that the scheme has a form for",
+        code="nothing-quantized",
+        path=model.path,
+        found=f"{options.target} for {config.get('model_type')}",
+        allowed=getattr(scheme, "TAKES", None),
+        hint="another scheme may have one (modelfmt transcode --matrix)",
+    )
 
 
 def _no_form(name: str, expr: Expression, options: Options, policy: transcode.Policy) -> LossyError:
