@@ -149,9 +149,7 @@ def run(count: int, seed: int) -> Counter[str]:
         for number in range(count):
             source = rng.choice(sources)
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            for name in ("config.json", "model.safetensors"):
-                shutil.copy(source / name, folder / name)
+            shutil.copytree(source, folder)
             mutate(folder, rng)
             try:
                 found[attempt(folder, rng)] += 1

@@ -23,7 +23,7 @@ def read(parts: Parts) -> None:
         kind = row.get("weights") if isinstance(row, dict) else None
         if kind == "none":
             continue
-        if kind not in _TYPES:
+        if not isinstance(kind, str) or kind not in _TYPES:
             raise parts.refused(f"{module}.weights", kind, ", ".join(_TYPES))
         weight = parts.need(module, "weight._data", _TYPES[kind])
         place = f"{module}.weight._scale"
