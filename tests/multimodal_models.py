@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import modelfmt
 from modelfmt import archs
 from modelfmt.archs.multimodal import MULTIMODAL, TEXTS, of_tower
-from test_arch_models import DELTA, SIZES, WIDTHS
+from test_arch_models import DELTA, DOTS3, M3, QWEN4, SIZES, WIDTHS
 
 SMALL = {
     **dict.fromkeys(("num_hidden_layers", "num_layers", "depth", "encoder_layers", "num_encoder_layers"), 2),
@@ -58,7 +58,10 @@ SIZED: dict[str, dict[str, Any]] = {
     "gemma4_text": {"head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_hidden_layers": 6}
     | {"vocab_size_per_layer_input": 512, "sliding_window": 16},
     "gemma4_unified_text": {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 6, "sliding_window": 16},
+    "dots3_note_text": DOTS3 | {"num_key_value_heads": 4},
     "emu3_text_model": {},
+    "minimax_m3_vl_text": M3,
+    "qwen4_exp_text": QWEN4,
     "glm4v_text": {"rope_parameters": _SEEN | {"mrope_section": [1, 2, 1], "partial_rotary_factor": 0.5}},
     "glm4v_moe_text": {"rope_parameters": _SEEN | {"mrope_section": [1, 2, 1], "partial_rotary_factor": 0.5}}
     | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
@@ -96,6 +99,12 @@ SIZED: dict[str, dict[str, Any]] = {
 """What the language models have beyond SIZES, by model type."""
 _CLIP = {"vision_config": {"model_type": "clip_vision_model"}}  # in the place of timm's
 MORE: dict[str, dict[str, Any]] = {
+    "Dots3NoteForConditionalGeneration": {
+        "vision_config": {"hidden_size": 64, "adapter_in_dim": 64, "adapter_out_dim": SIZES["hidden_size"]}
+        | {"num_attention_heads": 4},
+        "audio_config": {"hidden_size": 64, "adapter_input_size": 64, "adapter_out_dim": SIZES["hidden_size"]}
+        | {"num_attention_heads": 4},
+    },
     "FastVlmForConditionalGeneration": _CLIP,
     "Gemma4UnifiedForConditionalGeneration": {"vision_config": {"mm_embed_dim": 64, "mm_posemb_size": 16}},
     "FunAsrNanoForConditionalGeneration": {"adaptor_config": {"hidden_size": 64, "intermediate_size": 16}},
@@ -117,6 +126,7 @@ UNMADE = (
     *("InternVLChatModel", "KimiVLForConditionalGeneration", "Phi4MMForCausalLM"),  # not in transformers
     *("Gemma3nForConditionalGeneration", "PerceptionLMForConditionalGeneration"),  # their towers need timm
     *("Qwen2_5OmniForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration"),  # their thinkers are here
+    "Glm5NextForConditionalGeneration",  # the language model has other names alone; tests/test_arch_models.py has it
 )
 """Classes that are not made here."""
 
