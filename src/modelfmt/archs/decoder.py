@@ -18,11 +18,13 @@ __all__ = [
     "HEAD_SIZE_GIVEN",
     "HEAD_SIZE_WRITTEN",
     "MLP_BIAS",
+    "NUMBERED",
     "PROJECTIONS",
     "biased",
     "expert_params",
     "expert_rows",
     "kv_heads",
+    "sliding_layers",
     "targets",
     "unbiased",
 ]
@@ -58,6 +60,20 @@ def kv_heads(default: int) -> Param:
     )
 
 
+def sliding_layers(*each: tuple[str, str], cut: bool = False) -> Param:
+    """Which layers have a sliding window. each: where config.json does not say. cut: its list may be longer."""
+    return Param(
+        "slides",
+        "layer_types",
+        "attention.sliding_window_pattern",
+        "BOOL",
+        codes=(("sliding_attention", 1), ("full_attention", 0)),
+        each=each,
+        per_layer=True,
+        cut=cut,
+    )
+
+
 def expert_params(
     n_ff: Param | None = None, names: tuple[str, ...] = ("num_local_experts", "num_experts")
 ) -> tuple[Param, ...]:
@@ -70,6 +86,7 @@ def expert_params(
 
 
 PROJECTIONS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+NUMBERED = {"gate": "w1", "up": "w3", "down": "w2"}
 
 
 def expert_rows(

@@ -9,7 +9,7 @@ src/models/deepseek4.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, expert_rows, targets
+from modelfmt.archs.decoder import DECODER, NUMBERED, expert_rows, targets
 from modelfmt.archs.experts import router, score_bias
 from modelfmt.archs.specs import Indices
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
@@ -134,18 +134,12 @@ DEEPSEEK4 = DECODER.derive(
         Row(_ATTENTION + "q_norm.weight", _BLOCK + "attn_q_a_norm.weight", ("q_lora",)),
         Row(_ATTENTION + "wq_b.weight", _BLOCK + "attn_q_b.weight", (_WIDTH, "q_lora")),
         Row(_ATTENTION + "wkv.weight", _BLOCK + "attn_kv.weight", ("head_size", "n_embd")),
-        Row(
-            (_ATTENTION + "norm.weight", _ATTENTION + "kv_norm.weight"),
-            _BLOCK + "attn_kv_a_norm.weight",
-            ("head_size",),
-        ),
+        Row(_KV_NORM, _BLOCK + "attn_kv_a_norm.weight", ("head_size",)),
         Row(_ATTENTION + "wo_a.weight", _BLOCK + "attn_output_a.weight", ("o_groups*o_lora", f"{_WIDTH}/o_groups")),
         Row(_ATTENTION + "wo_b.weight", _BLOCK + "attn_output_b.weight", ("n_embd", "o_groups*o_lora")),
         *_compressor(_ATTENTION, "attn_compressor", "head_size", "ratio"),
         *_compressor(_INDEXER, "indexer_compressor", "index_size", _SPARSE),
-        Row(
-            _INDEXER + "wq_b.weight", _BLOCK + "indexer.attn_q_b.weight", ("n_index*index_size", "q_lora"), when=_SPARSE
-        ),
+        Row(_INDEXER + "wq_b.weight", _BLOCK + "indexer.attn_q_b.weight", _INDEX_QUERIES, when=_SPARSE),
         Row(
             _INDEXER + "weights_proj.weight",
             _BLOCK + "indexer.proj.weight",
@@ -165,7 +159,7 @@ DEEPSEEK4 = DECODER.derive(
             when=_HASHED,
             keep="I32",
         ),
-        *expert_rows("ffn.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff_expert"),
+        *expert_rows("ffn.experts", NUMBERED, "n_ff_expert"),
         *(
             Row(f"{_LAYER}ffn.shared_experts.{source}.weight", f"{_BLOCK}ffn_{name}_shexp.weight", shape)
             for source, name, shape in (

@@ -8,7 +8,7 @@ models/{gemma4,gemma4_unified}/{configuration,modeling}_*.py and llama.cpp src/m
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER
+from modelfmt.archs.decoder import DECODER, sliding_layers
 from modelfmt.archs.gemma import GEMMA2
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
@@ -94,15 +94,7 @@ GEMMA4 = DECODER.derive(
         Param("bidirectional", "use_bidirectional_attention", codes=(("vision", 0), ("all", 1)), default=0, low=0),
         Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),
         Param("sliding_window", "sliding_window", "attention.sliding_window", default=512),
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=(("layer % 6 != 5 and layer != n_layer - 1", "1"), ("", "0")),
-            per_layer=True,
-        ),
+        sliding_layers(("layer % 6 != 5 and layer != n_layer - 1", "1"), ("", "0")),
         Param("full", (), each=(("slides", "0"), ("", "1"))),
         Param("n_shared", "num_kv_shared_layers", "attention.shared_kv_layers", default=0, low=0),
         Param("n_values", (), tensor="blk.{i}.attn_v.weight", default=0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from modelfmt.archs.decoder import DECODER, kv_heads, sliding_layers
 from modelfmt.archs.specs import Add, Permute
 from modelfmt.archs.table import Filled, Ignore, Param, Refuses, Rope, Row
 
@@ -41,15 +41,7 @@ _TEXT = DECODER.derive(
         Param("post_eps", "post_norm_eps", type="FLOAT32", default=1e-8, allowed=(1e-8,)),
         Param("activation", "hidden_activation", type="STRING", default="silu", allowed=("silu",)),
         Param("window", "sliding_window", "attention.sliding_window", default=2048),
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=((_FOURTH, "0"), ("", "1")),
-            per_layer=True,
-        ),
+        sliding_layers((_FOURTH, "0"), ("", "1")),
         Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
         Param(
             "thetas",

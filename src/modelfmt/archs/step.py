@@ -7,7 +7,7 @@ llama.cpp src/models/step35.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, sliding_layers
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows
 from modelfmt.archs.specs import Add
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
@@ -33,16 +33,7 @@ STEP3_7 = DECODER.derive(
     rope=Rope("neox", kinds=("default", "llama3"), partial=1.0, turns=0.5, local_theta="same", local_partial=1.0),
     without=("n_head", "n_head_kv", "head_size"),  # behind the params that say what they are in each layer
     params=(
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=(("", "0"),),
-            per_layer=True,
-            cut=True,
-        ),
+        sliding_layers(("", "0"), cut=True),
         Param("full", (), each=(("slides", "0"), ("", "1"))),
         Param("window", "sliding_window", "attention.sliding_window", default=None),
         Param("heads", "num_attention_heads", default=64, implied=(("", "at(n_head, full)"),)),
