@@ -24,6 +24,7 @@ __all__ = [
     "expert_params",
     "expert_rows",
     "kv_heads",
+    "layer_thetas",
     "sliding_layers",
     "targets",
     "unbiased",
@@ -71,6 +72,24 @@ def sliding_layers(*each: tuple[str, str], cut: bool = False) -> Param:
         each=each,
         per_layer=True,
         cut=cut,
+    )
+
+
+def layer_thetas(turns: str) -> tuple[Param, ...]:
+    """A theta for each layer, 0 where it does not turn; `told`: whether config.json has them. turns: the condition
+    under which a layer of a file does."""
+    return (
+        Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
+        Param(
+            "thetas",
+            "layer_rope_theta",
+            type="FLOAT32",
+            low=0,
+            per_layer=True,
+            default=None,
+            implied=((turns, "theta"), ("", "0")),
+        ),
+        Param("told", "layer_rope_theta", counted=True, default=0, implied=(("", "1"),)),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import DECODER, kv_heads, sliding_layers
+from modelfmt.archs.decoder import DECODER, kv_heads, layer_thetas, sliding_layers
 from modelfmt.archs.specs import Add, Permute
 from modelfmt.archs.table import Filled, Ignore, Param, Refuses, Rope, Row
 
@@ -42,17 +42,7 @@ _TEXT = DECODER.derive(
         Param("activation", "hidden_activation", type="STRING", default="silu", allowed=("silu",)),
         Param("window", "sliding_window", "attention.sliding_window", default=2048),
         sliding_layers((_FOURTH, "0"), ("", "1")),
-        Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
-        Param(
-            "thetas",
-            "layer_rope_theta",
-            type="FLOAT32",
-            low=0,
-            per_layer=True,
-            default=None,
-            implied=(("slides", "theta"), ("", "0")),
-        ),
-        Param("told", "layer_rope_theta", counted=True, default=0, implied=(("", "1"),)),
+        *layer_thetas("slides"),
         Param("turns", (), each=(("told and thetas", "1"), ("told", "0"), (_FOURTH, "0"), ("", "1"))),
         Param("query_scale", "qk_scale_factor", type="FLOAT32", default=3.87),
         Param("logit_scale", "output_multiplier", "logit_scale", "FLOAT32", default=0.19611613513818404),
