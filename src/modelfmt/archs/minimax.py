@@ -88,11 +88,7 @@ def _index(source: str, name: str, size: str, *more: str) -> Row:
 
 MINIMAX_M3 = MINIMAX_M2.derive(
     gguf="minimax-m3",
-    hf=(
-        "MiniMaxM3VLForCausalLM",
-        "MiniMaxM3SparseForCausalLM",
-        "MiniMaxM3ForCausalLM",
-    ),
+    hf=("MiniMaxM3VLForCausalLM", "MiniMaxM3SparseForCausalLM", "MiniMaxM3ForCausalLM"),
     model_type=("minimax_m3_vl_text",),
     params=(
         Param("activation", "hidden_act", type="STRING", default="silu", allowed=("silu", "swigluoai")),
@@ -145,10 +141,7 @@ MINIMAX_M3 = MINIMAX_M2.derive(
         _index("k_norm", "k_norm", "index_size"),
         *_gated((_LAYER + "mlp.",), "ffn_{}", "n_ff", _DENSE),
         router("mlp.gate.weight", "block_sparse_moe.gate.weight", when=_ROUTED),
-        *(
-            Row(_LAYER + name, _BLOCK + "exp_probs_b.bias", ("n_expert",), when=_ROUTED)
-            for name in ("mlp.gate.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias")
-        ),
+        score_bias("mlp.gate.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias", when=_ROUTED),
         *expert_rows("block_sparse_moe.experts", NUMBERED, "n_ff_expert", when=_ROUTED)[::-1],  # saved as one tensor
         *_gated((_SHARED, _LAYER + "block_sparse_moe.shared_experts."), "ffn_{}_shexp", "n_ff_shared", _ROUTED),
     ),

@@ -54,17 +54,14 @@ _TEXT = DECODER.derive(
             Row(f"{_LAYER}{source}.weight", f"{_BLOCK}{target}.weight", ("n_embd",), (Add(1.0),))
             for source, target in _NORMS.items()
         ),
-        Row(
-            _ATTENTION + "q_proj.weight",
-            _BLOCK + "attn_q.weight",
-            ("n_head*head_size", "n_embd"),
-            (Permute("n_head"),),
-        ),
-        Row(
-            _ATTENTION + "k_proj.weight",
-            _BLOCK + "attn_k.weight",
-            ("n_head_kv*head_size", "n_embd"),
-            (Permute("n_head_kv"),),
+        *(
+            Row(
+                f"{_ATTENTION}{letter}_proj.weight",
+                f"{_BLOCK}attn_{letter}.weight",
+                (f"{heads}*head_size", "n_embd"),
+                (Permute(heads),),
+            )
+            for letter, heads in (("q", "n_head"), ("k", "n_head_kv"))
         ),
         Row(_ATTENTION + "gate_proj.weight", _BLOCK + "attn_gate.weight", ("n_head*head_size", "n_embd")),
     ),
