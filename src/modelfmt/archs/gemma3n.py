@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, sliding_layers
 from modelfmt.archs.gemma import GEMMA2
-from modelfmt.archs.gemma4 import LAYERED, OTHER_PARTS, UNBIASED_NORMS
+from modelfmt.archs.gemma4 import LAYERED, UNBIASED_NORMS
 from modelfmt.archs.specs import Padded, Part, Stacked
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
@@ -105,7 +105,6 @@ GEMMA3N = DECODER.derive(
         Row(_LAUREL + "linear_right.weight", _BLOCK + "laurel_r.weight", ("n_embd", "laurel_rank")),
         Row(_LAUREL + "post_laurel_norm.weight", _BLOCK + "laurel_post_norm.weight", ("n_embd",)),
     ),
-    ignores=OTHER_PARTS,
     refuses=(
         Refuses("n_layer - n_shared != 20", "llama.cpp's gemma3n graph has keys and values in 20 layers"),
         Refuses("layer == 19 and slides", "llama.cpp's gemma3n graph shares the keys and values of layers 18 and 19"),

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modelfmt.archs.decoder import DECODER, kv_heads, layer_thetas, sliding_layers
+from modelfmt.archs.multimodal import beside
 from modelfmt.archs.specs import Add, Permute
-from modelfmt.archs.table import Filled, Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Filled, Param, Refuses, Rope, Row
 
 __all__ = ["MUSE_GLIMMER"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
-_VISION = "the vision part belongs into a projector file of its own"
 _NORMS = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "post_attention_norm",
@@ -69,9 +69,7 @@ _TEXT = DECODER.derive(
         Filled(_BLOCK + "attn_q_norm.weight", "head_size", "query_scale"),
         Filled(_BLOCK + "attn_k_norm.weight", "head_size"),
     ),
-    ignores=tuple(
-        Ignore(f"*{name}.*", _VISION, loss=True) for name in ("vision_tower", "vision_adapter", "vision_projection")
-    ),
+    ignores=beside("vision_tower", "vision_adapter", "vision_projection"),
     refuses=(
         Refuses("tied", "llama.cpp's muse-glimmer graph wants an output matrix besides the embedding"),
         Refuses("attention_bias", "llama.cpp's muse-glimmer graph has no biases"),

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, sliding_layers
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows
+from modelfmt.archs.multimodal import beside
 from modelfmt.archs.specs import Add
-from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["STEP3_7"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
-_VISION = "the vision part belongs into a projector file of its own"
 _UP = ("n_expert", "n_ff_expert", "n_embd")
 _PLUS_ONE = (Add(1.0),)
 
@@ -95,12 +95,7 @@ STEP3_7 = DECODER.derive(
         ),
         *shared_rows("share_expert", "n_ff_shared", "sparse", alias="mlp.shared_experts"),
     ),
-    ignores=(
-        Ignore("*vision_model.*", _VISION, loss=True),
-        Ignore("*vit_large_projector.*", _VISION, loss=True),
-        Ignore("*multi_modal_projector.*", _VISION, loss=True),
-        MTP,
-    ),
+    ignores=(*beside("vision_model", "vit_large_projector", "multi_modal_projector"), MTP),
     refuses=(
         Refuses("tied", "llama.cpp's step35 graph wants an output matrix besides the embedding"),
         Refuses("not window", "llama.cpp's step35 graph always has a sliding window"),
