@@ -3,8 +3,9 @@ routed experts; Youtu has no experts.
 
 Queries and keys come from low-rank matrices. The file has the key and value halves of `kv_b_proj` apart, the key half
 transposed in each head, so that llama.cpp attends in the latent space with one key-value head. Rope turns pairs in the
-checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,sarvam_mla,
-youtu}/{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (October 2026).
+checkpoint already. transformers computes Sarvam MLA with DeepSeek 3's class. Checked against transformers 5.24
+models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,youtu}/{configuration,modeling}_*.py,
+models/sarvam_mla/configuration_sarvam_mla.py and llama.cpp src/models/deepseek2.cpp (October 2026).
 """
 
 from __future__ import annotations
