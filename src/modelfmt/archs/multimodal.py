@@ -280,7 +280,7 @@ def _inside(param: Param, sizes: Mapping[str, int], said: Mapping[str, str]) -> 
 
 
 def beside(*names: str) -> tuple[Ignore, ...]:
-    """The rules for such modules, wherever they are, in a table that is of their class and not inside of one."""
+    """Rules for modules beside a language model whose table is that of the whole class. names: of the modules."""
     return tuple(Ignore(f"*{name}.*", _REASON, loss=True) for name in names)
 
 
