@@ -333,14 +333,18 @@ class Architecture:
         **changes: Any,
     ) -> Architecture:
         """This table with changes. rows replace those of the same target, params those of the same name, others follow;
-        without: targets and param names that fall away; graph is merged; ignores, refuses and loses are appended to.
+        without: targets and param names that fall away; graph is merged; ignores, refuses and loses are appended to:
+        those of this table then speak of the graph that `gguf` names.
 
         >>> base = Architecture("a", (), (), (), (Param("n_layer", "num_layers", "block_count"),))
         >>> base.derive(gguf="b", without=("n_layer",)).params
         ()
         """
-        for name in ("ignores", "refuses", "loses"):
-            changes[name] = getattr(self, name) + changes.pop(name, ())
+        own, new = (f"llama.cpp's {gguf} graph" for gguf in (self.gguf, changes.get("gguf", self.gguf)))
+        for name in ("refuses", "loses"):
+            renamed = (replace(rule, detail=rule.detail.replace(own, new)) for rule in getattr(self, name))
+            changes[name] = (*renamed, *changes.get(name, ()))
+        changes["ignores"] = self.ignores + changes.get("ignores", ())
         return replace(
             self,
             rows=_merged(self.rows, rows, "target", without),
