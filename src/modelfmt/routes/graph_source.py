@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modelfmt.checkpoints import from_gguf
+from modelfmt.checkpoints import from_gguf, huggingface
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.grids import half_scales
 from modelfmt.ir import grid
@@ -47,9 +47,7 @@ def checkpoint_of(model: Model) -> Checkpoint:
     if model.format == "gguf":
         tensors, files, losses, notes = from_gguf.view(model)
         config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
-        classes = config.get("architectures")
-        first = classes[0] if isinstance(classes, list) and classes else None
-        return Checkpoint(first, config, tensors, files, [*losses, *notes])
+        return Checkpoint(huggingface.architecture(config), config, tensors, files, [*losses, *notes])
     if not model.config:
         raise UnsupportedError(
             "neither a graph nor an architecture in this source",
