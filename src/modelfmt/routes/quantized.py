@@ -17,6 +17,7 @@ import msgspec
 
 from modelfmt import grids
 from modelfmt.checkpoints import act_order, from_gguf
+from modelfmt.checkpoints.quantized import FILES
 from modelfmt.checkpoints.written import LEAST, Form, Written, largest, on_grid
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
@@ -47,7 +48,7 @@ SCHEMES = {
 SHARD_SIZE = 5 * 10**9
 _EMBEDDINGS = {"mlx"}
 _ACT_ORDER = {"gptq", "compressed-tensors"}
-_LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json")
+_LEFT_OUT = ("config.json", *FILES)
 _SIZES = (128, 64, 32, 16)
 _KEPT = re.compile(r"embed|lm_head|norm|router|gate\.weight$|shared_expert_gate|visual|vision|audio|\.wpe\.|\.wte\.")
 """Matrices that loaders of the schemes want as they are, or whose few weights decide much."""
