@@ -280,21 +280,23 @@ def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written 
     """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already."""
     if isinstance(expr, Nearest):
         return _nvfp4(Packed(expr, Packing(4), "U8"), numbers(expr, "scale", "F8_E4M3", 16), expr.whole, 0.0)
+    scale_of_all: Expression | None
+    divides, cost = False, 0.0
     if isinstance(expr, Coded) and len(expr.scales) == 2 and expr.scales[0].input.stored.name == "F8_E4M3":
-        given = float(reader.values(expr.scales[1].input, 0, 1)[0, 0])
-        if expr.scales[1].rows or expr.scales[1].group or not 0.0 < given < float("inf"):
+        whole = expr.scales[1]
+        if whole.rows or whole.group:
             return None
-        inverse = given if expr.scales[1].divide else _single(1.0 / given)
-        error = 0.0 if expr.scales[1].divide else abs(inverse * given - 1.0)
-        found = _nvfp4(expr.codes, expr.scales[0].input, inverse, error)
-        return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
-    inner, scale_of_all, _ = without_tensor_scale(expr, reader)
+        codes, scale, scale_of_all, divides = expr.codes, expr.scales[0].input, whole.input, whole.divide
+    else:
+        inner, scale_of_all, cost = without_tensor_scale(expr, reader)
+        if grid.parse(expr.stored.name).group % 16 or not e4m3_scales(inner, reader):
+            return None
+        codes, scale = Packed(inner, Packing(4), "U8"), numbers(inner, "scale", "F8_E4M3", 16)
     given = 1.0 if scale_of_all is None else float(reader.values(scale_of_all, 0, 1)[0, 0])
-    if not 0.0 < given < float("inf") or grid.parse(expr.stored.name).group % 16 or not e4m3_scales(inner, reader):
+    if not 0.0 < given < float("inf"):
         return None
-    inverse = _single(1.0 / given)
-    scale = numbers(inner, "scale", "F8_E4M3", 16)
-    found = _nvfp4(Packed(inner, Packing(4), "U8"), scale, inverse, abs(inverse * given - 1.0))
+    inverse = given if divides else _single(1.0 / given)
+    found = _nvfp4(codes, scale, inverse, 0.0 if divides else abs(inverse * given - 1.0) + cost)
     return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
 
 
