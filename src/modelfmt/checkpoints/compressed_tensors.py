@@ -24,7 +24,7 @@ from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Nearest, Packed, Param, Reader, Reshape
-from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, without_tensor_scale, zeros
+from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, single, verdict, without_tensor_scale, zeros
 
 __all__ = ["FORMS", "configuration", "read", "whole_for", "write"]
 
@@ -295,7 +295,9 @@ def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written 
     given = 1.0 if scale_of_all is None else float(reader.values(scale_of_all, 0, 1)[0, 0])
     if not 0.0 < given < float("inf"):
         return None
-    inverse = given if divides else _single(1.0 / given)
+    inverse = given if divides else single(1.0 / given)
+    if inverse == float("inf"):
+        return None
     found = _nvfp4(codes, scale, inverse, 0.0 if divides else abs(inverse * given - 1.0) + cost)
     return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
 
@@ -313,17 +315,8 @@ def _nvfp4(codes: Expression, scale: Expression, divisor: float, error: float) -
 def whole_for(largest: float) -> float:
     """The scale of a tensor of NVFP4 whose largest magnitude this is, which makes it 448 * 6; float32, rounded as torch
     divides a number by a tensor."""
-    found = _single(2688.0 * _single(1.0 / max(largest, 2.0**-126)))
+    found = single(2688.0 * single(1.0 / max(largest, 2.0**-126)))
     return found if found < float("inf") else 1.0
-
-
-def _single(value: float) -> float:
-    """A number as float32 has it."""
-    try:
-        found: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    except OverflowError:
-        return float("inf")
-    return found
 
 
 def _written_blocks(codes: Expression, scale: Expression, block: tuple[int, int]) -> Written:
