@@ -111,12 +111,8 @@ class GgufCheckpoint:
         from modelfmt import archs
 
         if self.config is not None:
-            kind = self.config.get("model_type")
-            found = archs.find(
-                hf_class=huggingface.architecture(self.config),
-                model_type=kind if isinstance(kind, str) else None,
-                config=self.config,
-            )
+            hf_class, model_type = huggingface.architecture(self.config), huggingface.model_type(self.config)
+            found = archs.find(hf_class=hf_class, model_type=model_type, config=self.config)
             if not found.within:
                 return found
             self._leave_towers(found.within)

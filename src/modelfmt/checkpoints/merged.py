@@ -63,12 +63,8 @@ def base_of(model: Model) -> tuple[Table, Base]:
     """
     config = _carried(model) if model.format == "gguf" else model.config
     if config:
-        kind = config.get("model_type")
-        arch = archs.find(
-            hf_class=huggingface.architecture(config),
-            model_type=kind if isinstance(kind, str) else None,
-            config=config,
-        )
+        hf_class, model_type = huggingface.architecture(config), huggingface.model_type(config)
+        arch = archs.find(hf_class=hf_class, model_type=model_type, config=config)
         table = lowrank.of_config(arch, config)
     elif model.format == "gguf":
         exprs = {name: tensor.expr for name, tensor in model.tensors.items()}

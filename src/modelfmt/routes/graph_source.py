@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Constants", "blocks_asked", "built", "checkpoint_of", "constants"]
 
+_INTEGERS = "int4, uint4, int8, uint8 (:16 to :256)"
 _CODES = ("INT4", "INT8", "UINT4")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
@@ -60,9 +61,6 @@ def checkpoint_of(model: Model) -> Checkpoint:
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
     return Checkpoint(model.architecture, model.config, tensors, files, said)
-
-
-_INTEGERS = "int4, uint4, int8, uint8 (:16 to :256)"
 
 
 def blocks_asked(

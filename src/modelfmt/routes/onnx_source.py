@@ -62,7 +62,7 @@ def checkpoint(model: Model) -> Model:
     """The checkpoint that a graph was made from, as far as it is in it and beside it.
 
     Raises UnsupportedError (onnx-names: weights that the configuration's architecture has otherwise; quant-config: a
-    quantized matrix that is not read), CorruptFile.
+    quantized matrix that is not read), CorruptFile (onnx-fused: rows that are not those of the configuration's heads).
     """
     assert model.program is not None
     config, assets = huggingface.beside(model.path, model.files, without=("genai_config.json",))
