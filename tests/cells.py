@@ -288,7 +288,7 @@ def read_folder(folder: Path, target: str, shapes: dict[str, Shape]) -> dict[str
     found = {}
     for name, shape in shapes.items():
         module = name.removesuffix(".weight")
-        parts = {key.removeprefix(f"{module}."): part for key, part in tensors.items() if key.startswith(f"{module}.")}
+        parts = schemes.of_module(tensors, module)
         found[name] = ORACLES[target](parts, config, module, shape)
     return found
 

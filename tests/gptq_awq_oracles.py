@@ -95,8 +95,7 @@ def readers(folder: Path) -> Iterator[str]:
         tensors = load_file(folder / name / "model.safetensors")
         with modelfmt.open(folder / name) as model:
             for tensor, expected in values.items():
-                own = tensor.removesuffix("weight")
-                parts = {key.removeprefix(own): part for key, part in tensors.items() if key.startswith(own)}
+                parts = schemes.of_module(tensors, tensor.removesuffix(".weight"))
                 theirs = ORACLES[method](parts, {"quantization_config": scheme.config}, "", expected.shape)  # type: ignore[arg-type]
                 assert np.array_equal(theirs, expected), (name, tensor)
                 assert np.array_equal(model[tensor].numpy(), theirs.astype(np.float32)), (name, tensor)
@@ -115,7 +114,7 @@ def cells(folder: Path) -> Iterator[str]:
         yield f"{row['from']} to {' '.join(one.target for one in seen)}: difference 0"
 
 
-QUANTIZED = (("gptq", "int4"), ("gptq", "int8"), ("awq", "int4"))
+QUANTIZED = {"gptq": ("int4", "int8"), "awq": ("int4",)}
 MOVED = {
     "awq": ("gptq-4-v1", "ct-int4-asym", "awq-g64", "awq-gemv-g64"),
     "gptq": ("awq-g64", "gptq-4-act", "gptq-3-v1", "gptq-2-v1", "gptq-8-v1", "ct-int4-sym", "ct-int4-act"),
@@ -126,16 +125,7 @@ def loaders(folder: Path) -> Iterator[str]:
     """transformers computes in float32 with values rounded to float16; gptqmodel's loader computes in float16, and
     stands beside what that alone costs the dense network."""
     plain = test_loaders.made_plain(GOLDEN, folder / "plain")
-    made = {}
-    for target, quant in QUANTIZED:
-        made[f"float to {target} {quant}"] = out = folder / f"{target}-{quant}"
-        modelfmt.convert(plain, out, to=target, quant=quant)
-    for target, names in MOVED.items():
-        for name in names:
-            schemes.write(schemes.SCHEMES[name], plain, folder / name / target / "in", layers=1)
-            made[f"{name} to {target}"] = out = folder / name / target / "out"
-            modelfmt.convert(folder / name / target / "in", out, to=target, transcode="exact")
-    for name, out in made.items():
+    for name, out in test_loaders.made_folders(plain, folder, QUANTIZED, MOVED).items():
         network = test_loaders.with_values(test_loaders.loaded(plain), out)
         exact = test_loaders.logits(network)
         rounded = test_loaders.logits(network.half().float())

@@ -15,19 +15,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime_genai as genai
-import torch
-from transformers import AutoModelForCausalLM
 
 import modelfmt
+import test_loaders
 from modelfmt.errors import ModelfmtError
 
 GOLDEN = Path(__file__).parent / "data" / "golden" / "checkpoints"
 NAMES = ("mistral", "qwen2", "qwen3", "gemma2")
-TOKENS = [1, 17, 300, 44, 5, 260, 99, 480]
 TARGETS = ("gguf", "mlx", "compressed-tensors", "gptq", "awq")
 
 
@@ -36,16 +33,9 @@ def in_genai(folder: Path) -> np.ndarray:
     params = genai.GeneratorParams(model)
     params.set_search_options(do_sample=False, max_length=128)
     generator = genai.Generator(model, params)
-    generator.append_tokens(np.array([TOKENS], np.int32))
+    generator.append_tokens(test_loaders.TOKENS.numpy().astype(np.int32))
     made: np.ndarray = np.array(generator.get_output("logits"))
     return made.reshape(-1, made.shape[-1])[-1]
-
-
-def in_transformers(folder: Path) -> np.ndarray:
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad():
-        made: np.ndarray = network(torch.tensor([TOKENS])).logits[0, -1].numpy()
-    return made
 
 
 def row(name: str, kind: str, folder: Path) -> str:
@@ -59,7 +49,8 @@ def row(name: str, kind: str, folder: Path) -> str:
     subprocess.run([*command, "-o", str(built), "-c", str(folder), *more], check=True, capture_output=True)
     shutil.copy(source / "config.json", built)
     modelfmt.convert(built / "model.onnx", folder / "hf", to="huggingface")
-    theirs, ours = in_genai(built), in_transformers(folder / "hf")
+    theirs = in_genai(built)
+    ours = test_loaders.logits(test_loaders.loaded(folder / "hf"))[0, -1].numpy()
     said = [f"{np.abs(theirs - ours).max():.1e} of {np.abs(theirs).max():.1f}"]
     for target in TARGETS if kind == "int4" else ():
         try:

@@ -442,6 +442,12 @@ def linear(name: str) -> bool:
     return name.endswith("_proj.weight")
 
 
+def of_module(tensors: Arrays, module: str) -> Arrays:
+    """The parts of a module, by the ends of their names."""
+    own = f"{module}."
+    return {name.removeprefix(own): part for name, part in tensors.items() if name.startswith(own)}
+
+
 def write(scheme: Scheme, source: Any, folder: Any, *, layers: int = 2, seed: int = 0) -> dict[str, Values]:
     """A quantized copy of a checkpoint folder of `layers` layers; the values of its quantized weights by name."""
     import shutil

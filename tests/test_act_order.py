@@ -42,7 +42,7 @@ def test_index_is_kept(target: str, made: Made, tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "out/model.safetensors")
     for name, expected in values.items():
         module = name.removesuffix(".weight")
-        parts = {k.removeprefix(f"{module}."): v for k, v in tensors.items() if k.startswith(f"{module}.")}
+        parts = schemes.of_module(tensors, module)
         if "weight_g_idx" not in parts:
             read = READERS[target](parts, config, module, (expected.shape[0], expected.shape[1]))
         else:  # the library reads such columns in the order of their groups, and puts them back
@@ -101,7 +101,7 @@ def test_folded_folder_is_the_same_network(made: Made, golden: Path, tmp_path: P
         for name, value in values.items():
             module = name.removesuffix(".weight")
             if folded and "down_proj" in name:
-                parts = {k.removeprefix(f"{module}."): v for k, v in tensors.items() if k.startswith(f"{module}.")}
+                parts = schemes.of_module(tensors, module)
                 value = READERS["awq"](parts, config, module, (value.shape[0], value.shape[1]))
             elif folded:
                 value = tensors[name].double().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import modelfmt
 import on_disk
 from modelfmt.checkpoints import huggingface
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError, SourceMissing, UnsafePath, UnsupportedError
@@ -365,3 +367,11 @@ def test_json_cut_at_every_byte_and_with_every_bit_flipped(tmp_path: Path, name:
         except ModelfmtError as error:
             refused += error.path is not None
     assert refused > len(damaged) // 4
+
+
+def test_a_model_type_that_is_no_text_says_nothing(golden: Path, tmp_path: Path) -> None:
+    shutil.copytree(golden / "checkpoints/qwen3", tmp_path / "in", copy_function=shutil.copyfile)
+    path = tmp_path / "in/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": ["qwen3"]}))
+    for target in ("gguf", "onnx"):
+        modelfmt.plan(tmp_path / "in", tmp_path / target, to=target)

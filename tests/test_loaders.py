@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,25 @@ def made_plain(golden: Path, folder: Path) -> Path:
     config |= {"dtype": "float32", "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def made_folders(
+    plain: Path, folder: Path, quantized: Mapping[str, Sequence[str]], moved: Mapping[str, Sequence[str]]
+) -> dict[str, Path]:
+    """What becomes of a dense folder, by words for it. quantized: types by target. moved: by target, names of
+    tests/schemes.py that go there as they are."""
+    found = {}
+    for target, kinds in quantized.items():
+        for kind in kinds:
+            found[f"float to {target} {kind}"] = out = folder / f"{target}-{kind}"
+            modelfmt.convert(plain, out, to=target, quant=kind)
+    for target, names in moved.items():
+        for name in names:
+            home = folder / f"{name}-{target}"
+            schemes.write(schemes.SCHEMES[name], plain, home / "in", layers=1)
+            found[f"{name} to {target}"] = out = home / "out"
+            modelfmt.convert(home / "in", out, to=target, transcode="exact")
+    return found
 
 
 def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -17,7 +17,7 @@ from onnxruntime.quantization import matmul_nbits_quantizer
 from safetensors.numpy import load_file
 
 import modelfmt
-from modelfmt.errors import LossyError, ModelfmtError, UnsupportedError
+from modelfmt.errors import CorruptFile, LossyError, ModelfmtError, UnsupportedError
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,11 @@ def test_what_onnx_runtime_quantized(golden: Path, tmp_path: Path) -> None:
             values = (codes.astype(np.float32) - 8) * stored[f"{own}_scales"].reshape(256, -1, 1)[rows]
             name = f"model.layers.1.self_attn.{part}_proj.weight"
             assert np.array_equal(ours[name].numpy(), values.reshape(len(values), -1)), name
+    config = json.loads((source / "config.json").read_text())
+    (tmp_path / "in/config.json").write_text(json.dumps(config | {"num_attention_heads": 5}))
+    with pytest.raises(CorruptFile) as caught:
+        modelfmt.plan(tmp_path / "in/model.onnx", tmp_path / "fused", to="compressed-tensors")
+    assert caught.value.code == "onnx-fused"
 
 
 def test_names_of_the_graph_without_a_configuration(blocks: Path, tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_names_of_the_graph_without_a_configuration(blocks: Path, tmp_path: Path
     assert caught.value.code == "no-config" and "config.json of the original" in str(caught.value)
 
 
-def test_other_names_are_refused(blocks: Path, golden: Path, tmp_path: Path) -> None:
+def test_other_names_are_refused(blocks: Path, tmp_path: Path) -> None:
     shutil.copytree(blocks / "auto", tmp_path / "in")
     path = tmp_path / "in/model.onnx"
     made: Any = onnx.load(path)
@@ -140,11 +145,15 @@ def test_other_names_are_refused(blocks: Path, golden: Path, tmp_path: Path) -> 
     with pytest.raises(UnsupportedError) as caught:
         modelfmt.plan(path, tmp_path / "m.gguf")
     assert caught.value.code == "onnx-names"
-    shutil.copy(golden / "checkpoints/gpt2/config.json", blocks / "auto/other.json")
+
+
+def test_a_configuration_without_heads_is_an_error(blocks: Path, tmp_path: Path) -> None:
+    shutil.copytree(blocks / "auto", tmp_path / "in")
     config = json.loads((tmp_path / "in/config.json").read_text())
     (tmp_path / "in/config.json").write_text(json.dumps(config | {"num_attention_heads": 0}))
-    with pytest.raises(ModelfmtError):
-        modelfmt.plan(path, tmp_path / "m.gguf")
+    with pytest.raises(ModelfmtError) as caught:
+        modelfmt.plan(tmp_path / "in/model.onnx", tmp_path / "m.gguf")
+    assert caught.value.code == "config-value"
 
 
 def test_a_scheme_without_a_form_is_an_error(golden: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_codes_are_those_of_compressed_tensors(
     config = json.loads((tmp_path / "out/config.json").read_text())
     for name, weights in given(plain[source]).items():
         module = name.removesuffix(".weight")
-        parts = {k.removeprefix(f"{module}."): v for k, v in tensors.items() if k.startswith(f"{module}.")}
+        parts = schemes.of_module(tensors, module)
         read = READERS[target](parts, config, module, (weights.shape[0], weights.shape[1]))
         assert np.array_equal(read, compressed(weights, scale, **settings)), name
 
@@ -133,7 +133,7 @@ def test_bytes_are_those_of_compressed_tensors(label: str, source: str, plain: d
         state = {"weight": x, "weight_scale": scale}
         state |= {"weight_global_scale": whole} if whole is not None else {}
         expected = compressor.compress(state, preset)
-        found = {k.removeprefix(f"{module}."): v for k, v in tensors.items() if k.startswith(f"{module}.")}
+        found = schemes.of_module(tensors, module)
         assert found.keys() == expected.keys()
         for part, value in expected.items():
             assert torch.equal(found[part].view(torch.uint8), value.contiguous().view(torch.uint8)), (name, part)
@@ -219,7 +219,7 @@ def test_bytes_are_those_of_bitsandbytes(source: str, nested: bool, plain: dict[
             state.absmax, state.offset, state.state2, state.nested = nearest, mean, second, True
         expected |= {f"weight.{key}": value for key, value in state.as_dict(packed=True).items()}
         module = name.removesuffix(".weight")
-        found = {k.removeprefix(f"{module}."): v for k, v in tensors.items() if k.startswith(f"{module}.")}
+        found = schemes.of_module(tensors, module)
         assert found.keys() == expected.keys()
         for part, value in expected.items():
             if "quant_state" in part:

@@ -128,9 +128,7 @@ def check(folder: Path, target: str, values: dict[str, Values], bound: float) ->
     config = json.loads((folder / "config.json").read_text())
     for name, expected in values.items():
         module = name.removesuffix(".weight")
-        parts = {
-            key.removeprefix(f"{module}."): value for key, value in tensors.items() if key.startswith(f"{module}.")
-        }
+        parts = schemes.of_module(tensors, module)
         read = READERS[target](parts, config, module, (expected.shape[0], expected.shape[1]))
         assert np.abs(read - expected).max() <= bound * np.abs(expected).max(), name
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import modelfmt
 import schemes
-from modelfmt.errors import UnsupportedError
+from modelfmt.errors import LossyError, UnsupportedError
 
 MADE = sorted(Path(__file__).parent.glob("data/schemes/*/config.json"))
 
@@ -78,6 +80,33 @@ def test_modelopt_names_itself_in_either_file(own: str, golden: Path, tmp_path: 
     with modelfmt.open(tmp_path / "q") as model:
         for name, expected in values.items():
             assert np.array_equal(model[name].numpy(), expected.astype(np.float32))
+
+
+def test_scales_of_activations_are_left_out(tmp_path: Path) -> None:
+    """What torchao 0.18 has beside the weight where NVFP4 was calibrated."""
+    shutil.copytree(MADE[0].parent.parent / "torchao-nvfp4", tmp_path / "q")
+    path = tmp_path / "q/model.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["model.layers.0.mlp.up_proj._weight_act_per_tensor_scale"] = torch.tensor(0.5)
+    save_file(tensors, path, metadata)
+    with modelfmt.open(tmp_path / "q") as model:
+        assert set(model) == {"model.layers.0.mlp.up_proj.weight", "model.norm.weight"}
+
+
+def test_scales_without_a_reciprocal_stay_where_they_are(golden: Path, tmp_path: Path) -> None:
+    """One over them is no float32: of a divisor, which GGUF multiplies by, and of a factor, which others divide by."""
+    for scheme, part in {"ct-nvfp4": "weight_global_scale", "modelopt-nvfp4": "weight_scale_2"}.items():
+        schemes.write(schemes.SCHEMES[scheme], golden / "checkpoints/llama3-big", tmp_path / scheme, layers=1)
+        path = tmp_path / scheme / "model.safetensors"
+        tensors = load_file(path)
+        tensors |= {name: torch.full_like(one, 1e-44) for name, one in tensors.items() if name.endswith(f".{part}")}
+        save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(LossyError) as caught:
+        modelfmt.plan(tmp_path / "ct-nvfp4", tmp_path / "m.gguf")
+    assert caught.value.code == "transcode"
+    planned = modelfmt.plan(tmp_path / "modelopt-nvfp4", tmp_path / "out", to="compressed-tensors")
+    assert not [line for line in planned.table() if "global_scale" in line["name"]]
 
 
 def test_an_old_torchao_file_is_refused_by_name(tmp_path: Path) -> None:

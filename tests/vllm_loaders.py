@@ -23,8 +23,6 @@ import numpy as np
 import torch
 from vllm import LLM, SamplingParams, _custom_ops  # type: ignore[import-not-found]
 
-import modelfmt
-import schemes
 import test_loaders
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -66,21 +64,6 @@ if not torch.cpu._is_avx512_supported():
     _custom_ops.cpu_gemm_wna16 = product
 
 
-def made(plain: Path, folder: Path) -> dict[str, Path]:
-    found = {}
-    for target, kinds in QUANTIZED.items():
-        for kind in kinds:
-            found[f"float to {target} {kind}"] = out = folder / f"{target}-{kind}"
-            modelfmt.convert(plain, out, to=target, quant=kind)
-    for target, names in MOVED.items():
-        for name in names:
-            given, out = folder / f"{name}-{target}" / "in", folder / f"{name}-{target}" / "out"
-            schemes.write(schemes.SCHEMES[name], plain, given, layers=1)
-            modelfmt.convert(given, out, to=target, transcode="exact")
-            found[f"{name} to {target}"] = out
-    return found
-
-
 def logits(folder: Path, dtype: str) -> torch.Tensor:
     """Of every token but the last, by rows of the vocabulary."""
     tokens = test_loaders.TOKENS[0].tolist()
@@ -111,7 +94,7 @@ def compared(plain: Path, folder: Path) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         plain = test_loaders.made_plain(GOLDEN, Path(name, "plain"))
-        for case, folder in made(plain, Path(name)).items():
+        for case, folder in test_loaders.made_folders(plain, Path(name), QUANTIZED, MOVED).items():
             if not sys.argv[1:] or case in sys.argv[1:]:
                 print(f"vllm: {case}: {compared(plain, folder)}", flush=True)
 

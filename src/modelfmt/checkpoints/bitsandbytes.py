@@ -33,7 +33,7 @@ from modelfmt.ir.ops import (
     Reshape,
     geometry,
 )
-from modelfmt.quant.transcode import Policy, verdict
+from modelfmt.quant.transcode import Policy, single, verdict
 from modelfmt.storage import strict_json
 
 __all__ = ["FORMS", "configuration", "read", "write"]
@@ -71,7 +71,7 @@ def _four(parts: Parts, module: str, kind: str, table: str) -> Coded:
     shape, block = _shape(parts, place, state)
     weight = viewed(parts.need(module, "weight"), "U8", (*shape[:-1], shape[-1] // 2), parts, f"{module}.weight")
     found = parts.array(parts.need(module, "weight.quant_map", "F32"), f"{module}.weight.quant_map")
-    if tuple(found.tolist()) != tuple(_single(value) for value in TABLES[table]):
+    if tuple(found.tolist()) != tuple(single(value) for value in TABLES[table]):
         raise parts.refused(f"{module}.weight.quant_map", "another table", kind)
     n_blocks = -(-prod(shape) // block)
     scale: Expression = parts.need(module, "weight.absmax", "F32", "U8")
@@ -203,7 +203,7 @@ def _mean(scales: Expression, reader: Reader) -> float:
     n, total = geometry(scales.shape, scales.stored)[0], 0.0
     for start in range(0, n, 1 << 16):
         total += float(reader.values(scales, start, min(start + (1 << 16), n)).sum(dtype=np.float64))
-    return _single(total / n)
+    return single(total / n)
 
 
 @cache
@@ -249,8 +249,3 @@ def configuration(modules: Mapping[str, Mapping[str, Any]], others: Sequence[str
 
 def _floats(values: Sequence[float]) -> Constant:
     return Constant(struct.pack(f"<{len(values)}f", *values), (len(values),), "F32")
-
-
-def _single(value: float) -> float:
-    found: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    return found

@@ -32,7 +32,7 @@ from modelfmt.errors import CorruptFile, ModelfmtError, UnsafePath, UnsupportedE
 from modelfmt.formats import safetensors
 from modelfmt.formats.gguf_metadata import encode_value
 from modelfmt.ir.layout import Entry as Stored
-from modelfmt.ir.layout import FileLayout
+from modelfmt.ir.layout import FileLayout, Placed
 from modelfmt.ir.model import Model
 from modelfmt.ir.ops import ROUNDED, Constant, Expression, geometry, nodes, row_bytes
 from modelfmt.report import Note
@@ -86,6 +86,11 @@ class Carried:
         names = [layout.name for layout in self.layouts if not modules.is_module(layout.name)]
         folder, slash, _ = names[0].rpartition("/") if names else ("", "", "")
         return folder + slash
+
+    @property
+    def placed(self) -> dict[str, Placed]:
+        """The tensors of all layouts by name."""
+        return {tensor.name: tensor for layout in self.layouts for tensor in layout.tensors}
 
 
 def entries(model: Model, bound: Bound, written: Iterable[Entry]) -> tuple[list[Entry], list[Note]]:

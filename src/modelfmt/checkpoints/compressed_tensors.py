@@ -24,7 +24,7 @@ from modelfmt.ir import grid
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.grid import Packing
 from modelfmt.ir.ops import Coded, Constant, Expression, Nearest, Packed, Param, Reader, Reshape
-from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, verdict, without_tensor_scale, zeros
+from modelfmt.quant.transcode import Policy, e4m3_scales, powers, rounding, single, verdict, without_tensor_scale, zeros
 
 __all__ = ["FORMS", "configuration", "read", "whole_for", "write"]
 
@@ -280,21 +280,25 @@ def _written_nvfp4(expr: Expression, reader: Reader, wanted: Policy) -> Written 
     """Codes and scales as they are; the scale of the whole as its reciprocal, where it is not one already."""
     if isinstance(expr, Nearest):
         return _nvfp4(Packed(expr, Packing(4), "U8"), numbers(expr, "scale", "F8_E4M3", 16), expr.whole, 0.0)
+    scale_of_all: Expression | None
+    divides, cost = False, 0.0
     if isinstance(expr, Coded) and len(expr.scales) == 2 and expr.scales[0].input.stored.name == "F8_E4M3":
-        given = float(reader.values(expr.scales[1].input, 0, 1)[0, 0])
-        if expr.scales[1].rows or expr.scales[1].group or not 0.0 < given < float("inf"):
+        whole = expr.scales[1]
+        if whole.rows or whole.group:
             return None
-        inverse = given if expr.scales[1].divide else _single(1.0 / given)
-        error = 0.0 if expr.scales[1].divide else abs(inverse * given - 1.0)
-        found = _nvfp4(expr.codes, expr.scales[0].input, inverse, error)
-        return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
-    inner, scale_of_all, _ = without_tensor_scale(expr, reader)
+        codes, scale, scale_of_all, divides = expr.codes, expr.scales[0].input, whole.input, whole.divide
+    else:
+        inner, scale_of_all, cost = without_tensor_scale(expr, reader)
+        if grid.parse(expr.stored.name).group % 16 or not e4m3_scales(inner, reader):
+            return None
+        codes, scale = Packed(inner, Packing(4), "U8"), numbers(inner, "scale", "F8_E4M3", 16)
     given = 1.0 if scale_of_all is None else float(reader.values(scale_of_all, 0, 1)[0, 0])
-    if not 0.0 < given < float("inf") or grid.parse(expr.stored.name).group % 16 or not e4m3_scales(inner, reader):
+    if not 0.0 < given < float("inf"):
         return None
-    inverse = _single(1.0 / given)
-    scale = numbers(inner, "scale", "F8_E4M3", 16)
-    found = _nvfp4(Packed(inner, Packing(4), "U8"), scale, inverse, abs(inverse * given - 1.0))
+    inverse = given if divides else single(1.0 / given)
+    if inverse == float("inf"):
+        return None
+    found = _nvfp4(codes, scale, inverse, 0.0 if divides else abs(inverse * given - 1.0) + cost)
     return found if wanted.takes(found.verdict) or wanted.name == "auto" else None
 
 
@@ -311,17 +315,8 @@ def _nvfp4(codes: Expression, scale: Expression, divisor: float, error: float) -
 def whole_for(largest: float) -> float:
     """The scale of a tensor of NVFP4 whose largest magnitude this is, which makes it 448 * 6; float32, rounded as torch
     divides a number by a tensor."""
-    found = _single(2688.0 * _single(1.0 / max(largest, 2.0**-126)))
+    found = single(2688.0 * single(1.0 / max(largest, 2.0**-126)))
     return found if found < float("inf") else 1.0
-
-
-def _single(value: float) -> float:
-    """A number as float32 has it."""
-    try:
-        found: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    except OverflowError:
-        return float("inf")
-    return found
 
 
 def _written_blocks(codes: Expression, scale: Expression, block: tuple[int, int]) -> Written:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from modelfmt import grids
+from modelfmt.checkpoints import huggingface
 from modelfmt.checkpoints.general import SAMPLING
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.formats.gguf_metadata import GgufArray
@@ -26,6 +27,9 @@ from modelfmt.ir.tokenizer import Tokenizer
 from modelfmt.quant.recipes import AUTO
 from modelfmt.report import Loss, Note
 from modelfmt.storage import strict_json
+
+if TYPE_CHECKING:
+    from modelfmt.archs.table import Architecture
 
 __all__ = ["DTYPES", "Checkpoint", "GgufCheckpoint", "usual_type", "view"]
 
@@ -61,28 +65,10 @@ def view(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], list[Lo
     return found.tensors, files, found.losses, found.notes
 
 
-def scaled(tensors: Mapping[str, Expression]) -> dict[str, Expression]:
-    """Tensors of NVFP4 with the scales that lie beside them, NAME.scale: one for the whole, or for each expert."""
-    found = dict(tensors)
-    for name, scale in tensors.items():
-        weight = f"{name.removesuffix('.scale')}.weight"
-        blocks = tensors.get(weight)
-        if not name.endswith(".scale") or blocks is None or blocks.stored.name != "NVFP4" or len(blocks.shape) < 2:
-            continue
-        n = prod(scale.shape)
-        if scale.stored.name != "F32" or n not in (1, prod(blocks.shape[:-2])):
-            continue
-        whole = Param(Reshape(scale, (n, 1)), rows=0 if n == 1 else blocks.shape[-2])
-        found[weight] = msgspec.structs.replace(grids.regridded(blocks), whole=whole)
-        del found[name]
-    return found
-
-
 class GgufCheckpoint:
     """What a GGUF file says of the checkpoint that it was made from."""
 
     def __init__(self, model: Model) -> None:
-        from modelfmt import archs
         from modelfmt.archs import unbind
         from modelfmt.checkpoints import carried
 
@@ -97,26 +83,21 @@ class GgufCheckpoint:
         self.losses: list[Loss] = []
         self.config_name = f"{self.carried.home}config.json"
         self.config = self._carried_config()
-        exprs = scaled({name: tensor.expr for name, tensor in model.tensors.items()})
-        arch = None
-        if self.config is not None:
-            classes, kind = self.config.get("architectures"), self.config.get("model_type")
-            first = classes[0] if isinstance(classes, list) and classes else None
-            arch = archs.find(hf_class=_name(first), model_type=_name(kind), config=self.config)
-            if arch.within:
-                self._leave_towers(arch.within)
-        if self.config is None or arch is None:
-            arch = archs.of_gguf(self.metadata, exprs.keys())
-        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
+        exprs = _with_scales({name: tensor.expr for name, tensor in model.tensors.items()})
+        arch = self._architecture(exprs)
         self.unbound = unbind.to_huggingface(
-            arch, tensors=exprs, metadata=self.metadata, config=self.config, names=dict.fromkeys(names)
+            arch,
+            tensors=exprs,
+            metadata=self.metadata,
+            config=self.config,
+            names=dict.fromkeys(self.carried.placed),
         )
         self.tokenizer = self._tokenizer()
 
     def in_type(self, quant: str) -> Checkpoint:
         """The folder in one type."""
         tensors = self._tensors()
-        placed = {tensor.name: tensor for layout in self.carried.layouts for tensor in layout.tensors}
+        placed = self.carried.placed
         original = {name: tensor.encoding for name, tensor in placed.items()}
         losses = [*self.losses]
         losses += [Loss("dropped", name, "the file does not hold it") for name in placed if name not in tensors]
@@ -125,13 +106,26 @@ class GgufCheckpoint:
         files = self._tokenizer_files(losses) | self._configuration_files(usual, kept=quant == AUTO)
         return Checkpoint(tensors, files, self.carried.home, original, self.carried.layouts, losses, self.notes)
 
+    def _architecture(self, exprs: Mapping[str, Expression]) -> Architecture:
+        """By config.json where it was carried, else by the keys, which also say what a language model alone is."""
+        from modelfmt import archs
+
+        if self.config is not None:
+            hf_class, model_type = huggingface.architecture(self.config), huggingface.model_type(self.config)
+            found = archs.find(hf_class=hf_class, model_type=model_type, config=self.config)
+            if not found.within:
+                return found
+            self._leave_towers(found.within)
+        return archs.of_gguf(self.metadata, exprs.keys())
+
     def _leave_towers(self, outer: str) -> None:
         """Forget what is of the model around the language model, which comes back alone, and say what that was."""
         from modelfmt.archs.multimodal import of_tower
 
-        names = [tensor.name for layout in self.carried.layouts for tensor in layout.tensors]
         self.losses += [
-            Loss("dropped", name, "the file holds the language model alone") for name in names if of_tower(name)
+            Loss("dropped", name, "the file holds the language model alone")
+            for name in self.carried.placed
+            if of_tower(name)
         ]
         self.notes.append(Note(self.config_name, f"that of the language model, not of {outer}: made anew"))
         files = {
@@ -157,7 +151,7 @@ class GgufCheckpoint:
     def _tensors(self) -> dict[str, Expression]:
         """Tensors by name, with the rows that were carried because they cannot be computed."""
         found = {tensor.name: tensor.expr for tensor in self.unbound.tensors}
-        placed = {tensor.name: tensor for layout in self.carried.layouts for tensor in layout.tensors}
+        placed = self.carried.placed
         for name, data in self.carried.tensors.items():
             if name in placed:
                 found[name] = _with_rows(name, data, placed[name].encoding, placed[name].shape, found.get(name))
@@ -169,7 +163,7 @@ class GgufCheckpoint:
         compared when they were written: what was not the same, and what was rounded after that."""
         from modelfmt.ir.ops import ROUNDED, Leaf, NegativeLog, Scale, nodes
 
-        placed = {tensor.name: tensor.encoding for layout in self.carried.layouts for tensor in layout.tensors}
+        placed = {name: tensor.encoding for name, tensor in self.carried.placed.items()}
         detail = "computed back from rounded values: the last bits may differ"
         found = []
         for name, expr in tensors.items():
@@ -288,8 +282,21 @@ class GgufCheckpoint:
         return [float(value) for value in Evaluator(self.model.files).values(expr, 0, n_rows).reshape(-1)]
 
 
-def _name(found: object) -> str | None:
-    return found if isinstance(found, str) else None
+def _with_scales(tensors: Mapping[str, Expression]) -> dict[str, Expression]:
+    """Tensors of NVFP4 with the scales that lie beside them, NAME.scale: one for the whole, or for each expert."""
+    found = dict(tensors)
+    for name, scale in tensors.items():
+        weight = f"{name.removesuffix('.scale')}.weight"
+        blocks = tensors.get(weight)
+        if not name.endswith(".scale") or blocks is None or blocks.stored.name != "NVFP4" or len(blocks.shape) < 2:
+            continue
+        n = prod(scale.shape)
+        if scale.stored.name != "F32" or n not in (1, prod(blocks.shape[:-2])):
+            continue
+        whole = Param(Reshape(scale, (n, 1)), rows=0 if n == 1 else blocks.shape[-2])
+        found[weight] = msgspec.structs.replace(grids.regridded(blocks), whole=whole)
+        del found[name]
+    return found
 
 
 def _with_rows(name: str, data: bytes, encoding: str, shape: tuple[int, ...], rest: Expression | None) -> Expression:

@@ -26,7 +26,7 @@ from modelfmt.storage import strict_json
 from modelfmt.storage.files import Files
 from modelfmt.storage.paths import contained
 
-__all__ = ["ASSETS", "Assets", "architecture", "beside", "is_checkpoint", "read"]
+__all__ = ["ASSETS", "Assets", "architecture", "beside", "is_checkpoint", "model_type", "read"]
 
 CONFIG_LIMIT = 8 << 20
 INDEX_LIMIT = 64 << 20
@@ -248,6 +248,12 @@ def architecture(config: Mapping[str, Any]) -> str | None:
     """The first class that a configuration names."""
     found = config.get("architectures")
     return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
+
+
+def model_type(config: Mapping[str, Any]) -> str | None:
+    """The model type of a configuration, where it is a text."""
+    found = config.get("model_type")
+    return found if isinstance(found, str) else None
 
 
 def _shards(folder: Path, names: list[str], only: str | None, files: Files) -> tuple[_Kind, list[str], dict[str, Any]]:

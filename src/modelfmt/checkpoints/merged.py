@@ -15,7 +15,7 @@ from typing import Any
 from modelfmt import archs
 from modelfmt.archs import lowrank
 from modelfmt.archs.lowrank import Changes, Table
-from modelfmt.checkpoints import carried
+from modelfmt.checkpoints import carried, huggingface
 from modelfmt.checkpoints.peft import Adapter, Base
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.ir.model import Model
@@ -63,9 +63,8 @@ def base_of(model: Model) -> tuple[Table, Base]:
     """
     config = _carried(model) if model.format == "gguf" else model.config
     if config:
-        classes, kind = config.get("architectures"), config.get("model_type")
-        first = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else None
-        arch = archs.find(hf_class=first, model_type=kind if isinstance(kind, str) else None, config=config)
+        hf_class, model_type = huggingface.architecture(config), huggingface.model_type(config)
+        arch = archs.find(hf_class=hf_class, model_type=model_type, config=config)
         table = lowrank.of_config(arch, config)
     elif model.format == "gguf":
         exprs = {name: tensor.expr for name, tensor in model.tensors.items()}

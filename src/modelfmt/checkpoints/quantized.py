@@ -46,12 +46,13 @@ REFUSED = {
 }  # fmt: skip
 """quant_method -> why it is not read."""
 
-_FILES = {
+FILES = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",
     "quanto_qmap.json": "quanto",
 }
+"""Files beside config.json that say what is quantized -> the convention of each, where they say no more."""
 
 
 def settings_of(config: Mapping[str, Any], assets: Mapping[str, bytes]) -> tuple[str, dict[str, Any]] | None:
@@ -64,7 +65,7 @@ def settings_of(config: Mapping[str, Any], assets: Mapping[str, bytes]) -> tuple
         found = own.get("quantization")
         if isinstance(found, dict) and "group_size" in found:
             return "mlx", found
-    for name, method in _FILES.items():
+    for name, method in FILES.items():
         if name in assets:
             found = strict_json.parse(assets[name], path=name, non_finite=True)
             if isinstance(found, dict):

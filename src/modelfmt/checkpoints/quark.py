@@ -42,7 +42,7 @@ def read(parts: Parts) -> None:
             raise parts.refused(f"{module}.dtype", kind, ", ".join(_KINDS[weight.stored.name]))
         if kind in ("int4", "uint4"):
             expr = _fours(parts, module, weight, settings, kind)
-        elif kind in ("uint2", "int3") or (kind in ("int8", "int2") and settings.get("qscheme") == "per_group"):
+        elif kind in ("uint2", "int2", "int3") or (kind == "int8" and settings.get("qscheme") == "per_group"):
             expr = _groups(parts, module, weight, settings, kind)
         else:
             expr = _bytes(parts, module, weight, kind)
@@ -123,9 +123,9 @@ def _groups(parts: Parts, module: str, weight: Expression, settings: Mapping[str
     group, stored = n_cols // n_groups, parts.get(module, "weight_zero_point", "U8", *FLOATS)
     found: float | Param = zero
     if stored is not None and not settings.get("symmetric"):
-        own = Fields(stored, 2, _HIGH_FIRST) if stored.stored.name == "U8" else stored
         if kind != "uint2":
             raise parts.refused(f"{module}.weight_zero_point", kind, "uint2, or symmetric integers")
+        own = Fields(stored, 2, _HIGH_FIRST) if stored.stored.name == "U8" else stored
         parts.shape(f"{module}.weight_zero_point", own, (n_groups, n_rows))
         found = Param(own, turned=True, group=group)
     scale, label = Param(scales, turned=True, group=group), f"Quark {kind}, group {group}"
@@ -143,8 +143,6 @@ def _bytes(parts: Parts, module: str, weight: Expression, kind: str) -> Coded:
     param, group = scale_of(parts, place, scale, shape, None)
     if kind == "fp4":
         return Coded(weight, Packing(4), shape, "E2M1", group, (param,), label=f"Quark fp4, group {group}")
-    if kind == "int2":
-        raise parts.refused(f"{module}.weight", kind, "int2 by groups")
     if kind != "int8":
         return floats(parts, module, "weight", weight, (param,), group, "Quark FP8")
     stored, zero = parts.get(module, "weight_zero_point", "I8", "I32"), 128.0

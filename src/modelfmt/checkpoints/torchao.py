@@ -52,15 +52,16 @@ def _tensor(parts: Parts, name: str, row: dict[str, Any]) -> None:
     if kind not in _KINDS:
         raise parts.refused(name, kind, ", ".join(_KINDS))
     prefix = f"_{own}_"
-    suffixes = ("qdata", "scale", "zero_point", "act_quant_scale", "act_quant_zero_point", "per_tensor_scale")
-    taken = [f"{module}.{prefix}{suffix}" for suffix in suffixes]
+    suffixes = ("qdata", "scale", "zero_point", "per_tensor_scale")
+    of_activations = ("act_quant_scale", "act_quant_zero_point", "act_per_tensor_scale")
+    taken = [f"{module}.{prefix}{suffix}" for suffix in (*suffixes, *of_activations)]
+    if parts.get(module, f"{prefix}act_pre_scale") is not None:
+        raise parts.refused(name, "a scale for the activations before", "none")
     if kind in _SMALL:
         parts.put(name, _small(parts, module, prefix, data if isinstance(data, dict) else {}, kind), *taken)
         return
     if not isinstance(block, list) or not all(isinstance(n, int) and n > 0 for n in block):
         raise parts.refused(name, block, "the size of a block")
-    if parts.get(module, f"{prefix}act_pre_scale") is not None:
-        raise parts.refused(name, "a scale for the activations before", "none")
     make = _four if kind == "Int4Tensor" else _float if kind == "Float8Tensor" else _integers
     expr = make(parts, module, prefix, block)
     parts.put(name, expr, *taken)

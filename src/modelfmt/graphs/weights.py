@@ -99,7 +99,9 @@ def bound(
             code="no-config",
             hint="a graph needs the architecture's configuration: open the checkpoint folder",
         )
-    arch = archs.of_graph(hf_class=architecture, model_type=config.get("model_type"), config=config)
+    kind = config.get("model_type")
+    model_type = kind if isinstance(kind, str) else None
+    arch = archs.of_graph(hf_class=architecture, model_type=model_type, config=config)
     arch = replace(arch, nextn=None)  # graphs have no layers that predict further tokens: losses by name
     computed = _COMPUTED if any(row.tied_to for row in arch.rows) else _COMPUTED - {"tied"}
     found = bind.to_gguf(arch, tensors=tensors, config=config, assets=assets, computed=computed)

@@ -56,6 +56,7 @@ __all__ = [
     "policy",
     "powers",
     "rounding",
+    "single",
     "verdict",
     "whole_zeros",
     "without_tensor_scale",
@@ -236,7 +237,9 @@ def without_tensor_scale(expr: Expression, reader: Reader) -> tuple[Expression, 
     divisor = float(reader.values(found[0].input, 0, 1)[0, 0])
     if not divisor or not isfinite(divisor):
         return expr, None, 0.0
-    rounded: float = struct.unpack("<f", struct.pack("<f", 1.0 / divisor))[0]
+    rounded = single(1.0 / divisor)
+    if not isfinite(rounded):
+        return expr, None, 0.0
     return inner, Constant(struct.pack("<f", rounded), (1, 1), "F32"), abs(rounded * divisor - 1.0)
 
 
@@ -565,6 +568,15 @@ def e4m3_scales(expr: Expression, reader: Reader) -> bool:
         if not np.array_equal(_rounded(np.clip(scales, 0.0, 448.0), "F8_E4M3"), scales) or records[:, 1:].any():
             return False
     return True
+
+
+def single(value: float) -> float:
+    """A number as float32 has it, which is infinite where it is too large."""
+    try:
+        found: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return float("inf")
+    return found
 
 
 def _rounded(numbers: Any, encoding: str) -> Any:

@@ -291,7 +291,7 @@ def _bound(model: Model, *, fold: bool = False, drafts: bool = True) -> tuple[Ar
     """The architecture's table, and the checkpoint's tensors and metadata by it. fold: act-order, where it can be."""
     from modelfmt import archs
     from modelfmt.archs import bind
-    from modelfmt.checkpoints import act_order, modules
+    from modelfmt.checkpoints import act_order, huggingface, modules
 
     if not model.config:
         raise UnsupportedError(
@@ -300,7 +300,8 @@ def _bound(model: Model, *, fold: bool = False, drafts: bool = True) -> tuple[Ar
             path=model.path,
             hint="open the checkpoint's folder; or put the config.json of the original beside them",
         )
-    arch = archs.find(hf_class=model.architecture, model_type=model.config.get("model_type"), config=model.config)
+    model_type = huggingface.model_type(model.config)
+    arch = archs.find(hf_class=model.architecture, model_type=model_type, config=model.config)
     arch = arch if drafts else replace(arch, nextn=None)
     exprs = {name: tensor.expr for name, tensor in stored_tensors(model, as_stored=False).items()}
     exprs, notes = act_order.folded(exprs) if fold else (exprs, [])

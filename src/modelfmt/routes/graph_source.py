@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modelfmt.checkpoints import from_gguf
+from modelfmt.checkpoints import from_gguf, huggingface
 from modelfmt.errors import UnsupportedError, UsageError
 from modelfmt.grids import half_scales
 from modelfmt.ir import grid
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Constants", "blocks_asked", "built", "checkpoint_of", "constants"]
 
+_INTEGERS = "int4, uint4, int8, uint8 (:16 to :256)"
 _CODES = ("INT4", "INT8", "UINT4")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
@@ -47,9 +48,7 @@ def checkpoint_of(model: Model) -> Checkpoint:
     if model.format == "gguf":
         tensors, files, losses, notes = from_gguf.view(model)
         config = strict_json.parse(files["config.json"], path="config.json", non_finite=True)
-        classes = config.get("architectures")
-        first = classes[0] if isinstance(classes, list) and classes else None
-        return Checkpoint(first, config, tensors, files, [*losses, *notes])
+        return Checkpoint(huggingface.architecture(config), config, tensors, files, [*losses, *notes])
     if not model.config:
         raise UnsupportedError(
             "neither a graph nor an architecture in this source",
@@ -62,9 +61,6 @@ def checkpoint_of(model: Model) -> Checkpoint:
     files = {name: data for name, data in model.assets.items() if not name.endswith(_LEFT_OUT)}
     said: list[Note | Loss] = [Note("checkpoint", str(note)) for note in model.extras.get("notes", ())]
     return Checkpoint(model.architecture, model.config, tensors, files, said)
-
-
-_INTEGERS = "int4, uint4, int8, uint8 (:16 to :256)"
 
 
 def blocks_asked(

@@ -62,7 +62,7 @@ def checkpoint(model: Model) -> Model:
     """The checkpoint that a graph was made from, as far as it is in it and beside it.
 
     Raises UnsupportedError (onnx-names: weights that the configuration's architecture has otherwise; quant-config: a
-    quantized matrix that is not read), CorruptFile.
+    quantized matrix that is not read), CorruptFile (onnx-fused: rows that are not those of the configuration's heads).
     """
     assert model.program is not None
     config, assets = huggingface.beside(model.path, model.files, without=("genai_config.json",))
@@ -135,24 +135,26 @@ def _named(constant: str, node: str, kind: str) -> str:
 
 def _as_transformers(tensors: Mapping[str, Expression], config: Mapping[str, Any]) -> dict[str, Expression]:
     """The names of transformers; a fused projection of queries, keys and values in three, whose rows are whole."""
+    heads = _count(config.get("num_attention_heads"))
+    shared = _count(config.get("num_key_value_heads")) or heads
+    apart = bool(config) and str(config.get("model_type")) not in _FUSED_ALREADY
     found: dict[str, Expression] = {}
     for name, expr in tensors.items():
         for pattern, put in _BUILDER:
             name = pattern.sub(put, name)
-        if _FUSED not in name or str(config.get("model_type")) in _FUSED_ALREADY or not config:
+        if not apart or _FUSED not in name:
             found[name] = expr
             continue
-        heads, shared = (_count(config.get(key)) for key in ("num_attention_heads", "num_key_value_heads"))
-        size = expr.shape[0] // max(heads + 2 * (shared or heads), 1)
-        if size * (heads + 2 * (shared or heads)) != expr.shape[0]:
+        size, over = divmod(expr.shape[0], heads + 2 * shared) if heads else (0, 1)
+        if over:
             raise CorruptFile(
                 "a fused projection has other rows than config.json says",
                 code="onnx-fused",
                 place=name,
                 found=list(expr.shape),
-                allowed=f"a multiple of {heads} + 2 * {shared or heads} heads",
+                allowed=f"a multiple of {heads} + 2 * {shared} heads",
             )
-        ends = [0, heads * size, (heads + (shared or heads)) * size, expr.shape[0]]
+        ends = [0, heads * size, (heads + shared) * size, expr.shape[0]]
         for at, one in enumerate(("q_proj", "k_proj", "v_proj")):
             found[name.replace("qkv_proj", one)] = _outputs(expr, ends[at], ends[at + 1])
     return found

@@ -17,6 +17,7 @@ import msgspec
 
 from modelfmt import grids
 from modelfmt.checkpoints import act_order, from_gguf
+from modelfmt.checkpoints.quantized import FILES
 from modelfmt.checkpoints.written import LEAST, Form, Written, largest, on_grid
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
@@ -47,7 +48,7 @@ SCHEMES = {
 SHARD_SIZE = 5 * 10**9
 _EMBEDDINGS = {"mlx"}
 _ACT_ORDER = {"gptq", "compressed-tensors"}
-_LEFT_OUT = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json")
+_LEFT_OUT = ("config.json", *FILES)
 _SIZES = (128, 64, 32, 16)
 _KEPT = re.compile(r"embed|lm_head|norm|router|gate\.weight$|shared_expert_gate|visual|vision|audio|\.wpe\.|\.wte\.")
 """Matrices that loaders of the schemes want as they are, or whose few weights decide much."""
@@ -63,7 +64,8 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     """One draft: the scheme is options.target. Raises UnsupportedError, UsageError, LossyError (transcode)."""
     scheme = import_module(f"modelfmt.checkpoints.{SCHEMES[options.target]}")
     tensors, files, config, losses, notes = _source(model)
-    if config.get("model_type") not in getattr(scheme, "MODEL_TYPES", (config.get("model_type"),)):
+    only = getattr(scheme, "MODEL_TYPES", None)
+    if only is not None and config.get("model_type") not in only:
         raise _nothing(scheme, model, config, options)
     if options.target not in _ACT_ORDER:
         tensors, more = act_order.folded(tensors)
@@ -180,10 +182,11 @@ class _Chooser:
         """The largest magnitude of a weight, and of those that runtimes make one matrix with it."""
         module, _, part = name.removesuffix(".weight").rpartition(".")
         others = next((parts for parts in _FUSED if part in parts), (part,))
-        for other in (f"{module}.{other}.weight" for other in others):
-            if other in self.tensors and other not in self.magnitudes:
+        names = [other for part in others if (other := f"{module}.{part}.weight") in self.tensors]
+        for other in names:
+            if other not in self.magnitudes:
                 self.magnitudes[other] = largest(self.tensors[other], self.reader)
-        return max(self.magnitudes.get(f"{module}.{other}.weight", 0.0) for other in others)
+        return max(self.magnitudes[other] for other in names)
 
     def _is_matrix(self, name: str, expr: Expression) -> bool:
         """Whether a tensor is a weight that the scheme's loaders take as quantized."""
