@@ -131,10 +131,6 @@ class Uniform(Op, frozen=True):
 
     input: Expression
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
-
 
 class Blocks(Op, frozen=True):
     """A grid moved into blocks of a GGUF type, where all codes fit, or into values of a dense one: what a sink makes,
@@ -146,10 +142,6 @@ class Blocks(Op, frozen=True):
     @property
     def stored(self) -> Encoding:
         return ENCODINGS[self.encoding]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
 
 class Packed(Op, frozen=True):
@@ -250,10 +242,6 @@ class Widened(Op, frozen=True):
     codes: tuple[int, ...]
     zero: float
     factor: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     @property
     def stored(self) -> Encoding:

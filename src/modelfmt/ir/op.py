@@ -92,6 +92,11 @@ class Op(msgspec.Struct, frozen=True, tag_field="op", tag=str.lower):
         return self.inputs[0].stored
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        return self.inputs[0].shape
+
+    @property
     def inputs(self) -> tuple[Expression, ...]:
         """The expressions that this one is made from."""
         return (self.input,)  # type: ignore[attr-defined]
@@ -142,15 +147,11 @@ class Constant(Op, frozen=True):
 
 
 class Computed(Op, frozen=True):
-    """Each value by itself, as float32."""
+    """Values that are computed, as float32."""
 
     @property
     def stored(self) -> Encoding:
         return ENCODINGS["F32"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inputs[0].shape
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:
