@@ -54,7 +54,7 @@ class Evaluator:
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
-        """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
+        """Elements first..last of each row, of blocks these, uint8 [n, (last - first) * block_bytes]."""
         item, size = expr.stored.block_bytes, row_bytes(expr)
         wide = (last - first) * 2 >= size // item
         if wide or (isinstance(expr, Leaf) and size <= _WHOLE_ROW and (last - first) * item <= _SHORT_READ):

@@ -9,7 +9,7 @@ from modelfmt import _kernels
 from modelfmt.grids.kinds import direct, restricted
 from modelfmt.grids.moving import hold, opened_planes
 from modelfmt.grids.params import LAYS, ORDERS, Planes, layout, planes
-from modelfmt.grids.rounding import planes_of_values
+from modelfmt.grids.rounding import planes_of_values, rows_at_once
 from modelfmt.grids.rows import SLAB, SLAB_ROWS
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
@@ -65,16 +65,12 @@ def _pack(expr: Packed, window: Expression, low: int, high: int, reader: Reader,
             out[:, begin * across // (end - begin) :][:, :across] = part
 
 
-_AT_ONCE = 1 << 17  # values that become codes and words before the next do: what stays in a cache
-
-
 def _pieces(window: Expression, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Rows that are made at once: of values, a few; of others, whose operations may want more rows, all."""
     if not isinstance(window, Nearest):
         yield start, stop
         return
-    unit = lcm(8, window.rows)
-    step = max(1, _AT_ONCE // (window.shape[-1] * unit)) * unit
+    step = rows_at_once(window.shape[-1], lcm(8, window.rows))
     for begin in range(start // step * step, stop, step):
         yield max(begin, start), min(begin + step, stop)
 
@@ -171,7 +167,7 @@ def planes_of(
     else:
         own = grid.parse(expr.stored.name)
         n_rows = rows[1] - rows[0]
-        records = np.ascontiguousarray(reader.rows(expr, *rows)[:, : own.n_cols // own.group * grid.RECORD])
+        records = np.ascontiguousarray(reader.rows(expr, *rows)[:, : own.head_bytes])
         found = Planes(*np.moveaxis(records.view(np.float64).reshape(n_rows, -1, 3)[:, columns // own.group], 2, 0))
     if turned:
         found = Planes(*(plane if isinstance(plane, float) else plane.T for plane in found))

@@ -100,7 +100,7 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
     own, rows = grid.parse(expr.input.stored.name), reader.rows(expr.input, start, stop)
     rows = np.array(rows)
-    head = own.n_cols // own.group * grid.RECORD
+    head = own.head_bytes
     records = rows[:, :head].copy().view(np.float64).reshape(len(rows), -1, 3)
     scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
     codes = rows[:, head:]

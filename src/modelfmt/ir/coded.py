@@ -253,7 +253,7 @@ class Widened(Op, frozen=True):
 
         own = grid.parse(self.input.stored.name)
         rows = reader.rows(self.input, start, stop)
-        head = own.n_cols // own.group * grid.RECORD
+        head = own.head_bytes
         records = np.ascontiguousarray(rows[:, :head]).view(np.float64).reshape(len(rows), -1, 3)
         records = records * np.array([self.factor, 1.0, 0.0]) + np.array([0.0, 0.0, self.zero])
         codes = np.array(self.codes, np.uint8)[rows[:, head:]]

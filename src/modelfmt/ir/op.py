@@ -52,7 +52,7 @@ class Reader(Protocol):
         """The same rows decoded, float32 [stop - start, n_cols]."""
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> Rows:
-        """Columns first..last of a dense expression's rows, uint8 [n, (last - first) * itemsize]."""
+        """Elements first..last of each row, of blocks these, uint8 [n, (last - first) * block_bytes]."""
 
     def encoded(self, expr: Expression, start: int, stop: int, encoding: str, rounding: str = "ggml") -> Rows:
         """Rows start..stop in another encoding: as they are where they have it, else each value rounded once, or
