@@ -66,17 +66,24 @@ UNREADABLE = {
 """Keys that llama.cpp's converter does not write for configurations of transformers 5, and its own graph asks for, or
 without which it computes something else."""
 
-NEWER = {"bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "dots3note", "glm5-next", "granite_swa", "hy_v3"}
-NEWER |= {
-    "qwen4exp",
+NEWER = {
+    "bailingmoe3",
+    "cohere2moe",
+    "deepseek32",
+    "deepseek4",
+    "dots3note",
+    "gemma-embedding2",
+    "glm5-next",
+    "granite_swa",
+    "hrm_text",
+    "hy_v3",
+    "hy_v4",
+    "laguna",
     "mellum",
     "minimax-01",
     "minimax-m3",
-    "gemma-embedding2",
-    "hrm_text",
-    "hy_v4",
-    "laguna",
     "muse-glimmer",
+    "qwen4exp",
 }
 """Architectures that llama.cpp has, and that the gguf package does not know yet."""
 
@@ -85,16 +92,17 @@ _STREAMS = ("blk.{i}.hc_attn", "blk.{i}.hc_ffn", "output_hc")
 _MIXED = {f"{name}_{part}" for name in _STREAMS for part in ("fn", "base", "scale")}
 _LOW_RANK = {f"{name}_{part}" for name in _STREAMS for part in ("norm", "down", "up", "inject")}
 LATER = {
-    "lfm2moe": {"output"},
-    "hrm_text": {"hrm.z_l_init"},
-    "hy_v4": _MIXED,
-    "glm5-next": {f"blk.{{i}}.hc_{name}_{part}" for name in ("attn", "ffn") for part in ("fn", "base", "scale")}
-    | {f"blk.{{i}}.indexer_compressor_{part}" for part in ("gate", "ape")},
-    "qwen4exp": {f"blk.{{i}}.indexer.{name}_{part}" for name in "qk" for part in ("proj", "norm")} | _LOW_RANK,
-    "minimax-m3": {f"blk.{{i}}.indexer.{name}" for name in ("q_proj", "k_proj", "q_norm")},
     "deepseek4": {f"blk.{{i}}.{name}_{part}" for name in _COMPRESSED for part in ("kv", "gate", "ape", "norm")}
     | _MIXED
     | {f"blk.{{i}}.{name}" for name in ("attn_kv", "attn_output_a", "attn_output_b", "ffn_gate_tid2eid")},
+    "glm5-next": {name for name in _MIXED if name.startswith("blk.")}
+    | {f"blk.{{i}}.indexer_compressor_{part}" for part in ("gate", "ape")},
+    "hrm_text": {"hrm.z_l_init"},
+    "hy_v4": _MIXED,
+    "lfm2moe": {"output"},
+    "minimax-m3": {f"blk.{{i}}.indexer.{name}" for name in ("q_proj", "k_proj", "q_norm")},
+    "qwen4exp": {f"blk.{{i}}.indexer.{name}" for name in ("q_proj", "q_norm", "k_proj")}
+    | (_LOW_RANK - {"output_hc_inject"}),
 }
 """Tensors that llama.cpp loads, and that the names of the package gguf do not have yet."""
 

@@ -85,21 +85,15 @@ LING3 = KIMI_LINEAR.derive(
         Param("n_ctx", ("model_max_length", "max_position_embeddings"), "context_length", default=262144),
         Param("rms_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "FLOAT32", default=1e-6),
         Param("n_rot", (), "rope.dimension_count", default=None),
-        Param(
-            "all_dim", ("rope_parameters.mscale_all_dim", "rope_scaling.mscale_all_dim"), type="FLOAT32", default=None
-        ),
+        Param("all_dim", _ALL_DIM, type="FLOAT32", default=None),
         leading_dense(2),
         Param("n_expert", ("num_experts", "num_local_experts"), "expert_count", default=512, high=1024),
-        Param(
-            "n_expert_used", ("num_experts_per_token", "num_experts_per_tok"), "expert_used_count", default=8, high=1024
-        ),
+        Param("n_expert_used", _USED, "expert_used_count", default=8, high=1024),
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=768),
         Param("n_shared", ("num_shared_experts", "n_shared_experts"), "expert_shared_count", default=1),
         Param("n_ff_shared", (), "expert_shared_feed_forward_length", derive="n_shared*n_ff_expert"),
         Param("routed_scale", "routed_scaling_factor", "expert_weights_scale", "FLOAT32", default=2.5),
-        Param(
-            "normalised", ("moe_renormalize", "norm_topk_prob"), "expert_weights_norm", "BOOL", default=True, omit=False
-        ),
+        Param("normalised", _NORMALISED, "expert_weights_norm", "BOOL", default=True, omit=False),
         Param("gating", (), "expert_gating_func", default=2),
         Param("n_group", ("num_expert_group", "n_group"), "expert_group_count", default=8),
         Param("n_group_used", "topk_group", "expert_group_used_count", default=4),

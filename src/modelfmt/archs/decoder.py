@@ -18,11 +18,14 @@ __all__ = [
     "HEAD_SIZE_GIVEN",
     "HEAD_SIZE_WRITTEN",
     "MLP_BIAS",
+    "NUMBERED",
     "PROJECTIONS",
     "biased",
     "expert_params",
     "expert_rows",
     "kv_heads",
+    "layer_thetas",
+    "sliding_layers",
     "targets",
     "unbiased",
 ]
@@ -58,6 +61,38 @@ def kv_heads(default: int) -> Param:
     )
 
 
+def sliding_layers(*each: tuple[str, str], cut: bool = False) -> Param:
+    """Which layers have a sliding window. each: where config.json does not say. cut: its list may be longer."""
+    return Param(
+        "slides",
+        "layer_types",
+        "attention.sliding_window_pattern",
+        "BOOL",
+        codes=(("sliding_attention", 1), ("full_attention", 0)),
+        each=each,
+        per_layer=True,
+        cut=cut,
+    )
+
+
+def layer_thetas(turns: str) -> tuple[Param, ...]:
+    """A theta for each layer, 0 where it does not turn; `told`: whether config.json has them. turns: the condition
+    under which a layer of a file does."""
+    return (
+        Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
+        Param(
+            "thetas",
+            "layer_rope_theta",
+            type="FLOAT32",
+            low=0,
+            per_layer=True,
+            default=None,
+            implied=((turns, "theta"), ("", "0")),
+        ),
+        Param("told", "layer_rope_theta", counted=True, default=0, implied=(("", "1"),)),
+    )
+
+
 def expert_params(
     n_ff: Param | None = None, names: tuple[str, ...] = ("num_local_experts", "num_experts")
 ) -> tuple[Param, ...]:
@@ -70,6 +105,7 @@ def expert_params(
 
 
 PROJECTIONS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+NUMBERED = {"gate": "w1", "up": "w3", "down": "w2"}
 
 
 def expert_rows(

@@ -3,8 +3,9 @@ routed experts; Youtu has no experts.
 
 Queries and keys come from low-rank matrices. The file has the key and value halves of `kv_b_proj` apart, the key half
 transposed in each head, so that llama.cpp attends in the latent space with one key-value head. Rope turns pairs in the
-checkpoint already. Checked against transformers 5.24 models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,sarvam_mla,
-youtu}/{configuration,modeling}_*.py and llama.cpp src/models/deepseek2.cpp (October 2026).
+checkpoint already. transformers computes Sarvam MLA with DeepSeek 3's class. Checked against transformers 5.24
+models/{deepseek_v2,deepseek_v3,glm4_moe_lite,mistral4,youtu}/{configuration,modeling}_*.py,
+models/sarvam_mla/configuration_sarvam_mla.py and llama.cpp src/models/deepseek2.cpp (October 2026).
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ _LITE = (
     Refuses("not q_lora and n_layer != 26 and n_layer != 27", _TEXT),
 )
 
+_EXPERTS = (
+    *dense_rows(_DENSE),
+    router("mlp.gate.weight", when=_ROUTED),
+    *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
+    *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", f"{_ROUTED} and n_shared"),
+)
+_INTERLEAVED = Param("interleaved", "rope_interleave", type="BOOL", default=True)
+_NOT_INTERLEAVED = Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them")
 
 _LATENT = DECODER.derive(
     gguf="deepseek2",
@@ -100,10 +109,7 @@ _LATENT = DECODER.derive(
             (Heads("n_head"), Part(1, of=_KV_B, axis=1)),
         ),
         Row(_ATTENTION + "o_proj.weight", _BLOCK + "attn_output.weight", ("n_embd", "n_head*value_size")),
-        *dense_rows(_DENSE),
-        router("mlp.gate.weight", when=_ROUTED),
-        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
-        *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", f"{_ROUTED} and n_shared"),
+        *_EXPERTS,
     ),
     ignores=(MTP,),
     refuses=(
@@ -134,10 +140,10 @@ SIGMOID = _LATENT.derive(
         Param("n_shared", "n_shared_experts", "expert_shared_count", default=1, low=0),
         *sigmoid_router(n_group=8, n_group_used=4, scale=2.5, normalised=True),
         Param("limited", (), default=0),
-        Param("interleaved", "rope_interleave", type="BOOL", default=True),
+        _INTERLEAVED,
     ),
     rows=(score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),),
-    refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"),),
+    refuses=(_NOT_INTERLEAVED,),
 )
 
 DEEPSEEK3 = SIGMOID.derive(
@@ -202,9 +208,9 @@ YOUTU = _LATENT.derive(
         Param("limited", (), default=0),
         Param("n_ff_expert", (), "expert_feed_forward_length", derive="n_ff"),
         Param("n_shared", (), "expert_shared_count", default=0, low=0),
-        Param("interleaved", "rope_interleave", type="BOOL", default=True),
+        _INTERLEAVED,
     ),
-    refuses=(Refuses("not interleaved", "llama.cpp's deepseek2 graph turns pairs, as DeepSeek has them"), *_LITE),
+    refuses=(_NOT_INTERLEAVED, *_LITE),
 )
 
 MISTRAL4 = _LATENT.derive(
@@ -227,7 +233,7 @@ MISTRAL4 = _LATENT.derive(
         Param("limited", (), default=0),
         Param("n_group", "n_group", "expert_group_count", default=1),
         Param("n_group_used", "topk_group", "expert_group_used_count", default=1),
-        Param("interleaved", "rope_interleave", type="BOOL", default=True),
+        _INTERLEAVED,
         Param("growth", "rope_parameters.llama_4_scaling_beta", "attention.temperature_scale", "FLOAT32", default=None),
         Param(
             "growth_length",
@@ -258,12 +264,7 @@ DEEPSEEK_OCR = DECODER.derive(
         Param("attention_bias", "attention_bias", type="BOOL", default=False),
         Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
     ),
-    rows=(
-        *dense_rows(_DENSE),
-        router("mlp.gate.weight", when=_ROUTED),
-        *expert_rows("mlp.experts", PROJECTIONS, "n_ff_expert", when=_ROUTED),
-        *shared_rows("mlp.shared_experts", "n_shared*n_ff_expert", f"{_ROUTED} and n_shared"),
-    ),
+    rows=_EXPERTS,
     refuses=(
         Refuses("limited", "llama.cpp's deepseek2-ocr graph does not choose among groups of experts"),
         Refuses("attention_bias", "llama.cpp's deepseek2-ocr graph has no biases"),

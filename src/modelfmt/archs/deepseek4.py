@@ -9,7 +9,8 @@ src/models/deepseek4.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, expert_rows, targets
+from modelfmt.archs.decoder import DECODER, NUMBERED, expert_rows, targets
+from modelfmt.archs.dsa import TURNED_BY_64, indexer_params
 from modelfmt.archs.experts import router, score_bias
 from modelfmt.archs.specs import Indices
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
@@ -79,9 +80,7 @@ DEEPSEEK4 = DECODER.derive(
         Param("window", "sliding_window", "attention.sliding_window", default=128),
         Param("o_groups", "o_groups", "attention.output_group_count", default=8),
         Param("o_lora", "o_lora_rank", "attention.output_lora_rank", default=1024),
-        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=64),
-        Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
-        Param("n_attended", "index_topk", "attention.indexer.top_k", default=512),
+        *indexer_params(64, 512),
         Param("rate_sparse", ("compress_rates.compressed_sparse_attention", "compress_rate_csa"), default=4),
         Param("rate_heavy", ("compress_rates.heavily_compressed_attention", "compress_rate_hca"), default=128),
         Param("ratios", "compress_ratios", low=0, per_layer=True, cut=True, default=None),
@@ -134,18 +133,12 @@ DEEPSEEK4 = DECODER.derive(
         Row(_ATTENTION + "q_norm.weight", _BLOCK + "attn_q_a_norm.weight", ("q_lora",)),
         Row(_ATTENTION + "wq_b.weight", _BLOCK + "attn_q_b.weight", (_WIDTH, "q_lora")),
         Row(_ATTENTION + "wkv.weight", _BLOCK + "attn_kv.weight", ("head_size", "n_embd")),
-        Row(
-            (_ATTENTION + "norm.weight", _ATTENTION + "kv_norm.weight"),
-            _BLOCK + "attn_kv_a_norm.weight",
-            ("head_size",),
-        ),
+        Row(_KV_NORM, _BLOCK + "attn_kv_a_norm.weight", ("head_size",)),
         Row(_ATTENTION + "wo_a.weight", _BLOCK + "attn_output_a.weight", ("o_groups*o_lora", f"{_WIDTH}/o_groups")),
         Row(_ATTENTION + "wo_b.weight", _BLOCK + "attn_output_b.weight", ("n_embd", "o_groups*o_lora")),
         *_compressor(_ATTENTION, "attn_compressor", "head_size", "ratio"),
         *_compressor(_INDEXER, "indexer_compressor", "index_size", _SPARSE),
-        Row(
-            _INDEXER + "wq_b.weight", _BLOCK + "indexer.attn_q_b.weight", ("n_index*index_size", "q_lora"), when=_SPARSE
-        ),
+        Row(_INDEXER + "wq_b.weight", _BLOCK + "indexer.attn_q_b.weight", _INDEX_QUERIES, when=_SPARSE),
         Row(
             _INDEXER + "weights_proj.weight",
             _BLOCK + "indexer.proj.weight",
@@ -165,7 +158,7 @@ DEEPSEEK4 = DECODER.derive(
             when=_HASHED,
             keep="I32",
         ),
-        *expert_rows("ffn.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff_expert"),
+        *expert_rows("ffn.experts", NUMBERED, "n_ff_expert"),
         *(
             Row(f"{_LAYER}ffn.shared_experts.{source}.weight", f"{_BLOCK}ffn_{name}_shexp.weight", shape)
             for source, name, shape in (
@@ -180,7 +173,7 @@ DEEPSEEK4 = DECODER.derive(
         Refuses("rate_sparse != 4", _FIXED),
         Refuses("rate_heavy != 128", _FIXED),
         Refuses("ratio and ratio != 4 and ratio != 128", _FIXED),
-        Refuses("index_size % 64", "llama.cpp turns the indexer's heads by 64 values at a time"),
+        TURNED_BY_64,
         Refuses("n_head % o_groups", "heads must divide among the groups of the output"),
         Refuses("tied", "llama.cpp's deepseek4 graph wants an output matrix besides the embedding"),
     ),

@@ -8,8 +8,7 @@ and llama.cpp src/models/dots3note.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import biased
-from modelfmt.archs.dsa import DEEPSEEK32
+from modelfmt.archs.dsa import DEEPSEEK32, indexer_rows
 from modelfmt.archs.experts import leading_dense, sigmoid_router
 from modelfmt.archs.specs import Permute, Scaled
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
@@ -17,7 +16,6 @@ from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 __all__ = ["DOTS3_NOTE"]
 
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
-_INDEXER = _ATTENTION + "indexer."
 
 
 def _alike(config: str) -> tuple[str, str]:
@@ -37,13 +35,7 @@ def _sized(
     apart = not full_is
     return (
         Param(full, config, key if apart else "", default=default, implied=() if apart else (("", full_is),)),
-        Param(
-            given,
-            _alike(config),
-            default=0,
-            low=0,
-            implied=(("", sliding_is or slides),),
-        ),
+        Param(given, _alike(config), default=0, low=0, implied=(("", sliding_is or slides),)),
         Param(
             slides,
             (),
@@ -51,14 +43,15 @@ def _sized(
             cases=((given, given), ("n_listed", full), ("", str(sliding))),
             implied=() if apart else (("", sliding_is),),
         ),
-        Param(
-            name,
-            (),
-            "" if apart else key,
-            per_layer=True,
-            each=(("slides", slides), ("", full)),
-        ),
+        Param(name, (), "" if apart else key, per_layer=True, each=(("slides", slides), ("", full))),
     )
+
+
+def _latent_norm(name: str) -> Row:
+    """The norm of a latent vector, with the root of n_embd / its size, by which transformers scales what is behind."""
+    size = f"{name}_lora"
+    source, target = f"{_ATTENTION}{name}_a_layernorm.weight", f"{_BLOCK}attn_{name}_a_norm.weight"
+    return Row(source, target, (size,), (Scaled("n_embd", 0.5), Scaled(size, -0.5)))
 
 
 DOTS3_NOTE = DEEPSEEK32.derive(
@@ -142,40 +135,12 @@ DOTS3_NOTE = DEEPSEEK32.derive(
         Param("rot_swa", (), cases=(("rot_given", "rot_given"), ("n_listed", "head_size"), ("", "64"))),
     ),
     rows=(
-        Row(
-            _ATTENTION + "q_a_layernorm.weight",
-            _BLOCK + "attn_q_a_norm.weight",
-            ("q_lora",),
-            (Scaled("n_embd", 0.5), Scaled("q_lora", -0.5)),
-        ),
-        Row(
-            _ATTENTION + "kv_a_layernorm.weight",
-            _BLOCK + "attn_kv_a_norm.weight",
-            ("kv_lora",),
-            (Scaled("n_embd", 0.5), Scaled("kv_lora", -0.5)),
-        ),
+        _latent_norm("q"),
+        _latent_norm("kv"),
         Row(_ATTENTION + "k_rope_only_layernorm.weight", _BLOCK + "attn_k_norm.weight", ("head_size",)),
         Row(_ATTENTION + "g_proj.weight", _BLOCK + "attn_gate.weight", ("n_head", "n_embd")),
-        Row(
-            _INDEXER + "wq_b.weight",
-            _BLOCK + "indexer.attn_q_b.weight",
-            ("n_index*index_size", "q_lora"),
-            (Permute("n_index", "head_size", halves=True),),
-            when="full",
-        ),
-        Row(
-            _INDEXER + "wk.weight",
-            _BLOCK + "indexer.attn_k.weight",
-            ("index_size", "n_embd"),
-            (Permute("1", "head_size", halves=True),),
-            when="full",
-        ),
-        biased(
-            _INDEXER + "k_norm",
-            _BLOCK + "indexer.k_norm",
-            "index_size",
-            ops=(Permute("1", "head_size", halves=True),),
-            when="full",
+        *indexer_rows(
+            "full", (Permute("n_index", "head_size", halves=True),), (Permute("1", "head_size", halves=True),)
         ),
     ),
     ignores=(Ignore("*mtp.*", "the layer that predicts a further token is not in this file", loss=True),),

@@ -10,12 +10,47 @@ from __future__ import annotations
 from modelfmt.archs.decoder import biased
 from modelfmt.archs.deepseek import SIGMOID
 from modelfmt.archs.experts import leading_dense, n_nextn, nextn, sigmoid_router
+from modelfmt.archs.specs import Spec
 from modelfmt.archs.table import Param, Refuses, Row
 
-__all__ = ["DEEPSEEK32", "GLM_DSA"]
+__all__ = ["DEEPSEEK32", "GLM_DSA", "TURNED_BY_64", "indexer_params", "indexer_rows", "indexer_types"]
 
 _INDEXER, _BLOCK = "model.layers.{i}.self_attn.indexer.", "blk.{i}.indexer."
-_QUERIES = ("n_index*index_size", "q_lora")
+TURNED_BY_64 = Refuses("index_size % 64", "llama.cpp turns the indexer's heads by 64 values at a time")
+
+
+def indexer_params(n_index: int, n_attended: int) -> tuple[Param, ...]:
+    """Heads of an indexer, their size, and how many tokens it picks, with what configuration classes take."""
+    return (
+        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=n_index),
+        Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
+        Param("n_attended", "index_topk", "attention.indexer.top_k", default=n_attended),
+    )
+
+
+def indexer_rows(when: str, queries: tuple[Spec, ...] = (), keys: tuple[Spec, ...] = ()) -> tuple[Row, ...]:
+    """The indexer of the layers of a condition. queries, keys: operations on what makes them."""
+    size, projected = ("index_size", "n_embd"), ("n_index", "n_embd")
+    return (
+        Row(_INDEXER + "wq_b.weight", _BLOCK + "attn_q_b.weight", ("n_index*index_size", "q_lora"), queries, when=when),
+        Row(_INDEXER + "wk.weight", _BLOCK + "attn_k.weight", size, keys, when=when),
+        biased(_INDEXER + "k_norm", _BLOCK + "k_norm", "index_size", ops=keys, when=when),
+        Row(_INDEXER + "weights_proj.weight", _BLOCK + "proj.weight", projected, when=when, keep="F32"),
+    )
+
+
+def indexer_types(*each: tuple[str, str]) -> Param:
+    """Which layers have an indexer of their own; the others share the last one. each: where config.json has no list."""
+    return Param(
+        "full",
+        "indexer_types",
+        "attention.indexer.types",
+        codes=(("full", 1), ("shared", 0)),
+        each=each,
+        low=0,
+        per_layer=True,
+    )
+
 
 DEEPSEEK32 = SIGMOID.derive(
     gguf="deepseek32",
@@ -25,20 +60,13 @@ DEEPSEEK32 = SIGMOID.derive(
     params=(
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=1536),
         leading_dense(3),
-        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=64),
-        Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
-        Param("n_attended", "index_topk", "attention.indexer.top_k", default=2048),
+        *indexer_params(64, 2048),
         Param("full", (), default=1),
         n_nextn(),
         Param("mlp_bias", "mlp_bias", type="BOOL", default=False),
     ),
-    rows=(
-        Row(_INDEXER + "wq_b.weight", _BLOCK + "attn_q_b.weight", _QUERIES, when="full"),
-        Row(_INDEXER + "wk.weight", _BLOCK + "attn_k.weight", ("index_size", "n_embd"), when="full"),
-        biased(_INDEXER + "k_norm", _BLOCK + "k_norm", "index_size", when="full"),
-        Row(_INDEXER + "weights_proj.weight", _BLOCK + "proj.weight", ("n_index", "n_embd"), when="full", keep="F32"),
-    ),
-    refuses=(Refuses("index_size % 64", "llama.cpp turns the indexer's heads by 64 values at a time"),),
+    rows=indexer_rows("full"),
+    refuses=(TURNED_BY_64,),
     graph={"attention": "mla indexed"},
     unadapted=(*SIGMOID.unadapted, "indexer.attn_q_b.weight", "indexer.attn_k.weight", "indexer.proj.weight"),
 )
@@ -55,24 +83,16 @@ GLM_DSA = DEEPSEEK32.derive(
         Param("value_size", "v_head_dim", "attention.value_length_mla", default=256),
         Param("q_lora", "q_lora_rank", "attention.q_lora_rank", default=2048),
         *sigmoid_router(n_group=1, n_group_used=1, scale=2.5, normalised=True),
-        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=32),
+        *indexer_params(32, 2048),
         Param("index_interleaved", "indexer_rope_interleave", type="BOOL", default=True),
         Param("share_pattern", "index_topk_pattern", type="STRING", default=None),
         Param("share_step", "index_topk_freq", default=1),
         Param("share_start", "index_skip_topk_offset", default=2),
         Param("share_phase", (), derive="share_start - 1"),
-        Param(
-            "full",
-            "indexer_types",
-            "attention.indexer.types",
-            codes=(("full", 1), ("shared", 0)),
-            each=(
-                ("layer < share_start", "1"),
-                ("layer % share_step == share_phase % share_step", "1"),
-                ("", "0"),
-            ),
-            low=0,
-            per_layer=True,
+        indexer_types(
+            ("layer < share_start", "1"),
+            ("layer % share_step == share_phase % share_step", "1"),
+            ("", "0"),
         ),
     ),
     refuses=(

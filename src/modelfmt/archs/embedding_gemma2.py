@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.gemma4 import EXPERTS, GEMMA4, LAYERED, OTHER_PARTS
+from modelfmt.archs.gemma4 import EXPERTS, GEMMA4, LAYERED
+from modelfmt.archs.multimodal import beside
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["EMBEDDING_GEMMA2"]
@@ -71,7 +72,7 @@ EMBEDDING_GEMMA2 = replace(
         *(_named(row) for row in GEMMA4.rows if row not in EXPERTS and row.target not in _OUTPUTS),
         Row("embedding_projection.weight", "output.weight", ("n_out", "n_embd")),
     ),
-    ignores=OTHER_PARTS,
+    ignores=beside("vision_tower", "embed_vision", "audio_tower", "embed_audio"),
     prefixes=(("", "language_model."), ("", "model.language_model."), ("", "model.")),
     refuses=(
         Refuses("attention_bias", "llama.cpp's gemma-embedding2 graph has no biases"),

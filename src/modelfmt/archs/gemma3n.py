@@ -8,9 +8,9 @@ that share those of earlier ones; checkpoints of transformers 5 leave them out, 
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER
+from modelfmt.archs.decoder import DECODER, sliding_layers
 from modelfmt.archs.gemma import GEMMA2
-from modelfmt.archs.gemma4 import LAYERED, OTHER_PARTS, UNBIASED_NORMS
+from modelfmt.archs.gemma4 import LAYERED, UNBIASED_NORMS
 from modelfmt.archs.specs import Padded, Part, Stacked
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
@@ -65,15 +65,7 @@ GEMMA3N = DECODER.derive(
             "output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=30.0, allowed=(30.0,)
         ),
         Param("sliding_window", "sliding_window", "attention.sliding_window", default=512),
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=(("layer % 5 != 4", "1"), ("", "0")),
-            per_layer=True,
-        ),
+        sliding_layers(("layer % 5 != 4", "1"), ("", "0")),
         Param("n_shared", "num_kv_shared_layers", "attention.shared_kv_layers", default=15, low=0),
         Param("has_kv", (), each=(("layer < n_layer - n_shared", "1"), ("", "0"))),
         Param("n_altup", "altup_num_inputs", "altup.num_inputs", default=4, allowed=(4,)),
@@ -113,7 +105,6 @@ GEMMA3N = DECODER.derive(
         Row(_LAUREL + "linear_right.weight", _BLOCK + "laurel_r.weight", ("n_embd", "laurel_rank")),
         Row(_LAUREL + "post_laurel_norm.weight", _BLOCK + "laurel_post_norm.weight", ("n_embd",)),
     ),
-    ignores=OTHER_PARTS,
     refuses=(
         Refuses("n_layer - n_shared != 20", "llama.cpp's gemma3n graph has keys and values in 20 layers"),
         Refuses("layer == 19 and slides", "llama.cpp's gemma3n graph shares the keys and values of layers 18 and 19"),

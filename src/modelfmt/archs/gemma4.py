@@ -8,29 +8,17 @@ models/{gemma4,gemma4_unified}/{configuration,modeling}_*.py and llama.cpp src/m
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER
+from modelfmt.archs.decoder import DECODER, sliding_layers
 from modelfmt.archs.gemma import GEMMA2
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
-__all__ = ["EXPERTS", "GEMMA4", "GEMMA4_UNIFIED", "LAYERED", "OTHER_PARTS", "UNBIASED_NORMS"]
+__all__ = ["EXPERTS", "GEMMA4", "GEMMA4_UNIFIED", "LAYERED", "UNBIASED_NORMS"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
 _KV = "n_head_kv*head"
 _SHARES = (
     "llama.cpp's graph shares the keys and values of the last two layers that have some: a full one behind another"
-)
-_PART = "the other parts of the model belong into a projector file of their own"
-OTHER_PARTS = tuple(
-    Ignore(f"*{name}.*", _PART, loss=True)
-    for name in (
-        "vision_tower",
-        "vision_embedder",
-        "embed_vision",
-        "audio_tower",
-        "embed_audio",
-        "multi_modal_projector",
-    )
 )
 UNBIASED_NORMS = tuple(Row(row.source, row.target, row.shape) for row in GEMMA2.rows if row.ops)
 LAYERED = (
@@ -94,15 +82,7 @@ GEMMA4 = DECODER.derive(
         Param("bidirectional", "use_bidirectional_attention", codes=(("vision", 0), ("all", 1)), default=0, low=0),
         Param("output_cap", "final_logit_softcapping", "final_logit_softcapping", "FLOAT32", default=None),
         Param("sliding_window", "sliding_window", "attention.sliding_window", default=512),
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=(("layer % 6 != 5 and layer != n_layer - 1", "1"), ("", "0")),
-            per_layer=True,
-        ),
+        sliding_layers(("layer % 6 != 5 and layer != n_layer - 1", "1"), ("", "0")),
         Param("full", (), each=(("slides", "0"), ("", "1"))),
         Param("n_shared", "num_kv_shared_layers", "attention.shared_kv_layers", default=0, low=0),
         Param("n_values", (), tensor="blk.{i}.attn_v.weight", default=0),
@@ -178,7 +158,6 @@ GEMMA4 = DECODER.derive(
         Ignore("*.self_attn.k_proj.weight", "layers that share keys and values do not use it", when="n_shared"),
         Ignore("*.self_attn.v_proj.weight", "layers that share keys and values do not use it", when="n_shared"),
         Ignore("*.self_attn.k_norm.weight", "layers that share keys and values do not use it", when="n_shared"),
-        *OTHER_PARTS,
     ),
     refuses=(
         Refuses("moe and not n_expert", "enable_moe_block goes with num_experts"),

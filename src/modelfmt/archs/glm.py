@@ -114,14 +114,16 @@ GLM = GLM4.derive(
     graph={"norm_place": "pre"},
 )
 
-_SEEN = {"mrope": "default"}
+_SEEN = Rope(
+    "neox", kinds=("default",), partial=0.5, dimension=True, sections=(8, 12, 12, 0), aliases={"mrope": "default"}
+)
 _QUERIES, _KEYS = Permute("n_head", "n_rot", halves=True), Permute("n_head_kv", "n_rot", halves=True)
 
 GLM4V = GLM4.derive(
     hf=(),
     model_type=(),
     writes=("Glm4ForCausalLM", "glm4"),
-    rope=Rope("neox", kinds=("default",), partial=0.5, dimension=True, sections=(8, 12, 12, 0), aliases=_SEEN),
+    rope=_SEEN,
     params=(
         Param("head_size", "head_dim", "attention.key_length", derive="n_embd/n_head"),
         Param("n_rot", (), "rope.dimension_count", default=None),
@@ -139,6 +141,6 @@ GLM_OCR = GLM4V.derive(params=(kv_heads(8),), ignores=(MTP,))
 GLM4V_MOE = GLM4_MOE.derive(
     hf=(),
     model_type=(),
-    rope=Rope("neox", kinds=("default",), partial=0.5, dimension=True, sections=(8, 12, 12, 0), aliases=_SEEN),
+    rope=_SEEN,
     params=(ATTENTION_BIAS,),
 )

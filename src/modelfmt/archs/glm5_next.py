@@ -7,8 +7,9 @@ llama.cpp src/models/glm5-next.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import PROJECTIONS, biased, expert_rows
+from modelfmt.archs.decoder import PROJECTIONS, expert_rows
 from modelfmt.archs.deepseek4 import STREAMS, mixer
+from modelfmt.archs.dsa import indexer_params, indexer_rows, indexer_types
 from modelfmt.archs.experts import dense_rows, leading_dense, router, score_bias, shared_rows, sigmoid_router
 from modelfmt.archs.kimi_linear import KIMI_LINEAR
 from modelfmt.archs.specs import NegExp
@@ -17,13 +18,14 @@ from modelfmt.archs.table import Param, Refuses, Row
 __all__ = ["GLM5_NEXT"]
 
 _ATTENTION, _BLOCK = "model.layers.{i}.self_attn.", "blk.{i}."
-_INDEXER = _ATTENTION + "indexer."
 _LINEAR = "linear_attn_config."
 _ROUTED, _INDEXED = "n_dense < layer + 1", "not delta and full"
 
 
-def _index(source: str, target: str, *shape: str, keep: str | None = None) -> Row:
-    return Row(_INDEXER + source, f"{_BLOCK}{target}.weight", shape, when=_INDEXED, keep=keep)
+def _pool(name: str, *shape: str) -> Row:
+    """What makes one of the tokens of a pool, for the indexer."""
+    source, target = f"{_ATTENTION}indexer.index_kpool_compress_{name}", f"{_BLOCK}indexer_compressor_{name}.weight"
+    return Row(source, target, shape, when=_INDEXED, keep="F32")
 
 
 GLM5_NEXT = KIMI_LINEAR.derive(
@@ -58,9 +60,7 @@ GLM5_NEXT = KIMI_LINEAR.derive(
             negative=True,
             nullable=True,
         ),
-        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=32),
-        Param("index_size", "index_head_dim", "attention.indexer.key_length", default=128),
-        Param("n_attended", "index_topk", "attention.indexer.top_k", default=2048),
+        *indexer_params(32, 2048),
         Param("pool", "index_kpool", "attention.indexer.kpool", default=16),
         Param("tail", "index_kpool_always_select_tail", "attention.indexer.kpool_select_tail", "BOOL", default=True),
         Param("share_pattern", "index_topk_pattern", type="STRING", default=None),
@@ -75,26 +75,15 @@ GLM5_NEXT = KIMI_LINEAR.derive(
             implied=(("n_head_kv", "0"), ("", "1")),
         ),
         Param("n_head_kv", (), "attention.head_count_kv", low=0, per_layer=True, each=(("delta", "0"), ("", "1"))),
-        Param(
-            "full",
-            "indexer_types",
-            "attention.indexer.types",
-            codes=(("full", 1), ("shared", 0)),
-            each=(("", "1"),),
-            low=0,
-            per_layer=True,
-        ),
+        indexer_types(("", "1")),
     ),
     rows=(
         *mixer("attn"),
         *mixer("ffn"),
         Row(_ATTENTION + "A_log", _BLOCK + "ssm_a", ("n_head",), (NegExp(),), when="delta"),
-        _index("wq_b.weight", "indexer.attn_q_b", "n_index*index_size", "q_lora"),
-        _index("wk.weight", "indexer.attn_k", "index_size", "n_embd"),
-        biased(_INDEXER + "k_norm", _BLOCK + "indexer.k_norm", "index_size", when=_INDEXED),
-        _index("weights_proj.weight", "indexer.proj", "n_index", "n_embd", keep="F32"),
-        _index("index_kpool_compress_gate", "indexer_compressor_gate", "index_size", "n_embd", keep="F32"),
-        _index("index_kpool_compress_ape", "indexer_compressor_ape", "pool", "index_size", keep="F32"),
+        *indexer_rows(_INDEXED),
+        _pool("gate", "index_size", "n_embd"),
+        _pool("ape", "pool", "index_size"),
         *dense_rows("layer < n_dense"),
         router("mlp.gate.weight", when=_ROUTED),
         score_bias("mlp.gate.e_score_correction_bias", when=_ROUTED),

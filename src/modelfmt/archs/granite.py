@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import kv_heads, targets
+from modelfmt.archs.decoder import kv_heads, layer_thetas, targets
 from modelfmt.archs.experts import router, shared_rows
 from modelfmt.archs.llama import LLAMA
 from modelfmt.archs.specs import Part, Transposed
@@ -22,6 +22,7 @@ __all__ = ["ARIA", "GRANITE", "GRANITE_MOE", "GRANITE_MOE_SHARED", "GRANITE_MOE_
 _MOE, _SHARED, _BLOCK = "model.layers.{i}.block_sparse_moe.", "model.layers.{i}.shared_mlp.", "blk.{i}."
 _FUSED = (_MOE + "input_linear.weight", _MOE + "experts.gate_up_proj")
 _DOWN = (_MOE + "output_linear.weight", _MOE + "experts.down_proj")
+_WHOLE_HEADS = Refuses("n_head*head_size != n_embd", "granite files have heads of n_embd / n_head values only")
 
 
 def _scale(config: str, key: str) -> Param:
@@ -40,7 +41,7 @@ GRANITE = LLAMA.derive(
         _scale("residual_multiplier", "residual_scale"),
         _scale("logits_scaling", "logit_scale"),
     ),
-    refuses=(Refuses("n_head*head_size != n_embd", "granite files have heads of n_embd / n_head values only"),),
+    refuses=(_WHOLE_HEADS,),
     graph={"scales": ("attention", "embedding", "residual", "logits")},
 )
 
@@ -110,7 +111,7 @@ ARIA = LLAMA.derive(
         *shared_rows("mlp.shared_experts", "n_shared"),
     ),
     refuses=(
-        Refuses("n_head*head_size != n_embd", "granite files have heads of n_embd / n_head values only"),
+        _WHOLE_HEADS,
         Refuses("mlp_bias", "llama.cpp's graph of experts beside a shared MLP has no biases"),
     ),
     graph={"mlp": "moe"},
@@ -141,17 +142,7 @@ def _sliding(base: Architecture, hf: str, model_type: str) -> Architecture:
         window=Window(period=4, size=128, full_first=True, required=True, stated=True),
         params=(
             Param("sliding_window", "sliding_window", default=128, nullable=True),
-            Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
-            Param(
-                "thetas",
-                "layer_rope_theta",
-                type="FLOAT32",
-                low=0,
-                per_layer=True,
-                default=None,
-                implied=(("turns", "theta"), ("", "0")),
-            ),
-            Param("told", "layer_rope_theta", counted=True, default=0, implied=(("", "1"),)),
+            *layer_thetas("turns"),
             Param(
                 "turns",
                 (),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modelfmt.archs.decoder import PROJECTIONS, expert_rows, targets
-from modelfmt.archs.dsa import DEEPSEEK32
+from modelfmt.archs.dsa import DEEPSEEK32, indexer_params, indexer_types
 from modelfmt.archs.experts import leading_dense, sigmoid_router
 from modelfmt.archs.table import Ignore, Param, Refuses, Row
 
@@ -53,16 +53,8 @@ HY4 = DEEPSEEK32.derive(
         Param("n_ff_expert", "moe_intermediate_size", "expert_feed_forward_length", default=768),
         *sigmoid_router(n_group=1, n_group_used=1, scale=2.827, normalised=True),
         Param("interleaved", (), default=True),
-        Param("n_index", "index_n_heads", "attention.indexer.head_count", default=16),
-        Param(
-            "full",
-            "indexer_types",
-            "attention.indexer.types",
-            codes=(("full", 1), ("shared", 0)),
-            each=(("not layer", "1"), ("layer % 4 == 1", "1"), ("", "0")),
-            low=0,
-            per_layer=True,
-        ),
+        *indexer_params(16, 2048),
+        indexer_types(("not layer", "1"), ("layer % 4 == 1", "1"), ("", "0")),
         Param("swiglu_limit", "swiglu_limit", type="FLOAT32", default=10.0, implied=(("", "largest(clamp)"),)),
         Param("clamp", (), "swiglu_clamp_exp", "FLOAT32", each=(("", "swiglu_limit"),), per_layer=True),
         Param("n_hc", "hc_mult", "hyper_connection.count", default=4, high=64),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import expert_rows, targets
+from modelfmt.archs.decoder import NUMBERED, expert_rows, targets
 from modelfmt.archs.deepseek import SIGMOID
 from modelfmt.archs.experts import dense_rows, leading_dense, router, score_bias, shared_rows
 from modelfmt.archs.specs import NegExp, Reshaped
@@ -105,7 +105,7 @@ KIMI_LINEAR = SIGMOID.derive(
         *dense_rows("layer < n_dense", alias=_MOE),  # as transformers saves them
         router(f"{_MOE}.gate.weight", when=_ROUTED),
         score_bias(f"{_MOE}.gate.e_score_correction_bias", when=_ROUTED),
-        *expert_rows(f"{_MOE}.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff_expert", when=_ROUTED),
+        *expert_rows(f"{_MOE}.experts", NUMBERED, "n_ff_expert", when=_ROUTED),
         *shared_rows(f"{_MOE}.shared_experts", "n_shared*n_ff_expert", _ROUTED),
     ),
     refuses=(

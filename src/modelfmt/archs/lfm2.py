@@ -7,7 +7,7 @@ models/{lfm2,lfm2_moe}/{configuration,modeling}_*.py and llama.cpp src/models/lf
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, expert_rows
+from modelfmt.archs.decoder import DECODER, NUMBERED, expert_rows
 from modelfmt.archs.specs import Reshaped
 from modelfmt.archs.table import Param, Refuses, Rope, Row
 
@@ -113,7 +113,7 @@ LFM2_MOE = LFM2.derive(
         Row(_FEED + "expert_bias", _BLOCK + "exp_probs_b.bias", ("n_expert",), when=_EXPERTS),
         *expert_rows(
             "feed_forward.experts",
-            {"gate": "w1", "up": "w3", "down": "w2"},
+            NUMBERED,
             "n_ff_expert",
             _EXPERTS,
             together="feed_forward.experts",

@@ -16,10 +16,13 @@ from modelfmt.archs.decoder import (
     HEAD_SIZE_GIVEN,
     HEAD_SIZE_WRITTEN,
     MLP_BIAS,
+    NUMBERED,
     expert_params,
     expert_rows,
     kv_heads,
+    targets,
 )
+from modelfmt.archs.experts import router
 from modelfmt.archs.specs import Permute
 from modelfmt.archs.table import Loses, Param, Refuses, Rope, Row
 
@@ -148,12 +151,7 @@ MIXTRAL = MISTRAL.derive(
     hf=("MixtralForCausalLM",),
     model_type=("mixtral",),
     rope=Rope("norm", theta=1e6, kinds=_KINDS, dimension=True),
-    without=(
-        "value_size",
-        _BLOCK + "ffn_gate.weight",
-        _BLOCK + "ffn_up.weight",
-        _BLOCK + "ffn_down.weight",
-    ),
+    without=("value_size", *targets("ffn_gate", "ffn_up", "ffn_down")),
     params=(
         *expert_params(),
         *HEAD_SIZE_GIVEN,
@@ -161,13 +159,8 @@ MIXTRAL = MISTRAL.derive(
         _RMS,
     ),
     rows=(
-        Row(
-            ("model.layers.{i}.block_sparse_moe.gate.weight", "model.layers.{i}.mlp.gate.weight"),
-            _BLOCK + "ffn_gate_inp.weight",
-            ("n_expert", "n_embd"),
-            keep="F32",
-        ),
-        *expert_rows("block_sparse_moe.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff"),
+        router("block_sparse_moe.gate.weight", "mlp.gate.weight"),
+        *expert_rows("block_sparse_moe.experts", NUMBERED, "n_ff"),
     ),
     graph={"mlp": "moe"},
 )

@@ -7,7 +7,7 @@ src/models/mimo2.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, targets
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, sliding_layers, targets
 from modelfmt.archs.experts import dense_rows, router, score_bias
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
 
@@ -51,20 +51,12 @@ MIMO2 = DECODER.derive(
         ),
         Param("hybrid", "hybrid_layer_pattern", low=0, high=1, per_layer=True, default=None),
         Param("patterned", "hybrid_layer_pattern", counted=True, default=0, implied=(("", "0"),)),
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            per_layer=True,
-            each=(
-                ("patterned and hybrid", "1"),
-                ("patterned", "0"),
-                ("not layer", "0"),
-                ("layer % 6 == 5", "0"),
-                ("", "1"),
-            ),
+        sliding_layers(
+            ("patterned and hybrid", "1"),
+            ("patterned", "0"),
+            ("not layer", "0"),
+            ("layer % 6 == 5", "0"),
+            ("", "1"),
         ),
         Param("full", (), each=(("slides", "0"), ("", "1"))),
         Param("kv_full", "num_key_value_heads", default=4, implied=(("", "at(n_head_kv, full)"),)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, expert_params, expert_rows, kv_heads, targets
+from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, NUMBERED, expert_params, expert_rows, kv_heads, targets
 from modelfmt.archs.experts import router, score_bias
 from modelfmt.archs.specs import Add, Part
 from modelfmt.archs.table import Ignore, Loses, Param, Refuses, Rope, Row
@@ -41,7 +41,7 @@ MINIMAX_M2 = DECODER.derive(
         Row(_ATTENTION + "k_norm.weight", _BLOCK + "attn_k_norm.weight", ("n_head_kv*head_size",)),
         router("block_sparse_moe.gate.weight"),
         score_bias("block_sparse_moe.e_score_correction_bias"),
-        *expert_rows("block_sparse_moe.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff"),
+        *expert_rows("block_sparse_moe.experts", NUMBERED, "n_ff"),
     ),
     refuses=(Refuses("tied", "llama.cpp's minimax-m2 graph wants an output matrix besides the embedding"),),
     graph={"mlp": "moe", "qk_norm": "all"},
@@ -88,11 +88,7 @@ def _index(source: str, name: str, size: str, *more: str) -> Row:
 
 MINIMAX_M3 = MINIMAX_M2.derive(
     gguf="minimax-m3",
-    hf=(
-        "MiniMaxM3VLForCausalLM",
-        "MiniMaxM3SparseForCausalLM",
-        "MiniMaxM3ForCausalLM",
-    ),
+    hf=("MiniMaxM3VLForCausalLM", "MiniMaxM3SparseForCausalLM", "MiniMaxM3ForCausalLM"),
     model_type=("minimax_m3_vl_text",),
     params=(
         Param("activation", "hidden_act", type="STRING", default="silu", allowed=("silu", "swigluoai")),
@@ -145,13 +141,8 @@ MINIMAX_M3 = MINIMAX_M2.derive(
         _index("k_norm", "k_norm", "index_size"),
         *_gated((_LAYER + "mlp.",), "ffn_{}", "n_ff", _DENSE),
         router("mlp.gate.weight", "block_sparse_moe.gate.weight", when=_ROUTED),
-        *(
-            Row(_LAYER + name, _BLOCK + "exp_probs_b.bias", ("n_expert",), when=_ROUTED)
-            for name in ("mlp.gate.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias")
-        ),
-        *expert_rows("block_sparse_moe.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff_expert", when=_ROUTED)[
-            ::-1
-        ],  # saved as one tensor
+        score_bias("mlp.gate.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias", when=_ROUTED),
+        *expert_rows("block_sparse_moe.experts", NUMBERED, "n_ff_expert", when=_ROUTED)[::-1],  # saved as one tensor
         *_gated((_SHARED, _LAYER + "block_sparse_moe.shared_experts."), "ffn_{}_shexp", "n_ff_shared", _ROUTED),
     ),
     ignores=(Ignore("*mtp.*", "the layers that predict further tokens are not in this file", loss=True),),
@@ -216,7 +207,7 @@ MINIMAX_01 = DECODER.derive(
         ),
         Row(_ATTENTION + "norm.weight", _BLOCK + "attn_norm_2.weight", ("n_head*head_size",), when=_LINEAR),
         router("block_sparse_moe.gate.weight", "mlp.gate.weight"),
-        *expert_rows("block_sparse_moe.experts", {"gate": "w1", "up": "w3", "down": "w2"}, "n_ff"),
+        *expert_rows("block_sparse_moe.experts", NUMBERED, "n_ff"),
     ),
     ignores=tuple(
         Ignore(f"*.self_attn.{name}", "a buffer, computed from the number of heads and the layer")

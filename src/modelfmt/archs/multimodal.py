@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from modelfmt.archs.table import Architecture, Ignore, Loses, Param
 
-__all__ = ["MULTIMODAL", "TEXTS", "TYPES", "WITHOUT", "Multimodal", "around", "of_tower"]
+__all__ = ["MULTIMODAL", "TEXTS", "TYPES", "WITHOUT", "Multimodal", "around", "beside", "of_tower"]
 
 
 class Multimodal(NamedTuple):
@@ -55,14 +55,8 @@ _NEMO = (
     *((f".mixer.{name}", f".mixer._fp32_params.{name}") for name in ("A_log", "D", "dt_bias")),
 )
 
-_PHI4 = tuple(
-    (f".{name}.weight", f".{name}.base_layer.weight")
-    for name in (
-        "qkv_proj",
-        "o_proj",
-        "gate_up_proj",
-        "down_proj",
-    )  # beside adapters that pictures and sounds go through
+_PHI4 = tuple(  # beside adapters that pictures and sounds go through
+    (f".{name}.weight", f".{name}.base_layer.weight") for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 )
 
 MULTIMODAL = {
@@ -214,16 +208,8 @@ TEXTS = {
 """Types of language models that are only inside others."""
 
 _TOWERS = (
-    *(
-        "vision_tower",
-        "vision_model",
-        "vision_embedder",
-        "vision_encoder",
-        "vision_tokenizer",
-        "visual",
-        "vit",
-        "sam_model",
-    ),
+    *("vision_tower", "vision_model", "vision_embedder", "vision_encoder", "vision_tokenizer", "visual", "vit"),
+    *("sam_model", "patch_merge_mlp", "audio_adapter"),
     *("image_tower", "video_tower", "vqmodel", "qwen2_model", "embed_vision", "visual_embeddings_table"),
     *("high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "blocks"),
     *("patch_embed", "pos_embed", "deepstack_merger_list", "merger", "mlp1", "mlp_AR", "connector", "aligner"),
@@ -233,7 +219,6 @@ _TOWERS = (
     *("ctc_timestamp", "word_timestamp_encoder", "word_timestamp_head", "semantic_tokenizer_encoder"),
     *("acoustic_tokenizer_encoder", "semantic_connector", "diffusion_head", "talker", "token2wav", "code2wav"),
     *("generation_embeddings", "generation_aligner", "generation_head"),
-    *("patch_merge_mlp", "audio_adapter"),
 )
 """Modules beside the language model."""
 
@@ -253,7 +238,6 @@ _WITH_HEAD = ("language_model.", "thinker.", "llm.", "text_model.")
 _BODIES = ("model.language_model.", "model.text_model.", "language_model.", "thinker.model.language_model.")
 """What stands in the place of the name of its body."""
 _HEADS = ("model.language_model.lm_head.", "thinker.lm_head.")
-
 
 _SIZES = {
     "cohere2": (40, 8192, 22528, 64, 8192, 256000),
@@ -293,6 +277,11 @@ def _inside(param: Param, sizes: Mapping[str, int], said: Mapping[str, str]) -> 
     if param.name in said:
         return replace(param, cases=(("", said[param.name]),))
     return replace(param, default=sizes[param.name]) if param.name in sizes else param
+
+
+def beside(*names: str) -> tuple[Ignore, ...]:
+    """Rules for modules beside a language model whose table is that of the whole class. names: of the modules."""
+    return tuple(Ignore(f"*{name}.*", _REASON, loss=True) for name in names)
 
 
 def of_tower(name: str) -> bool:

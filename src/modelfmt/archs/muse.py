@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfmt.archs.decoder import DECODER, kv_heads
+from modelfmt.archs.decoder import DECODER, kv_heads, layer_thetas, sliding_layers
+from modelfmt.archs.multimodal import beside
 from modelfmt.archs.specs import Add, Permute
-from modelfmt.archs.table import Filled, Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Filled, Param, Refuses, Rope, Row
 
 __all__ = ["MUSE_GLIMMER"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
-_VISION = "the vision part belongs into a projector file of its own"
 _NORMS = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "post_attention_norm",
@@ -41,26 +41,8 @@ _TEXT = DECODER.derive(
         Param("post_eps", "post_norm_eps", type="FLOAT32", default=1e-8, allowed=(1e-8,)),
         Param("activation", "hidden_activation", type="STRING", default="silu", allowed=("silu",)),
         Param("window", "sliding_window", "attention.sliding_window", default=2048),
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=((_FOURTH, "0"), ("", "1")),
-            per_layer=True,
-        ),
-        Param("theta", (), "rope.freq_base", "FLOAT32", default=None),
-        Param(
-            "thetas",
-            "layer_rope_theta",
-            type="FLOAT32",
-            low=0,
-            per_layer=True,
-            default=None,
-            implied=(("slides", "theta"), ("", "0")),
-        ),
-        Param("told", "layer_rope_theta", counted=True, default=0, implied=(("", "1"),)),
+        sliding_layers((_FOURTH, "0"), ("", "1")),
+        *layer_thetas("slides"),
         Param("turns", (), each=(("told and thetas", "1"), ("told", "0"), (_FOURTH, "0"), ("", "1"))),
         Param("query_scale", "qk_scale_factor", type="FLOAT32", default=3.87),
         Param("logit_scale", "output_multiplier", "logit_scale", "FLOAT32", default=0.19611613513818404),
@@ -72,17 +54,14 @@ _TEXT = DECODER.derive(
             Row(f"{_LAYER}{source}.weight", f"{_BLOCK}{target}.weight", ("n_embd",), (Add(1.0),))
             for source, target in _NORMS.items()
         ),
-        Row(
-            _ATTENTION + "q_proj.weight",
-            _BLOCK + "attn_q.weight",
-            ("n_head*head_size", "n_embd"),
-            (Permute("n_head"),),
-        ),
-        Row(
-            _ATTENTION + "k_proj.weight",
-            _BLOCK + "attn_k.weight",
-            ("n_head_kv*head_size", "n_embd"),
-            (Permute("n_head_kv"),),
+        *(
+            Row(
+                f"{_ATTENTION}{letter}_proj.weight",
+                f"{_BLOCK}attn_{letter}.weight",
+                (f"{heads}*head_size", "n_embd"),
+                (Permute(heads),),
+            )
+            for letter, heads in (("q", "n_head"), ("k", "n_head_kv"))
         ),
         Row(_ATTENTION + "gate_proj.weight", _BLOCK + "attn_gate.weight", ("n_head*head_size", "n_embd")),
     ),
@@ -90,9 +69,7 @@ _TEXT = DECODER.derive(
         Filled(_BLOCK + "attn_q_norm.weight", "head_size", "query_scale"),
         Filled(_BLOCK + "attn_k_norm.weight", "head_size"),
     ),
-    ignores=tuple(
-        Ignore(f"*{name}.*", _VISION, loss=True) for name in ("vision_tower", "vision_adapter", "vision_projection")
-    ),
+    ignores=beside("vision_tower", "vision_adapter", "vision_projection"),
     refuses=(
         Refuses("tied", "llama.cpp's muse-glimmer graph wants an output matrix besides the embedding"),
         Refuses("attention_bias", "llama.cpp's muse-glimmer graph has no biases"),

@@ -7,16 +7,16 @@ llama.cpp src/models/step35.cpp (October 2026).
 
 from __future__ import annotations
 
-from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows
+from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows, sliding_layers
 from modelfmt.archs.experts import MTP, dense_rows, router, score_bias, shared_rows
+from modelfmt.archs.multimodal import beside
 from modelfmt.archs.specs import Add
-from modelfmt.archs.table import Ignore, Param, Refuses, Rope, Row
+from modelfmt.archs.table import Param, Refuses, Rope, Row
 
 __all__ = ["STEP3_7"]
 
 _LAYER, _BLOCK = "model.layers.{i}.", "blk.{i}."
 _ATTENTION = _LAYER + "self_attn."
-_VISION = "the vision part belongs into a projector file of its own"
 _UP = ("n_expert", "n_ff_expert", "n_embd")
 _PLUS_ONE = (Add(1.0),)
 
@@ -33,16 +33,7 @@ STEP3_7 = DECODER.derive(
     rope=Rope("neox", kinds=("default", "llama3"), partial=1.0, turns=0.5, local_theta="same", local_partial=1.0),
     without=("n_head", "n_head_kv", "head_size"),  # behind the params that say what they are in each layer
     params=(
-        Param(
-            "slides",
-            "layer_types",
-            "attention.sliding_window_pattern",
-            "BOOL",
-            codes=(("sliding_attention", 1), ("full_attention", 0)),
-            each=(("", "0"),),
-            per_layer=True,
-            cut=True,
-        ),
+        sliding_layers(("", "0"), cut=True),
         Param("full", (), each=(("slides", "0"), ("", "1"))),
         Param("window", "sliding_window", "attention.sliding_window", default=None),
         Param("heads", "num_attention_heads", default=64, implied=(("", "at(n_head, full)"),)),
@@ -104,12 +95,7 @@ STEP3_7 = DECODER.derive(
         ),
         *shared_rows("share_expert", "n_ff_shared", "sparse", alias="mlp.shared_experts"),
     ),
-    ignores=(
-        Ignore("*vision_model.*", _VISION, loss=True),
-        Ignore("*vit_large_projector.*", _VISION, loss=True),
-        Ignore("*multi_modal_projector.*", _VISION, loss=True),
-        MTP,
-    ),
+    ignores=(*beside("vision_model", "vit_large_projector", "multi_modal_projector"), MTP),
     refuses=(
         Refuses("tied", "llama.cpp's step35 graph wants an output matrix besides the embedding"),
         Refuses("not window", "llama.cpp's step35 graph always has a sliding window"),

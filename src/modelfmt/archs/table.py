@@ -133,6 +133,8 @@ class Param:
     (numbers: so it is written; first: the number of the first layer). uniform: may be a list with one integer per
     layer, which must all be the same. cut: such a list may be longer, what is behind the layers does not count.
     leading: may be a list of these two values, all of the first before those of the second; then it is their number.
+    foremost: may be a list of which the first entry counts. listed: the file has the numbers of the layers whose entry
+    is 1.
 
     To the file and from it. key: empty where GGUF does not hold it. omit: the value that is not written, and that a
     file without the key has; None never is; text names a param before this one whose value it is, which an absent key
@@ -189,7 +191,10 @@ class Rope:
     aliases: other names of a kind. names_longrope: write the scaling type of longrope (llama.cpp's phi3 goes without).
     alike: config.json may have sections that the graph knows nothing of. whole: the size of a head that
     partial_rotary_factor is of, a term, where head_size is what turns. settings: where config.json has none.
-    log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this times it is written.
+    log_multiplier: yarn's scale is that of all scores (mscale_all_dim), and this times it is written. labels: what
+    config.json calls the settings of full and of sliding-window layers; keys: where the file has the theta of each;
+    thetas: the names of both in config.json, where they stand beside the settings. unscaled: the graph does not scale
+    what yarn turns. betas: the graph reads beta_fast and beta_slow from the file.
     """
 
     style: Literal["norm", "neox"]

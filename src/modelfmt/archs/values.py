@@ -35,7 +35,7 @@ def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     what else is of the whole. Not its sizes: they may be those of a tower.
 
     Embeddings are tied where either says so: transformers 5 writes the default of its class into both, and ties by the
-    outer one. Lists that speak for the layers which predict further tokens, too, end before these.
+    outer one.
 
     >>> flat({"model_type": "gemma3", "text_config": {"hidden_size": 8}})["hidden_size"]
     8
