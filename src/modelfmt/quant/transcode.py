@@ -57,7 +57,6 @@ __all__ = [
     "powers",
     "rounding",
     "verdict",
-    "whole_zeros",
     "without_tensor_scale",
     "zeros",
 ]
@@ -517,7 +516,7 @@ def _sources(expr: Expression) -> list[Coded]:
     return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
 
 
-def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
+def _whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
     """The whole numbers nearest to the zeros that say the same as zero and offset."""
     import numpy as np
 
@@ -535,7 +534,7 @@ def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
         stored = [_zeros_of(node, reader) for node in coded]
         return min(pair[0] for pair in stored), max(pair[1] for pair in stored)
     for records in _records(expr, reader):
-        found = whole_zeros(*records.T)
+        found = _whole_zeros(*records.T)
         low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))
     return low, high
 
