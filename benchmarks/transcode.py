@@ -36,6 +36,8 @@ from modelfmt.storage.files import Files
 from modelfmt.tiles import Evaluator
 
 Values = NDArray[np.float64]
+Stored = tuple[str, tuple[int, ...], bytes]
+"""A tensor as safetensors has it: dtype, shape, data."""
 
 
 def quantized(rng: np.random.Generator, group: int, *, symmetric: bool) -> tuple[Coded, Values, Values]:
@@ -101,7 +103,7 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
     shapes = {f"self_attn.{part}_proj": (hidden, hidden) for part in "qkvo"}
     shapes |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
     rng = np.random.default_rng(0)
-    entries: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    entries: dict[str, Stored] = {}
     for module, (n, k) in shapes.items():
         scales = rng.uniform(0.001, 0.002, (n, k // group))
         if kind == "awq":
@@ -123,17 +125,6 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
     outer["model.norm.weight"] = ("F32", (hidden,), np.ones(hidden, np.float32).tobytes())
     order = [(f"model.layers.{i}.{name}", row) for i in range(layers) for name, row in entries.items()]
     order += list(outer.items())
-    header, at = {}, 0
-    for name, (dtype, shape, data) in order:
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
-        at += len(data)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    folder.mkdir(parents=True)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, (_, _, data) in order:
-            file.write(data)
     section: dict[str, object] = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm"}
     if kind != "awq":
         weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
@@ -143,6 +134,22 @@ def checkpoint(folder: Path, layers: int, kind: str) -> int:
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
         }
     config = llama(hidden, inner, layers, vocab) | {"torch_dtype": "float16", "quantization_config": section}
+    return write(folder, order, config)
+
+
+def write(folder: Path, tensors: list[tuple[str, Stored]], config: dict[str, object]) -> int:
+    """A folder of one safetensors file, tensors in this order; bytes of their data."""
+    header, at = {}, 0
+    for name, (dtype, shape, data) in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, (_, _, data) in tensors:
+            file.write(data)
     (folder / "config.json").write_text(json.dumps(config))
     return at
 
@@ -214,33 +221,21 @@ def dense(folder: Path, layers: int) -> int:
     hidden, inner, vocab = 2048, 5632, 512
     shapes = {f"self_attn.{part}_proj": (hidden, hidden) for part in "qkvo"}
     shapes |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
-    shapes |= dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (1, hidden))
+    shapes |= dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
     rng = np.random.default_rng(0)
     data = {
         name: (rng.standard_normal(shape, np.float32) * np.float32(0.02)).astype(ml_dtypes.bfloat16).tobytes()
         for name, shape in shapes.items()
     }
-    outer = {
-        "model.embed_tokens.weight": (vocab, hidden),
-        "lm_head.weight": (vocab, hidden),
-        "model.norm.weight": (hidden,),
-    }
-    order = [(f"model.layers.{i}.{n}.weight", shape, data[n]) for i in range(layers) for n, shape in shapes.items()]
-    order += [(name, shape, bytes(2 * int(np.prod(shape)))) for name, shape in outer.items()]
-    header, at = {}, 0
-    for name, shape, part in order:
-        own = [hidden] if "norm" in name else list(shape)
-        header[name] = {"dtype": "BF16", "shape": own, "data_offsets": [at, at + len(part)]}
-        at += len(part)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    folder.mkdir(parents=True)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, part in order:
-            file.write(part)
-    (folder / "config.json").write_text(json.dumps(llama(hidden, inner, layers, vocab) | {"torch_dtype": "bfloat16"}))
-    return at
+    order: list[tuple[str, Stored]] = [
+        (f"model.layers.{i}.{name}.weight", ("BF16", shape, data[name]))
+        for i in range(layers)
+        for name, shape in shapes.items()
+    ]
+    outer = ("model.embed_tokens.weight", "lm_head.weight")
+    order += [(name, ("BF16", (vocab, hidden), bytes(2 * vocab * hidden))) for name in outer]
+    order.append(("model.norm.weight", ("BF16", (hidden,), bytes(2 * hidden))))
+    return write(folder, order, llama(hidden, inner, layers, vocab) | {"torch_dtype": "bfloat16"})
 
 
 def quantize(layers: int, schemes: list[str], where: str | None) -> None:

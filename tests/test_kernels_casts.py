@@ -23,14 +23,6 @@ TYPES = {row[0]: row for row in kernels.types()}
 Array = npt.NDArray[Any]
 
 
-@pytest.fixture(params=kernels.isa_levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = kernels.isa()
-    kernels.set_isa(request.param)
-    yield request.param
-    kernels.set_isa(before)
-
-
 def convert(src: str, x: Array, dst: str, *, cols: int | None = None, importance: Array | None = None) -> Array:
     """The bytes of x (of type src, its blocks in rows of `cols` elements) in type dst."""
     x = np.ascontiguousarray(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,6 @@ TYPES = {row[0]: row for row in kernels.types()}
 ROWS, WORDS, COLUMNS, BLOCKS = 0, 1, 2, 3
 LOW, HIGH, AWQ = 0, 1, 2
 RECORD = 24
-
-
-@pytest.fixture(params=kernels.isa_levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = kernels.isa()
-    kernels.set_isa(request.param)
-    yield request.param
-    kernels.set_isa(before)
 
 
 def grid(codes: Array, records: Array) -> Array:

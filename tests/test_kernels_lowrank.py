@@ -3,7 +3,6 @@ loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,6 @@ from modelfmt import _kernels as kernels
 
 Array = NDArray[Any]
 SIZES = [(1, 1, 1), (3, 5, 2), (4, 16, 4), (7, 33, 3), (9, 300, 17), (5, 1030, 40), (6, 64, 0), (0, 8, 2), (130, 7, 64)]
-
-
-@pytest.fixture(params=kernels.isa_levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = kernels.isa()
-    kernels.set_isa(request.param)
-    yield request.param
-    kernels.set_isa(before)
 
 
 def factors(n_rows: int, n_cols: int, rank: int) -> tuple[Array, Array, Array]:

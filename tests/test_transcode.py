@@ -19,8 +19,10 @@ import modelfmt
 import schemes
 import transcoding_page
 from modelfmt import grids
-from modelfmt.errors import CorruptFile, LossyError, UnsupportedError, UsageError
+from modelfmt.errors import CorruptFile, LossyError, ShapeError, UnsupportedError, UsageError
 from modelfmt.graphs.builder import Form
+from modelfmt.ir.grid import Packing
+from modelfmt.ir.ops import Coded, Constant, Param
 from modelfmt.quant import transcode
 from modelfmt.routes import matrix
 from modelfmt.storage.files import Files
@@ -69,6 +71,19 @@ def test_what_the_matrix_says_of_onnx(name: str) -> None:
     error = (np.abs((codes - zeros) * scales - wanted) / reach).max()
     exact, bound = cell.startswith("exact"), cell.split()[1]
     assert error == 0 if exact else 0 < error <= float(bound) * 1.05  # the bound is written with two digits
+
+
+@pytest.mark.parametrize(("first", "last"), [(4, 12), (4, 16), (0, 12)])
+def test_a_window_of_codes_is_of_whole_words(first: int, last: int) -> None:
+    words = np.array([[0x76543210, 0xFEDCBA98]], np.uint32)
+    scale = Param(Constant(np.float32(1).tobytes(), (1, 1), "F32"))
+    expr = Coded(Constant(words.tobytes(), words.shape, "I32"), Packing(4), (1, 16), "U4", 4, (scale,))
+    reader = Evaluator(Files())
+    second = grids.restricted(expr, 8, 16, 4)
+    assert grids.doubles(reader.rows(second, 0, 1), second.stored.name, 8).tolist() == [list(range(8, 16))]
+    with pytest.raises(ShapeError, match="within a word") as caught:
+        reader.rows(grids.restricted(expr, first, last, 4), 0, 1)
+    assert (caught.value.code, caught.value.found) == ("packing", (first, last))
 
 
 @functools.cache

@@ -314,7 +314,7 @@ def _unit(expr: Expression) -> int:
     """Rows that are best made together: those of one head, where a permutation mixes them, of one word, or of whole
     groups and blocks."""
     if isinstance(expr, RopePermute):
-        return geometry(expr.shape, expr.stored)[0] // expr.heads
+        return expr.head_rows
     if isinstance(expr, Coded):
         return 8 if expr.packing.lay == "columns" else 1
     if isinstance(expr, Nearest):

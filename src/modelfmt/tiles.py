@@ -54,32 +54,36 @@ class Evaluator:
         return decode(self.rows(expr, start, stop), expr.stored.name, n_cols)
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> NDArray[np.uint8]:
-        """Columns first..last of rows of a dense expression, uint8 [n, (last - first) * itemsize]."""
+        """Elements first..last of each row, of blocks these, uint8 [n, (last - first) * block_bytes]."""
         item, size = expr.stored.block_bytes, row_bytes(expr)
         wide = (last - first) * 2 >= size // item
         if wide or (isinstance(expr, Leaf) and size <= _WHOLE_ROW and (last - first) * item <= _SHORT_READ):
             return self.rows(expr, *rows)[:, first * item : last * item]
         out = self.empty(rows[1] - rows[0], (last - first) * item)
-        if not isinstance(expr, Leaf):  # made a few rows at a time, since all of them may not fit
-            step = max(1, _MADE_AT_ONCE // size)
-            for row in range(rows[0], rows[1], step):
-                made = self.rows(expr, row, min(row + step, rows[1]))
-                out[row - rows[0] : row - rows[0] + len(made)] = made[:, first * item : last * item]
+        if isinstance(expr, Leaf):
+            self._read_strip(expr, rows, first * item, out)
             return out
-        handle = self.files.handle(expr.file)
-        begin, done = expr.offset + rows[0] * size + first * item, 0
+        step = max(1, _MADE_AT_ONCE // size)  # a few rows, since all of them may not fit
+        for row in range(rows[0], rows[1], step):
+            made = self.rows(expr, row, min(row + step, rows[1]))
+            out[row - rows[0] : row - rows[0] + len(made)] = made[:, first * item : last * item]
+        return out
+
+    def _read_strip(self, expr: Leaf, rows: tuple[int, int], skip: int, out: NDArray[np.uint8]) -> None:
+        """As many bytes of each row as `out` is wide, behind the first `skip`."""
+        handle, size = self.files.handle(expr.file), row_bytes(expr)
+        begin, done = expr.offset + rows[0] * size + skip, 0
         if handle is not None and out.size:
             try:
-                done = _kernels.read_strip(handle, begin, size, (last - first) * item, out)
+                done = _kernels.read_strip(handle, begin, size, out.shape[1], out)
             except OSError as error:
                 raise SourceMissing(
                     "reading failed", code="read-failed", path=expr.file, place=f"byte {begin}", found=error.strerror
                 ) from error
         for row in range(rows[0] + done, rows[1]):  # in memory; or a line that is cut off, which is an error
-            self.files.read_into(expr.file, expr.offset + row * size + first * item, out[row - rows[0]].data)
+            self.files.read_into(expr.file, expr.offset + row * size + skip, out[row - rows[0]].data)
         if expr.big:
             swap_bytes(expr.encoding, out)
-        return out
 
     def encoded(
         self, expr: Expression, start: int, stop: int, encoding: str, rounding: str = "ggml"

@@ -14,9 +14,7 @@ from modelfmt.grids import parts, rounding, rows
 from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart, half_scales
 from modelfmt.grids.kinds import (
     BLOCKS,
-    GROUPS,
     blocks_of,
-    is_row_operation,
     records_of,
     regridded,
     restricted,
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKS",
-    "GROUPS",
     "LAYOUTS",
     "Apart",
     "Layout",
@@ -62,7 +59,6 @@ __all__ = [
     "doubles",
     "fit",
     "half_scales",
-    "is_row_operation",
     "planes_of",
     "records",
     "records_of",

@@ -30,7 +30,6 @@ __all__ = [
     "blocks_of",
     "direct",
     "implied_zero",
-    "is_row_operation",
     "records_of",
     "regridded",
     "restricted",
@@ -113,7 +112,7 @@ def blocks_of(expr: Expression, target: str) -> Expression | None:
     well. None where codes are not read from tensors of their own."""
     if isinstance(expr, Coded | Regrid):
         return Blocks(expr, target) if direct(expr) else None
-    if is_row_operation(expr):
+    if isinstance(expr, Reshape | RopePermute | Stack | Concat | Slice | Swap):  # whole rows, and nothing else
         parts = [blocks_of(part, target) for part in expr.inputs]
         return None if None in parts else with_inputs(expr, lambda part: blocks_of(part, target) or part)
     return None
@@ -143,11 +142,6 @@ def direct(expr: Expression) -> bool:
         return False
     elements = expr.input.stored.block_elements
     return not (expr.first % elements or expr.width % elements)
-
-
-def is_row_operation(expr: Expression) -> bool:
-    """True for what moves whole rows of its inputs and nothing else."""
-    return isinstance(expr, Reshape | RopePermute | Stack | Concat | Slice | Swap)
 
 
 def records_of(expr: Expression) -> Expression:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelfmt import _kernels
+from modelfmt.errors import ShapeError
 from modelfmt.grids.kinds import GROUPS, direct, implied_zero
-from modelfmt.grids.params import LAYS, ORDERS, Planes, planes, whole_of
+from modelfmt.grids.params import LAYS, Layout, Planes, layout, planes, whole_of
 from modelfmt.grids.values import table
 from modelfmt.ir import grid
 from modelfmt.ir.ops import Coded, Reader, Regrid
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Rows = NDArray[np.uint8]
-    Layout = tuple[int, int, int, int, int]
 
 __all__ = ["Held", "hold", "opened_planes", "span"]
 
@@ -54,14 +55,12 @@ def hold(expr: Coded | Regrid, start: int, stop: int, reader: Reader, wanted: Se
     assert direct(expr)
     own = grid.parse(expr.stored.name)
     if isinstance(expr, Coded):
-        packed, stride = span(expr, start, stop, reader, expr.first, own.n_cols)
-        packing = expr.packing
-        layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride)
+        packed, lies = span(expr, start, stop, reader, expr.first, own.n_cols)
         columns = expr.first + np.arange(own.n_cols // own.group) * own.group
-        return Held(layout, packed, planes(expr, start, stop, columns, reader, wanted=wanted), own, own.group)
+        return Held(lies, packed, planes(expr, start, stop, columns, reader, wanted=wanted), own, own.group)
     packed, name = _block_span(expr, start, stop, reader), expr.input.stored.name
-    layout = (LAYS["blocks"], 0, kernel_types()[name].id, 0, packed.shape[1])
-    return Held(layout, packed, Planes(0.0, 0.0, 0.0), own, GROUPS[name])
+    lies = (LAYS["blocks"], 0, kernel_types()[name].id, 0, packed.shape[1])
+    return Held(lies, packed, Planes(0.0, 0.0, 0.0), own, GROUPS[name])
 
 
 def _block_span(expr: Regrid, start: int, stop: int, reader: Reader) -> Rows:
@@ -98,8 +97,11 @@ def opened_planes(expr: Regrid, rows: tuple[int, int], columns: NDArray[np.int64
     return Planes(found[0], *found[1:]) if zero is None else Planes(found[0], 0.0, zero)
 
 
-def span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols: int) -> tuple[Rows, int]:
-    """The packed bytes of columns first .. first + n_cols of rows start..stop, and the bytes of a line of them."""
+def span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols: int) -> tuple[Rows, Layout]:
+    """The packed bytes of columns first .. first + n_cols of rows start..stop, and how they lie.
+
+    Raises ShapeError (packing) where the columns begin or end within a word.
+    """
     import numpy as np
 
     codes, packing = expr.codes, expr.packing
@@ -108,10 +110,21 @@ def span(expr: Coded, start: int, stop: int, reader: Reader, first: int, n_cols:
         if first == 0 and n_cols == expr.n_cols:
             found = reader.rows(codes, start, stop)
         else:
-            begin, end = first * packing.bits // (8 * word), (first + n_cols) * packing.bits // (8 * word)
-            found = reader.columns(codes, (start, stop), begin, end)
+            found = reader.columns(codes, (start, stop), *_words(packing.bits, first, first + n_cols, 8 * word))
     elif packing.lay == "words":
-        found = reader.columns(codes, (first * packing.bits // 32, (first + n_cols) * packing.bits // 32), start, stop)
+        found = reader.columns(codes, _words(packing.bits, first, first + n_cols, 32), start, stop)
     else:
         found = reader.columns(codes, (first, first + n_cols), start // 8, stop // 8)
-    return np.ascontiguousarray(found), found.shape[1]
+    return np.ascontiguousarray(found), layout(packing, found.shape[1])
+
+
+def _words(bits: int, first: int, last: int, word: int) -> tuple[int, int]:
+    """The words, of so many bits, that codes first..last are."""
+    if first * bits % word or last * bits % word:
+        raise ShapeError(
+            "a window of codes begins or ends within a word",
+            code="packing",
+            found=(first, last),
+            allowed=f"multiples of {word // gcd(bits, word)}",
+        )
+    return first * bits // word, last * bits // word

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
     Columns = NDArray[np.int64]
 
-__all__ = ["LAYS", "ORDERS", "Planes", "padded", "planes", "records", "whole_of", "zeros_of"]
+Layout = tuple[int, int, int, int, int]
+
+__all__ = ["LAYS", "ORDERS", "Layout", "Planes", "layout", "padded", "planes", "records", "whole_of", "zeros_of"]
 
 LAYS = {"rows": 0, "words": 1, "columns": 2, "blocks": 3}
 ORDERS = {"low": 0, "high": 1, "awq": 2}
 """Names of ir.grid.Packing -> numbers of csrc/grid.h."""
+
+
+def layout(packing: grid.Packing, stride: int) -> Layout:
+    """How codes lie, as the kernels take it. stride: bytes of a line."""
+    return LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, stride
 
 
 _HOW = {"set": 0, "times": 1, "over": 2}

@@ -5,13 +5,11 @@ from __future__ import annotations
 from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from modelfmt import _kernels
 from modelfmt.grids.kinds import direct, restricted
 from modelfmt.grids.moving import hold, opened_planes
-from modelfmt.grids.params import LAYS, ORDERS, Planes, planes
-from modelfmt.grids.rounding import planes_of_values
+from modelfmt.grids.params import LAYS, ORDERS, Planes, layout, planes
+from modelfmt.grids.rounding import planes_of_values, rows_at_once
 from modelfmt.grids.rows import SLAB, SLAB_ROWS
 from modelfmt.grids.values import no_place
 from modelfmt.ir import grid
@@ -31,36 +29,40 @@ __all__ = ["numbers", "packed", "planes_of"]
 
 
 def packed(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
+    """Lines start..stop. Raises BadValue (no-place)."""
+    packing, lines = expr.packing, 1
+    if packing.lay == "words":
+        lines = packing.bits // gcd(packing.bits, 32)  # that end where codes do: three, of 3-bit codes
+    first, last = start // lines * lines, -(-stop // lines) * lines
+    window, low, high = expr.input, first, last
+    if packing.lay != "rows":
+        columns = (first * 32 // packing.bits, last * 32 // packing.bits) if packing.lay == "words" else (first, last)
+        group = gcd(grid.parse(window.stored.name).group, columns[0], columns[1] - columns[0])
+        window = restricted(window, *columns, group)
+        low, high = 0, geometry(window.shape, window.stored)[0]
+    out = reader.empty(last - first, expr.shape[-1] * expr.stored.block_bytes)
+    if isinstance(window, Coded | Regrid) and direct(window) and lines == 1:
+        _move(expr, window, low, high, reader, out)
+    else:
+        _pack(expr, window, low, high, reader, out)
+    return out[start - first : stop - first]
+
+
+def _pack(expr: Packed, window: Expression, low: int, high: int, reader: Reader, out: Rows) -> None:
+    """Rows low..high of a grid into words."""
     import numpy as np
 
-    packing, word = expr.packing, expr.stored.block_bytes
-    if packing.lay != "words" or 32 % packing.bits == 0:
-        made = _moved(expr, start, stop, reader)
-        if made is not None:
-            return made
-    if packing.lay == "words" and 32 % packing.bits:
-        return _packed_threes(expr, start, stop, reader)
-    window, low, high = expr.input, start, stop
-    if packing.lay != "rows":
-        per_line = 32 // packing.bits if packing.lay == "words" else 1
-        first, last = start * per_line, stop * per_line
-        window = restricted(window, first, last, gcd(grid.parse(window.stored.name).group, first, last - first))
-        low, high = 0, geometry(window.shape, window.stored)[0]
-    own, out = grid.parse(window.stored.name), reader.empty(stop - start, expr.shape[-1] * word)
+    packing, own = expr.packing, grid.parse(window.stored.name)
     for begin, end in _pieces(window, low, high):
         rows = np.ascontiguousarray(reader.rows(window, begin, end))
         across = {"rows": 0, "words": 4 * (end - begin), "columns": (end - begin) * packing.bits // 8}[packing.lay]
         part = reader.empty(len(out), across) if across else out[begin - low : end - low]
-        layout = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, part.shape[1])
-        fault = _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), rows, part, expr.rezero)
+        size = (len(rows), own.n_cols, own.group)
+        fault = _kernels.grid_pack(layout(packing, part.shape[1]), size, rows, part, expr.rezero)
         if fault is not None:
             raise no_place(*fault, f"{packing.bits} bits", begin)
         if across:
             out[:, begin * across // (end - begin) :][:, :across] = part
-    return out
-
-
-_AT_ONCE = 1 << 17  # values that become codes and words before the next do: what stays in a cache
 
 
 def _pieces(window: Expression, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -68,34 +70,22 @@ def _pieces(window: Expression, start: int, stop: int) -> Iterator[tuple[int, in
     if not isinstance(window, Nearest):
         yield start, stop
         return
-    unit = lcm(8, window.rows)
-    step = max(1, _AT_ONCE // (window.shape[-1] * unit)) * unit
+    step = rows_at_once(window.shape[-1], lcm(8, window.rows))
     for begin in range(start // step * step, stop, step):
         yield max(begin, start), min(begin + step, stop)
 
 
-def _moved(expr: Packed, start: int, stop: int, reader: Reader) -> Rows | None:
+def _move(expr: Packed, window: Coded | Regrid, low: int, high: int, reader: Reader, out: Rows) -> None:
     """The same without a grid between, where the codes can be moved in one step."""
-    packing, inner, first, last = expr.packing, expr.input, start, stop
-    if packing.lay != "rows":
-        per_line = 32 // packing.bits if packing.lay == "words" else 1
-        first, last = start * per_line, stop * per_line
-        group = gcd(grid.parse(inner.stored.name).group, first, last - first)
-        inner = restricted(inner, first, last, group)
-        first, last = 0, geometry(inner.shape, inner.stored)[0]
-    if not (isinstance(inner, Coded | Regrid) and direct(inner)):
-        return None
-    out = reader.empty(stop - start, expr.shape[-1] * expr.stored.block_bytes)
-    target = (LAYS[packing.lay], ORDERS[packing.order], packing.bits, packing.flip, out.shape[1])
-    flat, wanted = out.reshape(-1), ("zero",) if expr.rezero >= 0 else ()
-    for begin, end in _slabs(inner, first, last):
-        held = hold(inner, begin, end, reader, wanted)
-        at = {"words": 4 * (begin - first), "columns": (begin - first) * packing.bits // 8}.get(packing.lay)
-        part = out[begin - first : end - first] if at is None else flat[at:]
+    packing, flat, wanted = expr.packing, out.reshape(-1), ("zero",) if expr.rezero >= 0 else ()
+    target = layout(packing, out.shape[1])
+    for begin, end in _slabs(window, low, high):
+        held = hold(window, begin, end, reader, wanted)
+        at = {"words": 4 * (begin - low), "columns": (begin - low) * packing.bits // 8}.get(packing.lay)
+        part = out[begin - low : end - low] if at is None else flat[at:]
         fault = held.move((0, end - begin), target, part, expr.rezero)
         if fault is not None:
             raise no_place(*fault, f"{packing.bits} bits", begin)
-    return out
 
 
 def _slabs(inner: Coded | Regrid, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -104,25 +94,6 @@ def _slabs(inner: Coded | Regrid, start: int, stop: int) -> Iterator[tuple[int, 
     step = stop - start if crosses else max(SLAB // (row_bytes(inner) * SLAB_ROWS), 1) * SLAB_ROWS
     for begin in range(start, stop, max(step, 1)):
         yield begin, min(begin + step, stop)
-
-
-def _packed_threes(expr: Packed, start: int, stop: int, reader: Reader) -> Rows:
-    """Words of 3-bit codes, of which three go together."""
-    first, last = start // 3 * 3, -(-stop // 3) * 3
-    columns = first * 32 // 3, last * 32 // 3
-    group = gcd(grid.parse(expr.input.stored.name).group, columns[0], columns[1] - columns[0])
-    window = restricted(expr.input, *columns, group)
-    whole = msgspec.structs.replace(expr, input=window)
-    import numpy as np
-
-    own = grid.parse(window.stored.name)
-    rows = reader.rows(window, 0, geometry(window.shape, window.stored)[0])
-    stride = whole.shape[-1] * 4
-    out = np.empty((last - first, stride), np.uint8)
-    layout = (1, 0, expr.packing.bits, expr.packing.flip, stride)
-    if _kernels.grid_pack(layout, (len(rows), own.n_cols, own.group), rows, out, expr.rezero) is not None:
-        raise no_place(0, 0, f"{expr.packing.bits} bits")
-    return out[start - first : stop - first]
 
 
 def numbers(expr: Numbers, start: int, stop: int, reader: Reader) -> Rows:
@@ -196,7 +167,7 @@ def planes_of(
     else:
         own = grid.parse(expr.stored.name)
         n_rows = rows[1] - rows[0]
-        records = np.ascontiguousarray(reader.rows(expr, *rows)[:, : own.n_cols // own.group * grid.RECORD])
+        records = np.ascontiguousarray(reader.rows(expr, *rows)[:, : own.head_bytes])
         found = Planes(*np.moveaxis(records.view(np.float64).reshape(n_rows, -1, 3)[:, columns // own.group], 2, 0))
     if turned:
         found = Planes(*(plane if isinstance(plane, float) else plane.T for plane in found))
@@ -217,7 +188,7 @@ def _words(codes: NDArray[Any], expr: Numbers) -> Rows:
     rows[:, grid.RECORD :] = padded
     out = np.empty((n, n_cols * bits // 8), np.uint8)
     if n_cols:
-        _kernels.grid_pack((0, ORDERS[order], bits, 0, n_cols * bits // 8), (n, n_cols, n_cols), rows, out, -1)
+        _kernels.grid_pack((LAYS["rows"], ORDERS[order], bits, 0, out.shape[1]), (n, n_cols, n_cols), rows, out, -1)
     return out
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Choices = tuple[int, int, int, int, int, int, bool]
     Numbers = tuple[float, float, float, float, float, float]
 
-__all__ = ["nearest", "planes_of_values"]
+__all__ = ["nearest", "planes_of_values", "rows_at_once"]
 
 _FOUND = {"largest": 0, "farthest": 1, "range": 2, "edge": 3}
 _KEPT = {"F32": 0, "F16": 1, "BF16": 2, "E4M3": 3, "power": 4, "power above": 5}
@@ -35,7 +35,8 @@ _CODES = {"even": 0, "away": 1, "float": 2, "book": 3}
 _STEPS = {"F16": 2.0**-10, "BF16": 2.0**-7, "F32": 2.0**-23}
 """Dense type -> the step from 1 to its next number."""
 
-_AT_ONCE = 1 << 17  # values of which only scales are wanted: what stays in a cache
+_AT_ONCE = 1 << 17
+"""Values that become scales, codes or words before the next do: what stays in a cache."""
 
 
 def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
@@ -58,7 +59,7 @@ def nearest(expr: Nearest, start: int, stop: int, reader: Reader) -> Rows:
     made = made[start - low : stop - low]
     if (begin, end) == (expr.first, last):
         return made
-    head, skip = own.n_cols // own.group * grid.RECORD, expr.first - begin
+    head, skip = own.head_bytes, expr.first - begin
     records = made[:, skip // own.group * grid.RECORD :][:, : expr.shape[-1] // own.group * grid.RECORD]
     codes = made[:, head + skip :][:, : 0 if expr.records else expr.shape[-1]]
     return np.concatenate([records, codes], axis=1)
@@ -75,7 +76,7 @@ def planes_of_values(
     first, last = int(columns.min(initial=0)) // own * own, int(columns.max(initial=0)) // own * own + own
     only = msgspec.structs.replace(expr, records=True, first=expr.first + first, width=last - first)
     fields = {field: np.empty((rows[1] - rows[0], len(columns))) for field in wanted}
-    step, which = max(1, _AT_ONCE // ((last - first) * expr.rows)) * expr.rows, (columns - first) // own
+    step, which = rows_at_once(last - first, expr.rows), (columns - first) // own
     every = slice(None) if np.array_equal(which, np.arange((last - first) // own)) else which
     for start in range(rows[0] // expr.rows * expr.rows, rows[1], step):
         begin, stop = max(start, rows[0]), min(start + step, rows[1])
@@ -86,16 +87,19 @@ def planes_of_values(
     return Planes(*(fields.get(field, 0.0) for field in Planes._fields))
 
 
+def rows_at_once(n_cols: int, unit: int) -> int:
+    """Rows of values that stay in a cache, a multiple of `unit`."""
+    return max(1, _AT_ONCE // (n_cols * unit)) * unit
+
+
 def _given(expr: Nearest, rows: tuple[int, int], begin: int, end: int, reader: Reader) -> tuple[int, Rows]:
     """Columns begin..end of the values, as a type of the kernels."""
     import numpy as np
 
     source, types = expr.input, kernel_types()
-    whole = (begin, end) == (0, source.shape[-1])
     if source.stored.name in types and source.stored.dense and source.stored.element.kind == "float":
-        found = reader.rows(source, *rows) if whole else reader.columns(source, rows, begin, end)
-        return types[source.stored.name].id, np.ascontiguousarray(found)
-    values = np.ascontiguousarray(reader.values(source, *rows)[:, begin:end], np.float32)
+        return types[source.stored.name].id, np.ascontiguousarray(reader.columns(source, rows, begin, end))
+    values = np.ascontiguousarray(reader.values(source, *rows)[:, begin:end])
     return types["F32"].id, values.view(np.uint8)
 
 

@@ -57,8 +57,7 @@ def _unpack(expr: Coded, start: int, stop: int, reader: Reader, out: Rows) -> No
         head = expr.shape[-1] // expr.group * grid.RECORD
         out[:, head:] = codes[:, expr.first : expr.first + expr.shape[-1]]
         return
-    packed, stride = span(expr, start, stop, reader, expr.first, expr.shape[-1])
-    layout = (params.LAYS[packing.lay], params.ORDERS[packing.order], packing.bits, packing.flip, stride)
+    packed, layout = span(expr, start, stop, reader, expr.first, expr.shape[-1])
     _kernels.grid_unpack(layout, (stop - start, expr.shape[-1], expr.group), packed, out)
 
 
@@ -67,9 +66,7 @@ def _sorted_codes(expr: Coded, start: int, stop: int, reader: Reader, order: NDA
     import numpy as np
 
     n_all, n_cols = expr.n_cols, expr.shape[-1]
-    packed, stride = span(expr, start, stop, reader, 0, n_all)
-    packing = expr.packing
-    layout = (params.LAYS[packing.lay], params.ORDERS[packing.order], packing.bits, packing.flip, stride)
+    packed, layout = span(expr, start, stop, reader, 0, n_all)
     whole = np.empty((stop - start, grid.RECORD + n_all), np.uint8)
     _kernels.grid_unpack(layout, (stop - start, n_all, n_all), packed, whole)
     chosen = grid.RECORD + order[expr.first : expr.first + n_cols]
@@ -103,7 +100,7 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
     own, rows = grid.parse(expr.input.stored.name), reader.rows(expr.input, start, stop)
     rows = np.array(rows)
-    head = own.n_cols // own.group * grid.RECORD
+    head = own.head_bytes
     records = rows[:, :head].copy().view(np.float64).reshape(len(rows), -1, 3)
     scale, offset, zero = records[..., 0], records[..., 1], records[..., 2]
     codes = rows[:, head:]

@@ -131,10 +131,6 @@ class Uniform(Op, frozen=True):
 
     input: Expression
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
-
 
 class Blocks(Op, frozen=True):
     """A grid moved into blocks of a GGUF type, where all codes fit, or into values of a dense one: what a sink makes,
@@ -146,10 +142,6 @@ class Blocks(Op, frozen=True):
     @property
     def stored(self) -> Encoding:
         return ENCODINGS[self.encoding]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
 
 class Packed(Op, frozen=True):
@@ -252,10 +244,6 @@ class Widened(Op, frozen=True):
     factor: float
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
-
-    @property
     def stored(self) -> Encoding:
         own = grid.parse(self.input.stored.name)
         return ENCODINGS[grid.grid_name("-" if own.table == "-" else self.table, own.group, own.n_cols)]
@@ -265,7 +253,7 @@ class Widened(Op, frozen=True):
 
         own = grid.parse(self.input.stored.name)
         rows = reader.rows(self.input, start, stop)
-        head = own.n_cols // own.group * grid.RECORD
+        head = own.head_bytes
         records = np.ascontiguousarray(rows[:, :head]).view(np.float64).reshape(len(rows), -1, 3)
         records = records * np.array([self.factor, 1.0, 0.0]) + np.array([0.0, 0.0, self.zero])
         codes = np.array(self.codes, np.uint8)[rows[:, head:]]

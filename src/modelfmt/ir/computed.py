@@ -100,8 +100,8 @@ class Dequantize(Computed, frozen=True):
         return reader.values(self.input, start, stop).view(np.uint8)
 
 
-class Cast(Op, frozen=True):
-    """The values in another dense encoding, rounded once: a result keeps the type of what it was made from."""
+class Recoded(Op, frozen=True):
+    """The same numbers in another encoding."""
 
     input: Expression
     encoding: str
@@ -110,32 +110,22 @@ class Cast(Op, frozen=True):
     def stored(self) -> Encoding:
         return ENCODINGS[self.encoding]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
+
+class Cast(Recoded, frozen=True):
+    """The values in another dense encoding, rounded once: a result keeps the type of what it was made from."""
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         return reader.encoded(self.input, start, stop, self.encoding)
 
 
-class Encoded(Op, frozen=True):
+class Encoded(Recoded, frozen=True):
     """Dense values quantized into blocks, for what takes these apart. rounding: how, "ggml" or "best"."""
 
-    input: Expression
-    encoding: str
     rounding: str = "ggml"
 
     def __post_init__(self) -> None:
         if not self.shape or self.shape[-1] % self.stored.block_elements:
             raise ShapeError("rows are no whole blocks", code="blocks", found=self.shape, allowed=self.encoding)
-
-    @property
-    def stored(self) -> Encoding:
-        return ENCODINGS[self.encoding]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         return reader.encoded(self.input, start, stop, self.encoding, self.rounding)
@@ -146,10 +136,6 @@ class Finite(Op, frozen=True):
 
     input: Expression
     name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         import numpy as np
@@ -170,26 +156,16 @@ class Finite(Op, frozen=True):
         return reader.rows(self.input, start, stop)
 
 
-class Integers(Op, frozen=True):
+class Integers(Recoded, frozen=True):
     """Whole numbers, none of them negative, in another width. below: what all of them are less than, where it is not
     0."""
 
-    input: Expression
-    encoding: str
     below: int = 0
 
     def __post_init__(self) -> None:
         source = self.input.stored
         if not source.dense or source.element.kind != "int":
             raise BadValue("not whole numbers", code="not-integers", found=source.name, allowed="integers")
-
-    @property
-    def stored(self) -> Encoding:
-        return ENCODINGS[self.encoding]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         import numpy as np
@@ -280,7 +256,7 @@ class AddLowRank(Computed, frozen=True):
                 sums *= reader.values(self.magnitude, start, stop) / reader.row_lengths(sums)[:, None]
 
 
-class Affine(Op, frozen=True):
+class Affine(Computed, frozen=True):
     """Integer codes as float32 values: (code - zero_points[i]) * scales[i], i the index along `axis`, or 0 for all.
 
     Source: torch's dequantize: the product for one scale is made in float32, for many in float64 and then rounded.
@@ -295,14 +271,6 @@ class Affine(Op, frozen=True):
         n = 1 if self.axis is None else self.input.shape[self.axis]
         if len(self.scales) != n or len(self.zero_points) != n:
             raise ShapeError("scales and zero points do not fit", code="affine", found=len(self.scales), allowed=n)
-
-    @property
-    def stored(self) -> Encoding:
-        return ENCODINGS["F32"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         import numpy as np

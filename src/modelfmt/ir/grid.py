@@ -85,8 +85,13 @@ class Grid(msgspec.Struct, frozen=True):
         return self.table in INTEGERS
 
     @property
+    def head_bytes(self) -> int:
+        """Bytes of the records of a row, with which it begins."""
+        return self.n_cols // self.group * RECORD
+
+    @property
     def row_bytes(self) -> int:
-        return self.n_cols // self.group * RECORD + (0 if self.table == "-" else self.n_cols)
+        return self.head_bytes + (0 if self.table == "-" else self.n_cols)
 
 
 def grid_name(table: str, group: int, n_cols: int) -> str:

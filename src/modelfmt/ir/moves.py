@@ -76,10 +76,6 @@ class RopePermute(Op, frozen=True):
             )
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
-
-    @property
     def head_rows(self) -> int:
         """Rows of one head."""
         return geometry(self.shape, self.stored)[0] // self.heads
@@ -246,10 +242,6 @@ class GroupOrder(Op, frozen=True):
             raise ShapeError(
                 "rows without their groups", code="group-order", found=self.index.shape, allowed=self.input.shape
             )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     @property
     def inputs(self) -> tuple[Expression, ...]:
@@ -424,10 +416,6 @@ class FlipBits(Op, frozen=True):
 
     input: Expression
     mask: bytes
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.input.shape
 
     def tile(self, start: int, stop: int, reader: Reader) -> Rows:
         import numpy as np

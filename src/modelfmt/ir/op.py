@@ -52,7 +52,7 @@ class Reader(Protocol):
         """The same rows decoded, float32 [stop - start, n_cols]."""
 
     def columns(self, expr: Expression, rows: tuple[int, int], first: int, last: int) -> Rows:
-        """Columns first..last of a dense expression's rows, uint8 [n, (last - first) * itemsize]."""
+        """Elements first..last of each row, of blocks these, uint8 [n, (last - first) * block_bytes]."""
 
     def encoded(self, expr: Expression, start: int, stop: int, encoding: str, rounding: str = "ggml") -> Rows:
         """Rows start..stop in another encoding: as they are where they have it, else each value rounded once, or
@@ -90,6 +90,11 @@ class Op(msgspec.Struct, frozen=True, tag_field="op", tag=str.lower):
     def stored(self) -> Encoding:
         """The encoding of the result."""
         return self.inputs[0].stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        return self.inputs[0].shape
 
     @property
     def inputs(self) -> tuple[Expression, ...]:
@@ -142,15 +147,11 @@ class Constant(Op, frozen=True):
 
 
 class Computed(Op, frozen=True):
-    """Each value by itself, as float32."""
+    """Values that are computed, as float32."""
 
     @property
     def stored(self) -> Encoding:
         return ENCODINGS["F32"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inputs[0].shape
 
 
 def spans(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:

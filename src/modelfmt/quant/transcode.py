@@ -58,7 +58,6 @@ __all__ = [
     "rounding",
     "single",
     "verdict",
-    "whole_zeros",
     "without_tensor_scale",
     "zeros",
 ]
@@ -339,7 +338,6 @@ def _zero_bounds(node: Coded) -> tuple[float, float] | None:
 
 def scales_fit(node: Coded, encoding: str, reader: Reader) -> bool:
     """Whether every scale of a tensor with one level of them is a number of a dense type."""
-
     if len(node.scales) != 1 or node.scales[0].divide:
         return False
     expr = node.scales[0].input
@@ -455,10 +453,9 @@ def _dense(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> Ver
     bits, least, largest = DENSE[target]
     exact, worst = True, 0.0
     own_bits, own_least = _SIGNIFICANT.get(own.table, (None, 0))
-    top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
     for records in _records(expr, reader):
         scale, offset, zero = _distinct(records).T
-        widest = np.maximum(np.abs(zero), np.abs(own.limit - zero)) if own.integer else np.full_like(scale, top)
+        widest = np.maximum(np.abs(zero), np.abs(own.limit - zero)) if own.integer else np.full_like(scale, _top(own))
         reach = np.abs(scale) * widest + np.abs(offset)
         if reach.max(initial=0.0) >= 2.0 ** (largest + 1):
             return REQUANTIZE
@@ -491,11 +488,15 @@ def rounding(
     whole = len(coded) == sum(is_grid(node) and not any(map(is_grid, node.inputs)) for node in nodes(expr))
     if coded and whole and all(_kept(node, reader, scale=scale, offset=offset, rezero=rezero) for node in coded):
         return 0.0
-    top = max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
+    limit = float(own.limit) if own.integer else _top(own)
     for count, planes in _planes(expr, reader):
-        limit = float(own.limit) if own.integer else top
         worst = max(worst, grids.storing(planes, count, limit, own.integer, scale, offset, rezero))
     return worst
+
+
+def _top(own: grid.Grid) -> float:
+    """The largest magnitude in a table."""
+    return max((abs(value) for value in grid.values(own.table) or () if value == value), default=0.0)
 
 
 def _kept(node: Coded, reader: Reader, *, scale: str, offset: str | None, rezero: float | None) -> bool:
@@ -518,7 +519,7 @@ def _sources(expr: Expression) -> list[Coded]:
     return [] if any(isinstance(node, Widened) for node in found) else [n for n in found if isinstance(n, Coded)]
 
 
-def whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
+def _whole_zeros(scale: Any, offset: Any, zero: Any) -> Any:
     """The whole numbers nearest to the zeros that say the same as zero and offset."""
     import numpy as np
 
@@ -536,7 +537,7 @@ def zeros(expr: Expression, reader: Reader) -> tuple[float, float]:
         stored = [_zeros_of(node, reader) for node in coded]
         return min(pair[0] for pair in stored), max(pair[1] for pair in stored)
     for records in _records(expr, reader):
-        found = whole_zeros(*records.T)
+        found = _whole_zeros(*records.T)
         low, high = min(low, float(found.min(initial=low))), max(high, float(found.max(initial=high)))
     return low, high
 
@@ -549,7 +550,6 @@ def powers(expr: Expression, reader: Reader) -> bool:
         return expr.rule.stored.startswith("power")
     if isinstance(expr, Regrid) and isinstance(expr.input, Cast) and expr.input.encoding == "MXFP4":
         return True
-
     for records in _records(expr, reader):
         fraction, exponent = np.frexp(records[:, 0])
         if not np.all((fraction == 0.5) & (exponent > -127) & (exponent <= 128)) or records[:, 1:].any():

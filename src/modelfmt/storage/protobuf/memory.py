@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from modelfmt.storage.protobuf.wire import BYTES, FIXED, VARINT, corrupt, signed64, varint, written
+from modelfmt.storage.protobuf.wire import VARINT, corrupt, field, signed64, written
 
 __all__ = ["Field", "fields", "float32", "message", "signed32"]
 
@@ -13,10 +13,10 @@ Field = tuple[int, int | bool | float | str | bytes]
 """A field's number and its value, for writing."""
 
 
-def fields(message: bytes | memoryview, *, path: str, base: int = 0) -> Iterator[tuple[int, int | memoryview]]:
+def fields(message: bytes | memoryview, *, path: str) -> Iterator[tuple[int, int | memoryview]]:
     """The (field number, value) pairs of a message in memory: an int for varints, a view of the bytes for all else.
 
-    base is the message's own offset in the file, for the place named by an error. Raises CorruptFile.
+    Raises CorruptFile, which names the byte of the message.
 
     >>> [(n, bytes(v) if isinstance(v, memoryview) else v) for n, v in fields(b"\\x08\\x96\\x01\\x12\\x01a", path="x")]
     [(1, 150), (2, b'a')]
@@ -24,27 +24,8 @@ def fields(message: bytes | memoryview, *, path: str, base: int = 0) -> Iterator
     view = memoryview(message)
     at = 0
     while at < len(view):
-        start = at
-        key, at = varint(view, at, len(view), path=path, base=base)
-        number, wire = key >> 3, key & 7
-        if number == 0:
-            raise corrupt("field number 0 in a protocol buffer", path, base + start, number, "1 and up")
-        if wire == VARINT:
-            value, at = varint(view, at, len(view), path=path, base=base)
-            yield number, value
-            continue
-        if wire == BYTES:
-            size, at = varint(view, at, len(view), path=path, base=base)
-        elif wire in FIXED:
-            size = FIXED[wire]
-        else:
-            raise corrupt("unknown wire type in a protocol buffer", path, base + start, wire, "0, 1, 2 or 5")
-        if size > len(view) - at:
-            raise corrupt(
-                "a field runs past the end of its message", path, base + start, size, f"at most {len(view) - at}"
-            )
-        yield number, view[at : at + size]
-        at += size
+        number, wire, value, start, at = field(view, at, len(view), path=path)
+        yield number, value if wire == VARINT else view[start:at]
 
 
 def message(rows: Iterable[Field]) -> bytes:

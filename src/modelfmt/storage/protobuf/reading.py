@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from modelfmt.errors import CorruptFile, LimitExceeded
 from modelfmt.storage.protobuf.schema import UNKNOWN, Rule, Schema
-from modelfmt.storage.protobuf.wire import BYTES, FIXED, FIXED32, VARINT, corrupt, signed64, varint
+from modelfmt.storage.protobuf.wire import BYTES, FIXED32, VARINT, corrupt, field, signed64, varint
 from modelfmt.storage.region import Region
 
 __all__ = ["Record", "Window", "decode", "records"]
@@ -74,29 +74,15 @@ class Window:
 
 def records(window: Window, start: int, stop: int) -> Iterator[Record]:
     """The fields of the message at start..stop, in the order of the file. Nothing that a field holds is read."""
-    at = start
+    at, region = start, window.region
     while at < stop:
         begin = at
         data, base = window.at(at, min(20, stop - at))
-        end = stop - base
-        key, place = window.varint(data, at - base, end, base)
-        number, wire = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise window.corrupt("not a field number", begin, number, "1 to 2^29 - 1")
-        value = 0
-        if wire == VARINT:
-            value, place = window.varint(data, place, end, base)
-            size = 0
-        elif wire == BYTES:
-            size, place = window.varint(data, place, end, base)
-        elif wire in FIXED:
-            size = FIXED[wire]
-        else:
-            raise window.corrupt("unknown wire type in a protocol buffer", begin, wire, "0, 1, 2 or 5")
-        at = base + place + size
-        if at > stop:
-            raise window.corrupt("a field runs past the end of its message", begin, size, f"at most {end - place}")
-        yield Record(number, wire, value, base + place, at, begin)
+        number, wire, value, first, last = field(
+            data, at - base, stop - base, path=region.path, base=region.start + base
+        )
+        at = base + last
+        yield Record(number, wire, value, base + first, at, begin)
 
 
 def decode(schema: Schema, window: Window, start: int, stop: int, *, depth: int = 0) -> dict[str, Any]:

@@ -15,6 +15,7 @@ __all__ = [
     "FIXED64",
     "VARINT",
     "corrupt",
+    "field",
     "key",
     "packed",
     "signed64",
@@ -30,6 +31,8 @@ FIXED = {FIXED64: 8, FIXED32: 4}
 
 def varint(data: bytes | memoryview, at: int, end: int, *, path: str | None = None, base: int = 0) -> tuple[int, int]:
     """A varint and where it ends; it may reach up to `end`. base: where data begins in the file. Raises CorruptFile."""
+    if at < end and at < len(data) and data[at] < 0x80:  # as most are
+        return data[at], at + 1
     value = shift = 0
     for i in range(at, min(at + 10, end, len(data))):
         byte = data[i]
@@ -40,6 +43,30 @@ def varint(data: bytes | memoryview, at: int, end: int, *, path: str | None = No
             return value, i + 1
         shift += 7
     raise corrupt("a varint is cut off or longer than 64 bits", path, f"byte {base + at}", None, "at most 10 bytes")
+
+
+def field(
+    data: bytes | memoryview, at: int, end: int, *, path: str | None = None, base: int = 0
+) -> tuple[int, int, int, int, int]:
+    """The field at a place of a message that ends at `end`: number, wire type, value of a varint, where its bytes begin
+    and end. data need not hold these. base: where data begins in the file. Raises CorruptFile."""
+    key, start = varint(data, at, end, path=path, base=base)
+    number, wire = key >> 3, key & 7
+    if not 0 < number < 1 << 29:
+        raise corrupt("not a field number", path, f"byte {base + at}", number, "1 to 2^29 - 1")
+    value = size = 0
+    if wire == VARINT:
+        value, start = varint(data, start, end, path=path, base=base)
+    elif wire == BYTES:
+        size, start = varint(data, start, end, path=path, base=base)
+    elif wire in FIXED:
+        size = FIXED[wire]
+    else:
+        raise corrupt("unknown wire type in a protocol buffer", path, f"byte {base + at}", wire, "0, 1, 2 or 5")
+    if size > end - start:
+        what = "a field runs past the end of its message"
+        raise corrupt(what, path, f"byte {base + at}", size, f"at most {end - start}")
+    return number, wire, value, start, start + size
 
 
 def signed64(value: int) -> int:
