@@ -128,22 +128,24 @@ GEMMA3 = DECODER.derive(
     graph={**GEMMA2.graph, "qk_norm": "head"},
 )
 
-GEMMA_EMBEDDING = replace(
-    GEMMA3.derive(
-        gguf="gemma-embedding",
-        hf=("Gemma3TextModel",),
-        model_type=(),
-        writes=("Gemma3TextModel", "gemma3_text"),
-        window=Window(period=6, size=4096, required=True),
-        pooled=True,
-        dense=True,
-        params=(
-            Param("dense", (), "dense_2_feat_out", default=0, low=0, omit=0),
-            Param("bidirectional", "use_bidirectional_attention", type="BOOL", default=False, implied=(("", "1"),)),
-            Param("window", "sliding_window", default=4096),
-        ),
-        graph={"block": "encoder"},
+_EMBEDDING = GEMMA3.derive(
+    gguf="gemma-embedding",
+    hf=("Gemma3TextModel",),
+    model_type=(),
+    writes=("Gemma3TextModel", "gemma3_text"),
+    window=Window(period=6, size=4096, required=True),
+    pooled=True,
+    dense=True,
+    params=(
+        Param("dense", (), "dense_2_feat_out", default=0, low=0, omit=0),
+        Param("bidirectional", "use_bidirectional_attention", type="BOOL", default=False, implied=(("", "1"),)),
+        Param("window", "sliding_window", default=4096),
     ),
+    graph={"block": "encoder"},
+)
+
+GEMMA_EMBEDDING = replace(
+    _EMBEDDING,
     rows=(
         *(
             replace(row, source=row.sources[0].removeprefix("model."))
@@ -156,7 +158,7 @@ GEMMA_EMBEDDING = replace(
     ignores=(*GEMMA3.ignores, Ignore("*_Dense/*", "a Dense module that has no place in this file", when="not dense")),
     prefixes=(("", "model."),),
     refuses=(
-        *(rule for rule in GEMMA3.refuses if rule is not _BIDIRECTIONAL),
+        *(rule for rule in _EMBEDDING.refuses if rule != _BIDIRECTIONAL),
         Refuses("not bidirectional", "llama.cpp's gemma-embedding graph looks both ways"),
         Refuses("window % 2", "half of the window lies on each side"),
     ),
