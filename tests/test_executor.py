@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -329,6 +330,15 @@ def test_errors_of_each_tensor_are_measured(tmp_path: Path) -> None:
     wanted = np.sqrt(((values.astype(np.float16).astype("f8") - values) ** 2).sum() / (values.astype("f8") ** 2).sum())
     assert report.tensors[0].relative_rmse == pytest.approx(wanted, rel=1e-6)
     assert report.losses[0].kind == "narrowed"
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "bool", "complex64", ml_dtypes.float8_e4m3fn])
+def test_what_stays_and_has_no_values_is_not_measured(kind: str | type, tmp_path: Path) -> None:
+    values = (np.arange(128).reshape(4, 32) % 5).astype(np.dtype(kind))
+    out = tmp_path / "o.safetensors"
+    report = modelfmt.convert({"w": values}, out, stats=True)
+    assert report.tensors[0].relative_rmse is None
+    assert out.read_bytes().endswith(values.tobytes())
 
 
 def test_strict_turns_losses_into_errors(tmp_path: Path) -> None:

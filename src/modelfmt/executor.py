@@ -301,8 +301,9 @@ class _Session:
             whole = np.concatenate(encoded)
         if self.plan.stats:
             sums = row_errors(rows, stream.expr.stored.name, whole, sink.encoding, n_cols)
-            with self.lock:
-                self.errors.setdefault((sink.output, sink.name), []).append((job.start, *sums))
+            if sums is not None:
+                with self.lock:
+                    self.errors.setdefault((sink.output, sink.name), []).append((job.start, *sums))
         return whole
 
     def _release(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from modelfmt import grids
 from modelfmt.errors import BadValue
 from modelfmt.ir.encoding import ENCODINGS
-from modelfmt.kernels import convert, error_sums, kernel_types
+from modelfmt.kernels import can_decode, convert, error_sums, kernel_types
 from modelfmt.tiles import decode
 
 if TYPE_CHECKING:
@@ -63,12 +63,14 @@ def encode_rows(
 
 def row_errors(
     rows: NDArray[np.uint8], source: str, result: NDArray[np.uint8], target: str, n_cols: int
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float] | None:
     """(sum of squared differences, sum of squares of the source, largest difference) of the same rows in two
-    encodings."""
+    encodings. None of what stays as it is and has no values of its own: integers, packed codes."""
     if source.startswith("GRID:"):
         return _grid_errors(rows, source, result, target, n_cols)
-    if source not in kernel_types():
+    if source == target and not can_decode(source):
+        return None
+    if not can_decode(source):
         rows, source = decode(rows, source, n_cols).view("u1"), "F32"
     sums: tuple[Any, Any, Any] = error_sums(source, rows, target, result, len(rows) * n_cols)
     return float(sums[0]), float(sums[1]), float(sums[2])
