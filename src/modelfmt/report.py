@@ -44,7 +44,7 @@ class OutputReport(msgspec.Struct, frozen=True):
 
 
 class TensorReport(msgspec.Struct, frozen=True):
-    """One tensor of one output; the errors are there where statistics were asked for, but not of integers and packed codes.
+    """One tensor of one output; the errors are there where statistics were asked for, of what has values of its own.
 
     relative_rmse: root of the summed squared error over the summed squares of the source. max_error: largest absolute
     one.
