@@ -22,6 +22,11 @@ static size_t common_multiple(size_t a, size_t b) {
 
 static bool crosses(mf_packing packing) { return packing.lay == MF_LAY_WORDS || packing.lay == MF_LAY_COLUMNS; }
 
+/* Whether all groups have the same numbers, so that any columns are a group. */
+static bool alike(const mf_move *move) {
+    return !move->scale.each && !move->offset.each && !move->zero.each && move->source.lay != MF_LAY_BLOCKS;
+}
+
 /* Rows, columns and group of a piece. Columns are whole groups, or lie in one, and whole blocks and words. */
 static mf_grid piece_of(const mf_move *move) {
     const mf_grid grid = move->grid;
@@ -34,7 +39,8 @@ static mf_grid piece_of(const mf_move *move) {
     if (wide > grid.n_cols) wide = grid.n_cols;
     size_t rows = ELEMENTS / wide ? ELEMENTS / wide : 1;
     if (tall) rows = wide <= WIDEST ? HIGH : SHORT;
-    return (mf_grid){rows < grid.n_rows ? rows : grid.n_rows, wide, grid.group < wide ? grid.group : wide};
+    const size_t group = grid.group < wide && !alike(move) ? grid.group : wide;
+    return (mf_grid){rows < grid.n_rows ? rows : grid.n_rows, wide, group};
 }
 
 static size_t aligned(size_t n_bytes) { return (n_bytes + 63) / 64 * 64; }

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import modelfmt
-from modelfmt import plans
+from modelfmt import tiling
 from modelfmt.report import Event, Progress
 
 SCRIPT = """
@@ -112,7 +112,7 @@ def test_jobs_that_were_cut_otherwise_are_not_taken(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         modelfmt.convert(source, out, quant="F16", threads=1, on_event=stop)
     assert leftovers(tmp_path)
-    monkeypatch.setattr(plans, "ALONG", (2, 4))
+    monkeypatch.setattr(tiling, "ALONG", (2, 4))
     report = modelfmt.convert(source, out, quant="F16")
     assert (report.resumed_jobs, report.jobs) == (0, 2)
     assert leftovers(tmp_path) == []

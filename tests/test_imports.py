@@ -23,6 +23,7 @@ LEVELS: dict[str, int] = {
             ("checkpoints", "graphs"),
             ("sources",),
             ("routes",),
+            ("tiling",),
             ("plans",),
             ("executor",),
             ("inspection", "conversion", "imatrix", "scanning", "verifying"),

@@ -59,7 +59,7 @@ def test_words_below_each_other(level: str, bits: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("order", [LOW, AWQ])
-@pytest.mark.parametrize(("n", "k"), [(8, 1), (40, 19), (264, 50)])
+@pytest.mark.parametrize(("n", "k"), [(8, 1), (40, 19), (264, 50), (256, 256), (392, 161)])
 def test_words_across_rows(level: str, order: int, n: int, k: int) -> None:
     codes = np.random.default_rng(n).integers(0, 16, (n, k))
     places = [0, 2, 4, 6, 1, 3, 5, 7] if order == AWQ else list(range(8))
@@ -112,9 +112,10 @@ def test_blocks_and_back_at_every_level(level: str, kind: str) -> None:
     assert np.array_equal(values.astype(np.float32), theirs)
 
 
+@pytest.mark.parametrize("n", [88, 296])
 @pytest.mark.parametrize("lay", [ROWS, WORDS, COLUMNS])
-def test_moving_is_unpacking_and_making(level: str, lay: int) -> None:
-    n, k, group = 88, 256, 64
+def test_moving_is_unpacking_and_making(level: str, lay: int, n: int) -> None:
+    k, group = 256, 64
     rng = np.random.default_rng(lay)
     shape = {ROWS: (n, k // 2), WORDS: (k // 8, 4 * n), COLUMNS: (k, n // 2)}[lay]
     packed = rng.integers(0, 256, shape, np.uint8)
@@ -141,9 +142,10 @@ def test_moving_is_unpacking_and_making(level: str, lay: int) -> None:
         kernels.grid_move(packing, target, (n, k, group), strip, (1.0, 0.0, 8.0), 15, -1, None, two)
 
 
+@pytest.mark.parametrize("n", [88, 296])
 @pytest.mark.parametrize("lay", [WORDS, COLUMNS])
-def test_rows_become_words_across_a_slab_at_a_time(level: str, lay: int) -> None:
-    n, k, first = 88, 256, 24
+def test_rows_become_words_across_a_slab_at_a_time(level: str, lay: int, n: int) -> None:
+    k, first = 256, 24
     packed = np.random.default_rng(lay).integers(0, 256, (n, k // 2), np.uint8)
     shape = {WORDS: (k // 8, 4 * n), COLUMNS: (k, n // 2)}[lay]
     source, target = (ROWS, LOW, 4, 0, k // 2), (lay, LOW, 4, 0, shape[1])
@@ -188,6 +190,16 @@ def test_words_that_occur_are_marked() -> None:
     words, seen = np.random.default_rng(1).integers(0, 1 << 16, 5000).astype(np.uint16), np.zeros(1 << 16, np.uint8)
     kernels.mark_words(words, seen)
     assert np.array_equal(np.flatnonzero(seen), np.unique(words))
+
+
+@pytest.mark.parametrize(("kind", "zero", "code"), [("Q8_0", 100, 250), ("Q8_0", 200, 0), ("Q5_0", -230, 15)])
+def test_codes_do_not_come_back_past_the_end_of_a_byte(level: str, kind: str, zero: int, code: int) -> None:
+    """Moved by what their zero is off, they are one of the type's codes again in eight bits alone."""
+    _, number, elements, size, *_ = TYPES[kind]
+    limit = 255 if kind == "Q8_0" else 15
+    rows = grid(np.full((1, elements), code), np.array([[[0.5, 0.0, zero]]]))
+    worst, fits, row, column = kernels.grid_to_blocks(number, (1, elements, elements), limit, rows, bytearray(size))
+    assert (worst, fits, row, column) == (0.0, False, 0, 0)
 
 
 def test_a_negative_scale_holds_what_a_positive_cannot(level: str) -> None:

@@ -7,6 +7,7 @@
 #include "../half.h"
 
 #include <math.h>
+#include <stddef.h>
 
 enum { NO_PLACE = -1 };
 
@@ -20,8 +21,6 @@ typedef struct {
     uint8_t scale[4], mirror_scale[2]; /* with a minimum: scale and minimum */
     bool fits, mirror_fits;
     double error; /* relative, the same both ways */
-    double zero;  /* of a symmetric stage that rounds nothing: all else follows from it and a scale of float16 */
-    bool any_scale;
 } stage;
 
 static double f16_of(double x, uint8_t *out) {
@@ -60,15 +59,6 @@ static bool range_of(int first, int last, uint8_t *low, uint8_t *span) {
     return true;
 }
 
-/* Which codes have a place where `zero` of them is to be `middle`, plainly and mirrored. */
-static inline void place_codes(stage *at, int zero, int middle, int top) {
-    const int shift = middle - zero, mirror = middle + zero;
-    at->shift = (uint8_t)shift;
-    at->mirror = (uint8_t)mirror;
-    at->fits = range_of(-shift, top - shift, &at->low, &at->span);
-    at->mirror_fits = range_of(mirror - top, mirror, &at->mirror_low, &at->mirror_span);
-}
-
 static stage stage_symmetric(mf_record record, double limit, int middle, int top) {
     stage found = {0};
     double rest;
@@ -78,39 +68,15 @@ static stage stage_symmetric(mf_record record, double limit, int middle, int top
     if (!isfinite(stored)) return found;
     found.mirror_scale[0] = found.scale[0];
     found.mirror_scale[1] = found.scale[1] ^ 0x80;
-    place_codes(&found, (int)zero, middle, top);
-    found.zero = record.zero;
-    found.any_scale = record.offset == 0.0 && rest == 0.0;
+    const int shift = middle - (int)zero, mirror = middle + (int)zero;
+    found.shift = (uint8_t)shift;
+    found.mirror = (uint8_t)mirror;
+    found.fits = range_of(-shift, top - shift, &found.low, &found.span);
+    found.mirror_fits = range_of(mirror - top, mirror, &found.mirror_low, &found.mirror_span);
     if (stored == record.scale && rest == 0.0) return found;
     const double widest = larger(fabs(zero), fabs(limit - zero));
     found.error = relative(fabs(stored - record.scale) * widest + rest, reach_of(record, limit));
     return found;
-}
-
-/* A number as a float16, where it is a normal one. */
-static inline bool normal_half(double x, uint16_t *half) {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    const uint64_t exponent = (bits >> 52 & 0x7ff) - (1023 - 15), lost = bits << (64 - 42);
-    *half = (uint16_t)((bits >> 48 & 0x8000) | exponent << 10 | (bits >> 42 & 0x3ff));
-    return !lost && exponent - 1 < 30;
-}
-
-/* A stage for another scale and zero, where these are a float16 and a whole number: nothing is rounded. false: it has
- * to be made anew. */
-static inline bool restage(stage *at, mf_record record, int middle, int top) {
-    uint16_t half, mirror;
-    if (!at->any_scale || record.offset != 0.0 || !normal_half(record.scale, &half)) return false;
-    mirror = half ^ 0x8000;
-    if (record.zero != at->zero) {
-        if (!(fabs(record.zero) <= MOST && (double)(int)record.zero == record.zero)) return false;
-        place_codes(at, (int)record.zero, middle, top);
-        at->zero = record.zero;
-    }
-    memcpy(at->scale, &half, sizeof half);
-    memcpy(at->mirror_scale, &mirror, sizeof mirror);
-    at->error = 0.0;
-    return true;
 }
 
 static stage stage_affine(mf_record record, double limit, int top) {
@@ -270,46 +236,121 @@ static void nvfp4_rows(mf_grid grid, const uint8_t *rows, uint8_t *blocks, size_
         }
 }
 
+enum { GROUPS = 64 }; /* records that are looked at before codes are */
+
+/* What groups mean whose scales are float16 and whose zeros are whole: codes + shift under `scale`. */
+typedef struct {
+    uint16_t scale[GROUPS];
+    uint8_t shift[GROUPS];
+} plain_groups;
+
+/* Bits of record number i of a row. */
+static inline uint64_t bits_of(const uint8_t *records, size_t i, size_t field) {
+    uint64_t bits;
+    memcpy(&bits, records + i * sizeof(mf_record) + field, sizeof bits);
+    return bits;
+}
+
+/* Such numbers of n groups; false: some are of another kind, or could take codes up to `limit` past the end of a byte
+ * and back into the range. Without a branch: `other` gathers bits that have to be 0, `outside` signs of what is out of
+ * a range. */
+static inline bool plain(const uint8_t *records, size_t n, int limit, int middle, int top, plain_groups *found) {
+    const double whole = 0x1.8p52; /* a number that is added to it is rounded to a whole one, in the lowest bits */
+    uint64_t other = 0, begin;
+    int64_t outside = 0;
+    memcpy(&begin, &whole, sizeof begin);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t scale = bits_of(records, i, offsetof(mf_record, scale));
+        const uint64_t given = bits_of(records, i, offsetof(mf_record, zero));
+        uint64_t moved, back;
+        double zero;
+        memcpy(&zero, &given, sizeof zero);
+        zero += whole;
+        memcpy(&moved, &zero, sizeof moved);
+        zero -= whole;
+        memcpy(&back, &zero, sizeof back);
+        const int64_t shift = middle - (int64_t)(moved - begin), above = shift - (top - 255);
+        const int64_t half = (int64_t)(scale >> 42 & 0x1fffff) - ((1023 - 15) << 10), normal = half - (1 << 10);
+        other |= (back ^ given) | scale << (64 - 42) | bits_of(records, i, offsetof(mf_record, offset)) << 1;
+        outside |= above | (255 - limit - shift) | normal | ((30 << 10) - 1 - normal);
+        found->scale[i] = (uint16_t)((uint64_t)half | (scale >> 48 & 0x8000));
+        found->shift[i] = (uint8_t)shift;
+    }
+    return !other && outside >= 0;
+}
+
+/* n groups of `run` blocks each; false: some code has no place as it is. */
+static inline __attribute__((always_inline)) bool plain_blocks(int type, size_t n, size_t bytes,
+                                                               const plain_groups *groups, size_t n_groups, size_t run,
+                                                               int top, const uint8_t *codes, uint8_t *block) {
+    const vb most = vb_set1((uint8_t)top);
+    vb outside = vb_set1(0), out[256 / SIXTEEN];
+    for (size_t g = 0; g < n_groups; g++) {
+        const vb shift = vb_set1(groups->shift[g]);
+        for (size_t k = 0; k < run; k++, codes += n) {
+            for (size_t i = 0; i < n / SIXTEEN; i++) {
+                out[i] = vb_load(codes + i * SIXTEEN) + shift;
+                outside |= top & (top + 1) ? (vb)(out[i] > most) : out[i] & ~most; /* of a power of two, bits above */
+            }
+            if (!block) continue;
+            store(type, out, (const uint8_t *)&groups->scale[g], block);
+            block += bytes;
+        }
+    }
+    return !vb_any(outside);
+}
+
+/* Columns first to last of a row, one block after the other; false: one has no place, and fit says which. */
+static inline __attribute__((always_inline)) bool any_blocks(int type, size_t n, size_t bytes, mf_grid grid,
+                                                             unsigned limit, const uint8_t *row, size_t first,
+                                                             size_t last, uint8_t *block, mf_fit *fit) {
+    const uint8_t *codes = row + mf_grid_head(grid);
+    vb out[256 / SIXTEEN];
+    stage at = {0};
+    size_t staged = SIZE_MAX; /* the group whose record `at` is of */
+    for (size_t col = first; col < last; col += n) {
+        fit->fault.column = col;
+        if (grid.group % n || col / grid.group != staged) {
+            mf_record record;
+            if (!one_record(grid, row, col, n, &record)) return false;
+            staged = col / grid.group;
+            at = stage_of(type, record, (double)limit);
+            if (at.error > fit->worst) fit->worst = at.error;
+            if (!(at.error >= 0.0)) at.fits = at.mirror_fits = false;
+        }
+        const uint8_t *scale;
+        if (!moved(&at, codes + col, n, type == MF_MXFP4, out, &scale)) return false;
+        if (!block) continue;
+        store(type, out, scale, block);
+        block += bytes;
+    }
+    return true;
+}
+
 /* The type is a constant wherever this is called, so that a block is straight code. */
 static inline __attribute__((always_inline)) void block_rows(int type, size_t n, size_t bytes, mf_grid grid,
                                                              unsigned limit, const uint8_t *rows, uint8_t *blocks,
                                                              size_t stride, mf_fit *fit) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
-    const size_t per_group = grid.group % n ? 0 : grid.group / n; /* blocks that share a record */
-    vb codes[256 / SIXTEEN];
-    stage at = {0};
+    const size_t run = grid.group % n ? 1 : grid.group / n; /* blocks that share a record */
     int middle, top;
-    const bool restages = symmetric(type, &middle, &top);
+    bool plainly = symmetric(type, &middle, &top) && grid.group % n == 0;
     for (size_t row = 0; row < grid.n_rows; row++, rows += size) {
-        uint8_t *block = blocks ? blocks + row * stride : NULL;
-        const uint8_t *next = rows;
-        size_t left = 0;
-        for (size_t col = 0; col < grid.n_cols; col += n) {
-            if (!left) {
-                mf_record record;
-                if (per_group) {
-                    memcpy(&record, next, sizeof record);
-                    next += sizeof record;
-                    left = per_group;
-                } else if (!one_record(grid, rows, col, n, &record)) {
-                    misfit(row, col, fit);
-                    return;
-                } else {
-                    left = 1;
-                }
-                if (!(restages && restage(&at, record, middle, top))) at = stage_of(type, record, (double)limit);
-                if (at.error > fit->worst) fit->worst = at.error;
-                if (!(at.error >= 0.0)) at.fits = at.mirror_fits = false;
+        const size_t step = GROUPS * run * n;
+        for (size_t first = 0; first < grid.n_cols; first += step) {
+            const size_t last = grid.n_cols - first < step ? grid.n_cols : first + step;
+            uint8_t *block = blocks ? blocks + row * stride + first / n * bytes : NULL;
+            if (plainly) {
+                const size_t n_groups = (last - first) / grid.group;
+                plain_groups groups;
+                if (plain(rows + first / grid.group * sizeof(mf_record), n_groups, (int)limit, middle, top, &groups) &&
+                    plain_blocks(type, n, bytes, &groups, n_groups, run, top, rows + head + first, block))
+                    continue;
             }
-            left--;
-            const uint8_t *scale;
-            if (!moved(&at, rows + head + col, n, type == MF_MXFP4, codes, &scale)) {
-                misfit(row, col, fit);
+            plainly = false;
+            if (!any_blocks(type, n, bytes, grid, limit, rows, first, last, block, fit)) {
+                misfit(row, fit->fault.column, fit);
                 return;
-            }
-            if (block) {
-                store(type, codes, scale, block);
-                block += bytes;
             }
         }
     }

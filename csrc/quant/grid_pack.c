@@ -3,15 +3,9 @@
  * Rows of 4 and 8 bits, 32-bit words that lie one below the other (GPTQ) and words along the other axis (AWQ) have
  * paths of their own; every other width is a stream of bits, lowest first, eight codes at a time. Sources: autoawq
  * 0.2.9 packing_utils.py, gptqmodel 7.7 qlinear, compressed-tensors 0.20 pack_quantized.py, MLX 0.32 quantized.cpp. */
-#include "../grid_level.h"
-#include "../vec.h"
+#include "grid_squares.h"
 
-enum { WIDTH = 16, WORD = 4, UNIT = 256 };
-
-/* Byte b of a word of MF_LAY_COLUMNS: which of eight neighbouring rows its low and its high nibble belong to. */
-static const uint8_t low_row[3][WORD] = {[MF_ORDER_LOW] = {0, 2, 4, 6}, [MF_ORDER_AWQ] = {0, 4, 1, 5}};
-static const uint8_t high_row[3][WORD] = {[MF_ORDER_LOW] = {1, 3, 5, 7}, [MF_ORDER_AWQ] = {2, 6, 3, 7}};
-enum { EIGHT = 8 }; /* codes of a word */
+enum { UNIT = 256 };
 
 static inline void vb_store(void *p, vb b) { memcpy(p, &b, sizeof b); }
 
@@ -21,18 +15,6 @@ static inline vb vb_zip_low(vb a, vb b) {
 
 static inline vb vb_zip_high(vb a, vb b) {
     return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-
-/* 16 x 16 bytes exchanged along the diagonal: four times the perfect shuffle of the whole. */
-static inline void transpose_16(vb v[WIDTH]) {
-    for (int round = 0; round < 4; round++) {
-        vb next[WIDTH];
-        for (size_t i = 0; i < WIDTH / 2; i++) {
-            next[2 * i] = vb_zip_low(v[i], v[i + WIDTH / 2]);
-            next[2 * i + 1] = vb_zip_high(v[i], v[i + WIDTH / 2]);
-        }
-        memcpy(v, next, sizeof next);
-    }
 }
 
 /* 4 x 4 words exchanged along the diagonal; lines of `from` are `from_step` bytes apart, of `to` `to_step`. */
@@ -129,39 +111,44 @@ static void unpack_words(mf_packing packing, mf_grid grid, const uint8_t *packed
     }
 }
 
-/* Sixteen packed bytes of sixteen columns are 32 rows of them: the bytes change places, then fall into nibbles. n bytes
- * of m columns; both are constants where it counts. */
-static inline __attribute__((always_inline)) void open_square(const uint8_t *packed, size_t stride, uint8_t *codes,
-                                                              size_t size, size_t n, size_t m, const uint8_t *low,
-                                                              const uint8_t *high, vb flips) {
-    const vb mask = vb_set1(15);
-    vb v[WIDTH] = {{0}};
-    for (size_t k = 0; k < m; k++) memcpy(&v[k], packed + k * stride, n);
-    transpose_16(v);
-    for (size_t b = 0; b < n; b++) {
-        uint8_t *octet = codes + b / WORD * EIGHT * size;
-        const vb first = (v[b] & mask) ^ flips, second = (v[b] >> 4) ^ flips;
-        memcpy(octet + low[b % WORD] * size, &first, m);
-        memcpy(octet + high[b % WORD] * size, &second, m);
+/* Ask for `n` bytes from so far behind a place on, for the next piece of the same rows. */
+static inline void ask_for(const uint8_t *place, size_t behind, size_t n) {
+    for (size_t i = 0; i < n; i += LINE) __builtin_prefetch((const void *)((uintptr_t)place + behind + i));
+}
+
+/* A cache line of each of SIDE columns, side by side, or what there is of them; those that come next are asked for. */
+static inline void gather_lines(const uint8_t *packed, size_t stride, size_t m, size_t n, uint8_t *lines) {
+    if (m < SIDE || n < LINE) {
+        memset(lines, 0, SIDE * LINE);
+        for (size_t k = 0; k < m; k++) memcpy(lines + k * LINE, packed + k * stride, n);
+        return;
+    }
+    for (size_t k = 0; k < SIDE; k++) {
+        memcpy(lines + k * LINE, packed + k * stride, LINE);
+        ask_for(packed + k * stride, SIDE * stride, LINE);
     }
 }
 
 static void unpack_columns(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
     const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid), n_bytes = grid.n_rows / 2;
-    const uint8_t *low = low_row[packing.order], *high = high_row[packing.order];
-    const vb flips = vb_set1((uint8_t)packing.flip);
-    for (size_t col = 0; col < grid.n_cols; col += WIDTH) {
-        const size_t m = grid.n_cols - col < WIDTH ? grid.n_cols - col : WIDTH;
-        for (size_t byte = 0; byte < n_bytes; byte += WIDTH) {
-            const size_t n = n_bytes - byte < WIDTH ? n_bytes - byte : WIDTH;
-            const uint8_t *from = packed + col * packing.stride + byte;
-            uint8_t *to = rows + byte / WORD * EIGHT * size + head + col;
-            if (n == WIDTH && m == WIDTH)
-                open_square(from, packing.stride, to, size, WIDTH, WIDTH, low, high, flips);
-            else
-                open_square(from, packing.stride, to, size, n, m, low, high, flips);
+    const vs flips = vs_set1((uint8_t)packing.flip);
+    uint8_t lines[SIDE * LINE], spare[2 * WIDTH * SIDE];
+    for (size_t col = 0; col < grid.n_cols; col += SIDE)
+        for (size_t byte = 0; byte < n_bytes; byte += LINE) {
+            const size_t m = grid.n_cols - col < SIDE ? grid.n_cols - col : SIDE;
+            const size_t n = n_bytes - byte < LINE ? n_bytes - byte : LINE;
+            gather_lines(packed + col * packing.stride + byte, packing.stride, m, n, lines);
+            for (size_t b = 0; b < n; b += WIDTH) {
+                uint8_t *to = rows + 2 * (byte + b) * size + head + col;
+                if (m == SIDE && n - b >= WIDTH) {
+                    open_squares(lines + b, LINE, to, size, packing.order, flips);
+                    continue;
+                }
+                open_squares(lines + b, LINE, spare, SIDE, packing.order, flips);
+                for (size_t row = 0; row < 2 * WIDTH && row < 2 * (n - b); row++)
+                    memcpy(to + row * size, spare + row * SIDE, m);
+            }
         }
-    }
 }
 
 void MF_LEVEL(grid_unpack)(mf_packing packing, mf_grid grid, const uint8_t *packed, uint8_t *rows) {
@@ -171,8 +158,11 @@ void MF_LEVEL(grid_unpack)(mf_packing packing, mf_grid grid, const uint8_t *pack
         unpack_columns(packing, grid, packed, rows);
     } else {
         const size_t head = mf_grid_head(grid), size = mf_grid_row_bytes(grid);
-        for (size_t row = 0; row < grid.n_rows; row++)
-            unpack_row(packed + row * packing.stride, rows + row * size + head, grid.n_cols, packing);
+        for (size_t row = 0; row < grid.n_rows; row++) {
+            const uint8_t *from = packed + row * packing.stride;
+            ask_for(from, grid.n_cols * packing.bits / 8, 2 * LINE);
+            unpack_row(from, rows + row * size + head, grid.n_cols, packing);
+        }
     }
 }
 
@@ -195,12 +185,9 @@ static void pack_nibbles(const uint8_t *codes, uint8_t *packed, size_t n, bool h
     if (n & 1) packed[n / 2] = (uint8_t)(codes[n - 1] << (high_first ? 4 : 0));
 }
 
-/* codes are put into another order, where words have one. */
-static void pack_row(uint8_t *codes, uint8_t *packed, size_t n, mf_packing packing) {
-    static const uint8_t awq[EIGHT] = {0, 2, 4, 6, 1, 3, 5, 7};
+static void pack_row(const uint8_t *codes, uint8_t *packed, size_t n, mf_packing packing) {
     const unsigned bits = packing.bits;
     if (bits == 4) {
-        if (packing.order == MF_ORDER_AWQ) order_eights(codes, n, awq);
         pack_nibbles(codes, packed, n, packing.order == MF_ORDER_HIGH);
     } else if (bits == 8) {
         memcpy(packed, codes, n);
@@ -235,11 +222,27 @@ static bool shifted(const uint8_t *given, uint8_t *codes, size_t n, int shift, i
     return fits;
 }
 
-/* Columns first .. first + n of a row as the codes to store; false where one of them has no place. */
-static bool codes_of(mf_packing packing, mf_grid grid, const uint8_t *row, size_t first, size_t n, int rezero,
-                     uint8_t *codes, size_t *bad) {
+/* Whether n codes are between 0 and top, which is one less than a power of two. */
+static bool below(const uint8_t *codes, size_t n, int top) {
+    vb seen = vb_set1(0);
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) seen |= vb_load(codes + i);
+    for (; i < n; i++) seen[0] |= codes[i];
+    return !vb_any(seen & vb_set1((uint8_t)~top));
+}
+
+/* Columns first .. first + n of a row as the codes to store: where they are, if they are as they have to be and no copy
+ * is asked for, or in `codes`. NULL where one of them has no place. */
+static const uint8_t *codes_of(mf_packing packing, mf_grid grid, const uint8_t *row, size_t first, size_t n, int rezero,
+                               bool copy, uint8_t *codes, size_t *bad) {
+    static const uint8_t awq[EIGHT] = {0, 2, 4, 6, 1, 3, 5, 7};
     const uint8_t *given = row + mf_grid_head(grid);
     const int top = (1 << packing.bits) - 1;
+    const bool ordered = packing.lay == MF_LAY_ROWS && packing.order == MF_ORDER_AWQ;
+    if (rezero == MF_REZERO_NONE && !packing.flip && !copy && !ordered) {
+        *bad = first;
+        return below(given + first, n, top) ? given + first : NULL;
+    }
     for (size_t at = 0; at < n;) {
         const size_t col = first + at;
         size_t m = n - at;
@@ -250,29 +253,32 @@ static bool codes_of(mf_packing packing, mf_grid grid, const uint8_t *row, size_
             const double zero = record_at(row, group).zero;
             if (!(zero >= -1024.0 && zero <= 1024.0 && (double)(int)zero == zero)) {
                 *bad = col;
-                return false;
+                return NULL;
             }
             shift = rezero - (int)zero;
         }
         if (!shifted(given + col, codes + at, m, shift, top, (uint8_t)packing.flip)) {
             *bad = col;
-            return false;
+            return NULL;
         }
         at += m;
     }
-    return true;
+    if (ordered) order_eights(codes, n, awq);
+    return codes;
 }
 
 enum { PIECE = 1024 };
 
 static bool pack_rows(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
                       mf_fault *fault) {
-    uint8_t codes[PIECE];
+    uint8_t spare[PIECE];
     const size_t size = mf_grid_row_bytes(grid);
     for (size_t row = 0; row < grid.n_rows; row++)
         for (size_t col = 0; col < grid.n_cols; col += PIECE) {
             const size_t n = grid.n_cols - col < PIECE ? grid.n_cols - col : PIECE;
-            if (!codes_of(packing, grid, rows + row * size, col, n, rezero, codes, &fault->column)) {
+            const uint8_t *codes =
+                codes_of(packing, grid, rows + row * size, col, n, rezero, false, spare, &fault->column);
+            if (!codes) {
                 fault->row = row;
                 return false;
             }
@@ -286,14 +292,16 @@ static bool pack_words(mf_packing packing, mf_grid grid, const uint8_t *rows, ui
                        mf_fault *fault) {
     enum { WORDS = UNIT * 8 / 32 }; /* 256 codes: whole words at every width */
     const size_t size = mf_grid_row_bytes(grid);
-    uint8_t codes[UNIT];
+    uint8_t spare[UNIT];
     uint32_t words[WIDTH][WORDS];
     for (size_t row = 0; row < grid.n_rows; row += WIDTH)
         for (size_t col = 0; col < grid.n_cols; col += UNIT) {
             const size_t n = grid.n_cols - col < UNIT ? grid.n_cols - col : UNIT;
             const size_t h = grid.n_rows - row < WIDTH ? grid.n_rows - row : WIDTH;
             for (size_t r = 0; r < h; r++) {
-                if (!codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, codes, &fault->column)) {
+                const uint8_t *codes =
+                    codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, false, spare, &fault->column);
+                if (!codes) {
                     fault->row = row + r;
                     return false;
                 }
@@ -306,39 +314,39 @@ static bool pack_words(mf_packing packing, mf_grid grid, const uint8_t *rows, ui
     return true;
 }
 
-/* The words of sixteen columns of up to 32 rows: nibbles of two rows fall together, then bytes change places. */
-static void pack_square(uint8_t codes[2 * WIDTH][UNIT], size_t col, size_t n_bytes, mf_order order, vb words[WIDTH]) {
-    const uint8_t *low = low_row[order], *high = high_row[order];
-    for (size_t b = 0; b < WIDTH; b++) {
-        const size_t first = b / WORD * EIGHT;
-        words[b] = b < n_bytes
-                       ? vb_load(codes[first + low[b % WORD]] + col) | vb_load(codes[first + high[b % WORD]] + col) << 4
-                       : vb_set1(0);
-    }
-    transpose_16(words);
-}
-
 static bool pack_columns(mf_packing packing, mf_grid grid, const uint8_t *rows, uint8_t *packed, int rezero,
                          mf_fault *fault) {
+    enum { COLUMNS = 128, ROWS = 2 * LINE };
     const size_t size = mf_grid_row_bytes(grid);
-    uint8_t codes[2 * WIDTH][UNIT] = {{0}}; /* whole vectors are read of what may be less */
-    for (size_t col = 0; col < grid.n_cols; col += UNIT) {
-        const size_t n = grid.n_cols - col < UNIT ? grid.n_cols - col : UNIT;
-        for (size_t row = 0; row < grid.n_rows; row += 2 * WIDTH) {
-            const size_t m = grid.n_rows - row < 2 * WIDTH ? grid.n_rows - row : 2 * WIDTH;
-            for (size_t r = 0; r < m; r++)
-                if (!codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, codes[r], &fault->column)) {
+    uint8_t spare[ROWS * COLUMNS] = {0}, lines[SIDE * LINE]; /* whole squares are read of what may be less */
+    for (size_t row = 0; row < grid.n_rows; row += ROWS) {
+        const size_t m = grid.n_rows - row < ROWS ? grid.n_rows - row : ROWS;
+        for (size_t col = 0; col < grid.n_cols; col += COLUMNS) {
+            const size_t n = grid.n_cols - col < COLUMNS ? grid.n_cols - col : COLUMNS;
+            const bool partly = m < ROWS || n < COLUMNS;
+            const uint8_t *codes = NULL; /* of the first row */
+            for (size_t r = 0; r < m; r++) {
+                const uint8_t *found = codes_of(packing, grid, rows + (row + r) * size, col, n, rezero, partly,
+                                                spare + r * COLUMNS, &fault->column);
+                if (!found) {
                     fault->row = row + r;
                     return false;
                 }
-            for (size_t k = 0; k < n; k += WIDTH) {
-                vb words[WIDTH];
-                pack_square(codes, k, m / 2, packing.order, words);
+                if (r == 0) codes = found;
+            }
+            const size_t step = codes == spare ? COLUMNS : size;
+            for (size_t k = 0; k < n; k += SIDE) {
+                for (size_t r = 0; r < m; r += 2 * WIDTH)
+                    close_squares(codes + r * step + k, step, lines + r / 2, LINE, packing.order);
                 uint8_t *to = packed + (col + k) * packing.stride + row / 2;
-                if (m == 2 * WIDTH && n - k >= WIDTH)
-                    for (size_t c = 0; c < WIDTH; c++) vb_store(to + c * packing.stride, words[c]);
+                if (m == ROWS && n - k >= SIDE)
+                    for (size_t c = 0; c < SIDE; c++) {
+                        memcpy(to + c * packing.stride, lines + c * LINE, LINE);
+                        ask_for(to + c * packing.stride, SIDE * packing.stride, LINE);
+                    }
                 else
-                    for (size_t c = 0; c < WIDTH && k + c < n; c++) memcpy(to + c * packing.stride, &words[c], m / 2);
+                    for (size_t c = 0; c < SIDE && k + c < n; c++)
+                        memcpy(to + c * packing.stride, lines + c * LINE, m / 2);
             }
         }
     }

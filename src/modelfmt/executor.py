@@ -36,7 +36,6 @@ __all__ = ["DEFAULT_MEMORY", "finalize", "run"]
 
 DEFAULT_MEMORY = 1 << 30
 SYNC_SECONDS = 20.0
-_DENSE = ("F16", "BF16", "F32")
 KEPT_WEIGHTS = 8
 """Tensors whose importance weights stay computed while their tiles pass."""
 
@@ -141,7 +140,7 @@ class _Session:
         self.journal = Journal.beside(plan.outputs[0].path, self.token, name)
         importance = _load_importance(plan, self.files)
         self.weights = lru_cache(KEPT_WEIGHTS)(importance.weights if importance else _no_weights)
-        self.moved = lru_cache(None)(self._moved)
+        self.moved = lru_cache(None)(lambda stream: plan.moved(plan.streams[stream]))
         self.lock = threading.Lock()
         self.read = self.written = self.done = self.resumed = 0
         self.errors: _Errors = {}
@@ -239,16 +238,6 @@ class _Session:
             self.outputs[sink.output].write(begin + wrote, data)
             wrote += len(data)
         return wrote
-
-    def _moved(self, stream: int) -> Expression | None:
-        """A stream whose only sink takes codes as they are, or values of a dense type, as the expression of what is
-        written."""
-        found = self.plan.streams[stream]
-        (sink, *more) = found.sinks
-        moved = sink.encoding in grids.BLOCKS if sink.moved else sink.encoding in _DENSE and not sink.via
-        if self.plan.stats or more or not found.expr.stored.name.startswith("GRID:") or not moved:
-            return None
-        return grids.blocks_of(found.expr, sink.encoding)
 
     def _copy(self, job: Job, stream: Stream) -> int | None:
         """Copy bytes that stay as they are inside the kernel; None where they have to be looked at."""

@@ -7,48 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from math import lcm, prod
-from typing import Any, TypeGuard
+from math import prod
+from typing import Any
 
 import msgspec
 
+from modelfmt import grids, tiling
 from modelfmt.errors import CorruptFile
-from modelfmt.ir import grid
-from modelfmt.ir.computed import FACTOR_ELEMENTS
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.layout import Checksum, Placed
-from modelfmt.ir.ops import (
-    AddLowRank,
-    Coded,
-    Encoded,
-    Expression,
-    Nearest,
-    Numbers,
-    Packed,
-    Regrid,
-    RopePermute,
-    geometry,
-    nodes,
-    read_bytes,
-    row_bytes,
-    source_label,
-)
+from modelfmt.ir.ops import Expression, geometry, read_bytes, row_bytes, source_label
 from modelfmt.report import Loss, Note
 
 __all__ = ["Job", "Output", "Plan", "Sink", "SourceFile", "Stream"]
 
-TILE_ELEMENTS = 1 << 20
-"""Elements of one job, about: float32 rows of 4 MiB, of which each thread holds a few at a time."""
-
-ALONG, ACROSS = (1, 4), (8, 16)
-"""So many times more where rows lie as in their file, and where they are columns there, since what is read of each of
-its lines should be long: for values, and for codes that move, of which many are few bytes."""
-
-IN_SLABS = 32
-"""The same where rows of codes become columns and are read a slab at a time: only what is written is held."""
-
-WHOLE = 256
-"""Columns of a grid that make whole words of codes of any width."""
+_DENSE = ("F16", "BF16", "F32")
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -119,7 +92,7 @@ class Plan(msgspec.Struct, frozen=True):
     notes: tuple[Note, ...] = ()
     importance: str | None = None
     stats: bool = False
-    tile_elements: int = TILE_ELEMENTS
+    tile_elements: int = tiling.ELEMENTS
     folders: tuple[str, ...] = ()
     schema: str = "modelfmt.plan/1"
 
@@ -148,8 +121,16 @@ class Plan(msgspec.Struct, frozen=True):
     def job_bytes(self, stream: Stream, n_rows: int, n_cols: int) -> int:
         """Bytes that a job of n_rows rows of this stream holds at once."""
         written = sum(sink_row_bytes(sink, n_cols) for sink in stream.sinks)
-        held = n_rows * (2 * row_bytes(stream.expr) + _held(stream.expr) + written) + 4 * n_cols * min(n_rows, 16)
-        return held + _merged_bytes(stream.expr, n_rows, n_cols)
+        return tiling.held(stream.expr, self.moved(stream), n_rows, written)
+
+    def moved(self, stream: Stream) -> Expression | None:
+        """What is written of a stream, as an expression: where its only sink takes codes as they are, or their values
+        in a dense type."""
+        (sink, *more), expr = stream.sinks, stream.expr
+        if self.stats or more or not expr.stored.name.startswith("GRID:"):
+            return None
+        as_it_is = sink.encoding in grids.BLOCKS if sink.moved else sink.encoding in _DENSE and not sink.via
+        return grids.blocks_of(expr, sink.encoding) if as_it_is else None
 
     def moved_bytes(self, job: Job) -> tuple[int, int]:
         """(bytes that a job reads, bytes that it writes)."""
@@ -241,32 +222,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def _tile(self, stream: Stream) -> tuple[int, int]:
         n_cols = geometry(stream.expr.shape, stream.expr.stored)[1]
-        unit = _unit(stream.expr)
-        elements = self.tile_elements * _times(stream.expr, measured=self.stats)
-        rows = max(1, elements // max(_wide(stream.expr, n_cols), 1))
-        return max(unit, rows // unit * unit), n_cols
-
-
-def _wide(expr: Expression, n_cols: int) -> int:
-    """Elements that have to be there at once for a row of an expression."""
-    if isinstance(expr, Packed):
-        return n_cols * 8 * expr.stored.block_bytes // expr.packing.bits
-    return max(n_cols, prod(expr.input.shape[-1:])) if _of_rows(expr) else n_cols
-
-
-def _held(expr: Expression) -> int:
-    """Bytes of the rows of grids, blocks and values that a row of what is made from them needs at once."""
-    if not _of_rows(expr):
-        return 24 * expr.shape[-1] if isinstance(expr, Numbers) else 0  # planes
-    held = [row_bytes(node) + (4 * node.shape[-1] if isinstance(node, Encoded) else 0) for node in nodes(expr.input)]
-    return sum(held)
-
-
-def _of_rows(expr: Expression) -> TypeGuard[Packed | Numbers]:
-    """Whether rows of an expression are made of as many rows of a grid."""
-    return (isinstance(expr, Packed) and expr.packing.lay == "rows") or (
-        isinstance(expr, Numbers) and not expr.turned and expr.along != "rows"
-    )
+        return tiling.rows(stream.expr, self.moved(stream), self.tile_elements, measured=self.stats), n_cols
 
 
 def _bits(tensors: Sequence[Placed]) -> float | None:
@@ -278,49 +234,3 @@ def sink_row_bytes(sink: Sink, n_cols: int) -> int:
     """Bytes of one written row."""
     stored = ENCODINGS[sink.encoding]
     return -(-n_cols // stored.block_elements) * stored.block_bytes
-
-
-def _times(expr: Expression, *, measured: bool) -> int:
-    """So many times the usual elements (ALONG, ACROSS)."""
-    if isinstance(expr, Numbers):
-        return 1
-    parts = nodes(expr)
-    crossed = any(isinstance(node, Coded) and node.packing.crosses for node in parts)
-    moves = any(isinstance(node, Coded | Regrid) for node in parts) and not measured
-    if moves and _in_slabs(expr):
-        return IN_SLABS
-    across = crossed != (isinstance(expr, Packed) and expr.packing.crosses)
-    return (ACROSS if across else ALONG)[moves and not any(isinstance(node, Encoded) for node in parts)]
-
-
-def _in_slabs(expr: Expression) -> bool:
-    """Whether rows of codes go straight into words that lie across (see grids.parts)."""
-    if not (isinstance(expr, Packed) and expr.packing.crosses and 32 % expr.packing.bits == 0):
-        return False
-    return isinstance(expr.input, Coded) and expr.input.packing.lay == "rows" and expr.input.index is None
-
-
-def _merged_bytes(expr: Expression, n_rows: int, n_cols: int) -> int:
-    """What an adapter adds: the sum in float32, and as much of its factors as is held at once."""
-    while not isinstance(expr, AddLowRank):
-        if not expr.inputs:
-            return 0
-        expr = expr.inputs[0]
-    factors = min(expr.b.shape[-1] * (n_cols + n_rows), 2 * FACTOR_ELEMENTS)
-    return 4 * (n_rows * n_cols + factors)
-
-
-def _unit(expr: Expression) -> int:
-    """Rows that are best made together: those of one head, where a permutation mixes them, of one word, or of whole
-    groups and blocks."""
-    if isinstance(expr, RopePermute):
-        return expr.head_rows
-    if isinstance(expr, Coded):
-        return 8 if expr.packing.lay == "columns" else 1
-    if isinstance(expr, Nearest):
-        return expr.rows
-    if isinstance(expr, Packed) and expr.packing.crosses:
-        group = grid.parse(expr.input.stored.name).group
-        columns = lcm(group, WHOLE) if group < WHOLE else WHOLE
-        return columns * expr.packing.bits // 32 if expr.packing.lay == "words" else columns
-    return max((_unit(part) for part in expr.inputs[:1]), default=1)

@@ -24,6 +24,7 @@ from modelfmt.grids.kinds import (
 )
 from modelfmt.grids.params import Planes, records, zeros_of
 from modelfmt.grids.parts import planes_of
+from modelfmt.grids.rows import SLAB
 from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, values
 from modelfmt.ir.ops import (
     Blocks,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCKS",
     "LAYOUTS",
+    "SLAB",
     "Apart",
     "Layout",
     "Planes",
@@ -59,6 +61,7 @@ __all__ = [
     "doubles",
     "fit",
     "half_scales",
+    "in_slabs",
     "planes_of",
     "records",
     "records_of",
@@ -107,3 +110,13 @@ def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[N
             yield from slabs(inner, start, stop, reader)
         case _:
             yield reader.rows(expr, start, stop)
+
+
+def in_slabs(expr: Expression) -> bool:
+    """Whether `slabs` makes the rows of whole heads so."""
+    match expr:
+        case Blocks() | RopePermute(Blocks()):
+            return True
+        case Reshape(inner):
+            return row_bytes(inner) == row_bytes(expr) and in_slabs(inner)
+    return False

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffers"]
 
+LINE = 64
+"""Bytes of a cache line."""
 SMALL = 1 << 17
 """Bytes below which the allocator keeps memory itself."""
-KEPT = 1 << 25
-"""Bytes that may wait for their next use."""
+KEPT = 1 << 27
+"""Bytes that may wait for their next use: a few of the largest tiles. With less, more is held in all, since memory that
+goes back to the system does not go at once."""
 
 
 class Buffers:
@@ -33,16 +36,17 @@ class Buffers:
         self._lock = threading.RLock()  # an array may die wherever memory is allocated, also inside `empty`
 
     def empty(self, n_rows: int, row_bytes: int) -> NDArray[np.uint8]:
-        """uint8 [n_rows, row_bytes], C-contiguous, aligned to any number."""
+        """uint8 [n_rows, row_bytes], C-contiguous, aligned to any number; large ones begin with a cache line."""
         import numpy as np
 
         size = n_rows * row_bytes
         if size < SMALL:
             return np.empty((n_rows, row_bytes), np.uint8)
-        memory = self._taken(size)
+        memory = self._taken(size + LINE)
         if memory is None:
-            memory = np.empty(size, np.uint8)
-        lent = np.frombuffer(memory.data, np.uint8, size)  # every view of it keeps it alive
+            memory = np.empty(size + LINE, np.uint8)
+        begin = -memory.ctypes.data % LINE
+        lent = np.frombuffer(memory.data, np.uint8, size, begin)  # every view of it keeps it alive
         weakref.finalize(lent, self._return, memory).atexit = False
         return lent.reshape(n_rows, row_bytes)
 
