@@ -170,6 +170,15 @@ def test_damaged_parts_are_named(awq: Path, tmp_path: Path, part: str, harm: str
     assert caught.value.code in ("quant-part", "quant-shape", "quant-dtype", "quant-config", "unmatched-tensors")
 
 
+def test_a_weight_that_is_there_quantized_and_as_it_is_is_an_error(awq: Path, tmp_path: Path) -> None:
+    tensors = load_file(awq / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(8, 8)
+    save_file(tensors, awq / "model.safetensors")
+    with pytest.raises(CorruptFile) as caught:
+        modelfmt.plan(awq, tmp_path / "out.gguf")
+    assert (caught.value.code, caught.value.place) == ("quant-part", "model.layers.0.mlp.up_proj.weight")
+
+
 def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> None:
     tensors = load_file(awq / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.scales"][1, 3] = float("nan")

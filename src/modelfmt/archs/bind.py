@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite, prod
 from typing import Any
+
+import msgspec
 
 from modelfmt.archs import hparams, nextn, pooling, rope
 from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
@@ -29,8 +30,7 @@ __all__ = ["Bound", "BoundTensor", "to_gguf"]
 _BEYOND = 8  # layers behind those of the model, which predict further tokens
 
 
-@dataclass(frozen=True, slots=True)
-class BoundTensor:
+class BoundTensor(msgspec.Struct, frozen=True):
     """One tensor of the file: GGUF name, how it is made, of which source tensors. keep: the encoding it must have."""
 
     name: str
@@ -39,8 +39,7 @@ class BoundTensor:
     keep: str | None
 
 
-@dataclass
-class Bound:
+class Bound(msgspec.Struct):
     """A checkpoint as its file will have it.
 
     tensors: constants first, then in the order of their sources. metadata: (key, GGUF type, value), the keys of the
@@ -49,10 +48,10 @@ class Bound:
     """
 
     architecture: Architecture
-    tensors: list[BoundTensor] = field(default_factory=list)
-    metadata: list[tuple[str, str, Any]] = field(default_factory=list)
-    notes: list[Note | Loss] = field(default_factory=list)
-    hparams: dict[str, Any] = field(default_factory=dict)
+    tensors: list[BoundTensor] = msgspec.field(default_factory=list)
+    metadata: list[tuple[str, str, Any]] = msgspec.field(default_factory=list)
+    notes: list[Note | Loss] = msgspec.field(default_factory=list)
+    hparams: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def to_gguf(

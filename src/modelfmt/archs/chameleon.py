@@ -11,7 +11,7 @@ src/models/chameleon.cpp, conversion/chameleon.py (November 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import ATTENTION_BIAS
 from modelfmt.archs.llama import LLAMA

@@ -7,8 +7,9 @@ models/clip/{configuration,modeling}_clip.py (November 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from modelfmt.archs.table import Architecture, Ignore, Param, Row
 

@@ -7,7 +7,7 @@ src/models/{command-r,cohere2,cohere2moe}.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import DECODER, PROJECTIONS, expert_rows
 from modelfmt.archs.experts import dense_rows, leading_dense, router, shared_rows

@@ -6,7 +6,7 @@ llama-arch.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.specs import Part, Spec, Stacked
 from modelfmt.archs.table import Architecture, Ignore, Param, Refuses, Rope, Row

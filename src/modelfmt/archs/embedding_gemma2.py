@@ -8,7 +8,7 @@ models/embedding_gemma2/{configuration,modeling}_embedding_gemma2.py and llama.c
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.gemma4 import EXPERTS, GEMMA4, LAYERED
 from modelfmt.archs.multimodal import beside

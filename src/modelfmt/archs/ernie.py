@@ -8,7 +8,7 @@ src/models/{ernie4-5,ernie4-5-moe,paddleocr}.cpp (November 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_GIVEN, PROJECTIONS, expert_rows, kv_heads
 from modelfmt.archs.experts import dense_rows, leading_dense, router, shared_rows

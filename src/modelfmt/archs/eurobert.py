@@ -6,7 +6,7 @@ src/models/eurobert.cpp, conversion/bert.py (November 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import DECODER
 from modelfmt.archs.table import Ignore, Param, Refuses, Rope

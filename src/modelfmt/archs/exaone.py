@@ -7,7 +7,7 @@ src/models/{exaone,exaone4,exaone-moe}.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import (
     DECODER,

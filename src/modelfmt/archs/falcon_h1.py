@@ -8,7 +8,7 @@ models/falcon_h1/{configuration,modeling}_falcon_h1.py and llama.cpp src/models/
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import DECODER, HEAD_SIZE_WRITTEN, kv_heads, targets
 from modelfmt.archs.mamba import mamba2_rows, mamba2_sizes

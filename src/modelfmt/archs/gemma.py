@@ -6,7 +6,7 @@ and llama.cpp src/models/{gemma,gemma2,gemma3,gemma-embedding}.cpp (November 202
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import DECODER, kv_heads
 from modelfmt.archs.specs import Add

@@ -8,7 +8,7 @@ src/models/{chatglm,glm4,glm4-moe}.cpp, conversion/glm.py (November 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import (
     ATTENTION_BIAS,

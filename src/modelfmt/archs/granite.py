@@ -9,7 +9,7 @@ src/models/{granite,granite-swa}.cpp (November 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import kv_heads, layer_thetas, targets
 from modelfmt.archs.experts import router, shared_rows

@@ -9,7 +9,7 @@ src/models/hy-v4.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import PROJECTIONS, expert_rows, targets
 from modelfmt.archs.dsa import DEEPSEEK32, indexer_params, indexer_types

@@ -6,7 +6,7 @@ Checked against transformers 5.24 models/jais2/{configuration,modeling}_jais2.py
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, HEAD_SIZE_WRITTEN, MLP_BIAS, biased, kv_heads, targets
 from modelfmt.archs.table import Param, Refuses, Rope

@@ -7,7 +7,7 @@ src/models/kimi-linear.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import NUMBERED, expert_rows, targets
 from modelfmt.archs.deepseek import SIGMOID

@@ -8,8 +8,10 @@ checkpoint becomes one of the file without a product being made. Operations that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.archs import hparams, rope, unbind
 from modelfmt.archs.slots import Slot, slots_of, spellings
@@ -48,8 +50,7 @@ DORA_LIMIT = 1 << 26
 """Elements of a tensor whose columns can be given lengths: all of it is computed for each of its tiles."""
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """scale * (b @ a), to be added to a tensor [*outer, rows, columns].
 
     b: [*outer, rows, rank]. a: [*outer, rank, columns], or [rank, columns] for all of outer. magnitude: [rows], or
@@ -98,8 +99,7 @@ class Pair:
         return Transpose(self.transposed.added(Transpose(dense)))
 
 
-@dataclass(frozen=True)
-class Vector:
+class Vector(msgspec.Struct, frozen=True):
     """scale * values, to be added to a tensor of one axis (a bias)."""
 
     values: Expression
@@ -111,15 +111,14 @@ class Vector:
         return AddLowRank(bias, Reshape(self.values, (1, bias.shape[0])), one, self.scale)
 
 
-@dataclass
-class Changes:
+class Changes(msgspec.Struct):
     """What an adapter does to tensors, by their names. replaced: in the place of the whole tensor. rows: in the place
     of the rows with these numbers, ascending."""
 
-    pairs: dict[str, Pair] = field(default_factory=dict)
-    vectors: dict[str, Vector] = field(default_factory=dict)
-    replaced: dict[str, Expression] = field(default_factory=dict)
-    rows: dict[str, tuple[tuple[int, ...], Expression]] = field(default_factory=dict)
+    pairs: dict[str, Pair] = msgspec.field(default_factory=dict)
+    vectors: dict[str, Vector] = msgspec.field(default_factory=dict)
+    replaced: dict[str, Expression] = msgspec.field(default_factory=dict)
+    rows: dict[str, tuple[tuple[int, ...], Expression]] = msgspec.field(default_factory=dict)
 
     @property
     def names(self) -> set[str]:

@@ -12,9 +12,10 @@ A checkpoint has `language_model.model.` (as transformers 4 wrote it, and most c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from modelfmt.archs.table import Architecture, Ignore, Loses, Param
 

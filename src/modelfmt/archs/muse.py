@@ -7,7 +7,7 @@ models/muse_glimmer/{configuration,modeling}_muse_glimmer.py and llama.cpp src/m
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import DECODER, kv_heads, layer_thetas, sliding_layers
 from modelfmt.archs.multimodal import beside

@@ -9,8 +9,9 @@ layer and those of the table's `Nextn`. Source: llama.cpp src/llama-model.cpp, c
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from modelfmt.archs.slots import Slot, slots_of, spellings
 from modelfmt.archs.table import Architecture, Row

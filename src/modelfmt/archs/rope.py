@@ -20,8 +20,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.archs.table import Rope
 from modelfmt.archs.terms import Scope, evaluate
@@ -45,14 +46,13 @@ _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 """Where yarn's ramp begins and ends, if nothing says it, in transformers and in llama.cpp."""
 
 
-@dataclass
-class Encoded:
+class Encoded(msgspec.Struct):
     """What the rope of one model puts into a file. metadata: key behind the architecture's name -> (type, value)."""
 
-    metadata: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    tensors: dict[str, Constant] = field(default_factory=dict)
-    hparams: dict[str, Any] = field(default_factory=dict)
-    losses: list[Loss] = field(default_factory=list)
+    metadata: dict[str, tuple[str, Any]] = msgspec.field(default_factory=dict)
+    tensors: dict[str, Constant] = msgspec.field(default_factory=dict)
+    hparams: dict[str, Any] = msgspec.field(default_factory=dict)
+    losses: list[Loss] = msgspec.field(default_factory=list)
 
     def scaling(self, key: str, type: str, value: Any) -> None:
         self.metadata[f"rope.scaling.{key}"] = (type, value)
@@ -62,8 +62,7 @@ class Encoded:
         self.tensors[name] = Constant(data, (len(values),), "F32")
 
 
-@dataclass(frozen=True)
-class _Case:
+class _Case(msgspec.Struct, frozen=True):
     """One rope: the settings of full attention, the whole configuration, the hyper-parameters."""
 
     spec: Rope

@@ -6,7 +6,7 @@ src/models/seed-oss.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, kv_heads
 from modelfmt.archs.table import Param, Row

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from modelfmt.archs.specs import Add, Reshaped, Shape, Sharded, Spec, Stacked, before, sources_of
 from modelfmt.archs.table import Architecture, Row
@@ -15,8 +16,7 @@ __all__ = ["Slot", "slots_of", "spellings", "unmatched", "wrong_shape"]
 _NAMED = 100  # tensors that an error names; all are in its context
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A row in one layer, its weight or its bias. start: the layer at which those of the checkpoint begin."""
 
     row: Row

@@ -7,9 +7,10 @@ result has `shape`. On a bias (one axis) an operation does what belongs to the r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
+
+import msgspec
 
 from modelfmt.archs.terms import Scope, evaluate
 from modelfmt.ir.ops import (
@@ -64,8 +65,7 @@ __all__ = [
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Permute:
+class Permute(msgspec.Struct, frozen=True):
     """Rows of each head from halves to pairs, for graphs with interleaved rope. heads: a term; rotated: how many rows
     of each head turn, a term, the others stay behind them; all of them where there is none. halves: from pairs to
     halves instead."""
@@ -75,27 +75,23 @@ class Permute:
     halves: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Add:
+class Add(msgspec.Struct, frozen=True):
     """A number added to each value, in float32."""
 
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Transposed:
+class Transposed(msgspec.Struct, frozen=True):
     """The last two axes exchanged (weights stored as [in, out]); its own inverse."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stacked:
+class Stacked(msgspec.Struct, frozen=True):
     """One tensor per `{e}` of the source template, under a new first axis of `count`; a row's first operation."""
 
     count: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sharded:
+class Sharded(msgspec.Struct, frozen=True):
     """One tensor per `{e}` of the source template, one behind the other along the first axis: as torch.chunk makes
     them, all of the same number of rows but for the last, which may have fewer. A row's first operation.
 
@@ -106,8 +102,7 @@ class Sharded:
     parts: str
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Part `index` of a fused source along an axis. The rows of a source have all of its parts.
 
     of: how many equal parts, or the sizes of the parts, terms. every: they alternate (of two: the even, the odd ones).
@@ -119,23 +114,20 @@ class Part:
     every: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
+class Heads(msgspec.Struct, frozen=True):
     """The first axis cut into `count` (a term) heads of equal size: two axes."""
 
     count: str
 
 
-@dataclass(frozen=True, slots=True)
-class Padded:
+class Padded(msgspec.Struct, frozen=True):
     """Rows of zeros appended: from `rows` to `to`, both terms. They are cut off on the way back."""
 
     rows: str
     to: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ungrouped:
+class Ungrouped(msgspec.Struct, frozen=True):
     """Rows of a fused qkv from groups (the queries of a group, its key, its value) to all queries, all keys, all
     values.
 
@@ -146,28 +138,24 @@ class Ungrouped:
     queries: str = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(msgspec.Struct, frozen=True):
     """Rows from `skip` (a term) on. Those before, which no position uses, are zeros on the way back."""
 
     skip: str
 
 
-@dataclass(frozen=True, slots=True)
-class Indices:
+class Indices(msgspec.Struct, frozen=True):
     """Whole numbers from 0 up, of 64 bits in the checkpoint (or 32) and 32 in the file. below: a term, which none
     reaches."""
 
     below: str
 
 
-@dataclass(frozen=True, slots=True)
-class NegExp:
+class NegExp(msgspec.Struct, frozen=True):
     """-exp of each value, in float32: the decay of a state-space layer from its logarithm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scaled:
+class Scaled(msgspec.Struct, frozen=True):
     """Each value times the value of a term, to a power, in float32: a multiplier that the graph does not have.
 
     sections: the rows that each of several factors is for, instead of one factor for all.
@@ -178,8 +166,7 @@ class Scaled:
     sections: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Reshaped:
+class Reshaped(msgspec.Struct, frozen=True):
     """The same values from the shape `source` in the shape `result` (terms): axes of one, norms of groups. Not done to
     biases."""
 
@@ -187,8 +174,7 @@ class Reshaped:
     result: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tiled:
+class Tiled(msgspec.Struct, frozen=True):
     """Heads along an axis from `groups` of `each` to `each` of `groups`: (0 0 1 1) to (0 1 0 1). before: how many
     entries of the axis come before the heads and stay."""
 
@@ -198,8 +184,7 @@ class Tiled:
     before: str = "0"
 
 
-@dataclass(frozen=True, slots=True)
-class Grouped:
+class Grouped(msgspec.Struct, frozen=True):
     """Parts start..stop of a fused source whose rows are `groups` groups, each with parts of the given `sizes`: all
     groups of the one part, then all of the next. The rows of a source have all of its parts."""
 

@@ -6,7 +6,7 @@ src/models/stablelm.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import ATTENTION_BIAS, DECODER, biased, kv_heads
 from modelfmt.archs.specs import Stacked

@@ -7,7 +7,7 @@ src/models/{starcoder,starcoder2}.cpp (October 2026).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from modelfmt.archs.decoder import DECODER, biased, kv_heads
 from modelfmt.archs.gpt2 import GPT2

@@ -8,8 +8,10 @@ docs/architectures.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.archs.specs import Spec
 from modelfmt.archs.terms import Scope, evaluate
@@ -32,8 +34,7 @@ __all__ = [
 REQUIRED: Any = ...
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One tensor: Hugging Face template(s), GGUF template, shape in the GGUF file (row-major, terms), operations.
 
     {i} is the layer, {e} the expert (with `Stacked`) or the shard (with `Sharded`). source: several templates are
@@ -64,8 +65,7 @@ class Row:
         return (self.source,) if isinstance(self.source, str) else self.source
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(msgspec.Struct, frozen=True):
     """A tensor of one value in each layer, which the file has among its metadata: a list of numbers, one for each
     layer.
 
@@ -79,8 +79,7 @@ class Scalar:
     default: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """A tensor of whole numbers of 64 bits, which the file has among its metadata as a list.
 
     source: Hugging Face template; layer: a term, the number for its {i}. key: the whole GGUF key; type: of its numbers.
@@ -106,8 +105,7 @@ class Listed:
         return (evaluate(self.size, scope),)
 
 
-@dataclass(frozen=True, slots=True)
-class Filled:
+class Filled(msgspec.Struct, frozen=True):
     """A tensor of the file in each layer, of `size` (a term) times the same value: that of a param, or 1. No tensor of
     the checkpoint is behind it."""
 
@@ -116,8 +114,7 @@ class Filled:
     param: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(msgspec.Struct, frozen=True):
     """One hyper-parameter: where config.json has it, and the GGUF key (behind the architecture's name) it goes to.
 
     From config.json. config: names in order of preference, dotted inside an object (`*` for its entries, which must
@@ -177,8 +174,7 @@ class Param:
         return (self.config,) if isinstance(self.config, str) else self.config
 
 
-@dataclass(frozen=True, slots=True)
-class Rope:
+class Rope(msgspec.Struct, frozen=True):
     """Rotary positions. style: pairs ("norm") or halves ("neox"); GGUF does not say, each graph knows.
 
     theta: where config.json has none. implied: a theta that is not written. local_theta: that of sliding-window layers,
@@ -210,9 +206,9 @@ class Rope:
     alpha: bool = False
     sections: tuple[int, ...] = ()
     alike: bool = False
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     names_longrope: bool = True
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = msgspec.field(default_factory=dict)
     log_multiplier: float = 0.0
     labels: tuple[str, str] = ("full_attention", "sliding_attention")
     keys: tuple[str, str] = ("rope.freq_base", "rope.freq_base_swa")
@@ -221,8 +217,7 @@ class Rope:
     betas: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """Sliding-window layers between full ones: all but each `period`-th slide, unless layer_types says otherwise.
 
     size: where config.json has none. config: its name there. full_first: each period begins with its full layer.
@@ -238,8 +233,7 @@ class Window:
     stated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore:
+class Ignore(msgspec.Struct, frozen=True):
     """Source tensors that have no place in the file, and why. pattern: of a shell; {n_layer} is the number of layers,
     and so the first one beyond them, or one of those behind it. loss: they carried information."""
 
@@ -249,8 +243,7 @@ class Ignore:
     loss: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Nextn:
+class Nextn(msgspec.Struct, frozen=True):
     """Layers behind the last one, each of which predicts a further token (MTP): the file has them as further layers,
     llama.cpp computes them for speculative decoding only. A param n_nextn says how many there are.
 
@@ -261,19 +254,17 @@ class Nextn:
 
     rows: tuple[Row, ...]
     prefix: str = "model.layers.{i}."
-    entries: Mapping[str, Any] = field(default_factory=dict)
+    entries: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Refuses:
+class Refuses(msgspec.Struct, frozen=True):
     """A condition under which the file would be wrong, so that none is made."""
 
     when: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loses:
+class Loses(msgspec.Struct, frozen=True):
     """A condition under which something of the source is not expressed. kind: see `modelfmt.report.Loss`."""
 
     when: str
@@ -282,8 +273,7 @@ class Loses:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(msgspec.Struct, frozen=True):
     """One architecture on both sides.
 
     gguf: its name there, empty for a table that is for compute graphs alone. hf: class names. model_type: of
@@ -315,7 +305,7 @@ class Architecture:
     loses: tuple[Loses, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()
     suffixes: tuple[tuple[str, str], ...] = ()
-    graph: Mapping[str, Any] = field(default_factory=dict)
+    graph: Mapping[str, Any] = msgspec.field(default_factory=dict)
     variants: tuple[tuple[str, Architecture], ...] = ()
     writes: tuple[str, str] | None = None
     inside: str = ""

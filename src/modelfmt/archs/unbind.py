@@ -7,9 +7,10 @@ is used for shapes and operations only; `configuration` makes config.json of it,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from struct import pack
 from typing import Any
+
+import msgspec
 
 from modelfmt.archs import hparams, nextn, rope
 from modelfmt.archs.slots import Slot, spellings, unmatched, wrong_shape
@@ -30,8 +31,7 @@ _SIZES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class UnboundTensor:
+class UnboundTensor(msgspec.Struct, frozen=True):
     """One tensor of the checkpoint: its name, how it is made, of which GGUF tensors."""
 
     name: str
@@ -39,8 +39,7 @@ class UnboundTensor:
     source_names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unbound:
+class Unbound(msgspec.Struct, frozen=True):
     """A GGUF file as a checkpoint: tensors in the order of the file; constants, which config.json says in words."""
 
     architecture: Architecture
@@ -196,8 +195,7 @@ def _there(name: str, tensors: Mapping[str, Expression]) -> int:
     return sum(found.startswith(start) and found.endswith(end) for found in tensors)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     """A tensor of the file: the whole of its sources, or a part of a fused one. names: of the sources."""
 
     slot: Slot

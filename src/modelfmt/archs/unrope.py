@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelfmt.archs.rope import YARN_EXTRAS, implied_longrope, llama3_factors, mscale
 from modelfmt.archs.table import Architecture, Rope
@@ -27,8 +28,7 @@ _STILL = 1e30  # divides a frequency to nothing
 _FACTORS, _LONG, _SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(msgspec.Struct, frozen=True):
     """What a file says of its rope. tensors: factor tensors by name."""
 
     arch: Architecture

@@ -8,8 +8,9 @@ only.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelfmt.ir.encoding import ENCODINGS
 
@@ -39,8 +40,7 @@ CLASSES = {
 _TYPE_STRING = re.compile(r"([<>|=]?)([?a-zA-Z])([0-9]{0,12})(\[[0-9a-zA-Z]{1,8}\])?")
 
 
-@dataclass(frozen=True, slots=True)
-class Dtype:
+class Dtype(msgspec.Struct, frozen=True):
     """An element type with an encoding, and whether it is big-endian."""
 
     encoding: str
@@ -52,8 +52,7 @@ class Dtype:
         return ENCODINGS[self.encoding].block_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TextType:
+class TextType(msgspec.Struct, frozen=True):
     """Text of a fixed width: code points of 4 bytes (unicode), or bytes."""
 
     width: int
@@ -66,8 +65,7 @@ class TextType:
         return self.width * (4 if self.unicode else 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """A field of a structure. shape: of an array inside the structure, else ()."""
 
     name: str
@@ -76,16 +74,14 @@ class Field:
     shape: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Struct:
+class Struct(msgspec.Struct, frozen=True):
     """A structure of `size` bytes."""
 
     fields: tuple[Field, ...]
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
+class Other(msgspec.Struct, frozen=True):
     """A type without an encoding. name: NumPy's. size: bytes of an element; None for objects."""
 
     name: str

@@ -7,7 +7,8 @@ literal, read by `literal`; it has exactly the keys descr, fortran_order and sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from modelfmt.arrays.dtypes import DESCRIPTIONS, Element, described
 from modelfmt.arrays.literal import LiteralError, parse
@@ -25,8 +26,7 @@ _VERSIONS = {(1, 0): (2, "latin-1"), (2, 0): (4, "latin-1"), (3, 0): (4, "utf-8"
 _KEYS = {"descr", "fortran_order", "shape"}
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """What a header says. data: where the elements lie, of exactly the size that shape and type ask for, unless these
     are objects (then a pickle lies there)."""
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from modelfmt.archs.bind import Bound
 from modelfmt.archs.unbind import to_huggingface
@@ -65,17 +66,16 @@ _TOKENIZER_FILES = (
 )
 
 
-@dataclass(frozen=True)
-class Carried:
+class Carried(msgspec.Struct, frozen=True):
     """What was carried. files: contents by path. layouts: the files of weights. tensors: first bytes by tensor name.
 
     approximated: the tensors that come back with other last bits, or may.
     same_architecture, same_tokenizer: the file's own keys are those that were written beside it.
     """
 
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = msgspec.field(default_factory=dict)
     layouts: tuple[FileLayout, ...] = ()
-    tensors: dict[str, bytes] = field(default_factory=dict)
+    tensors: dict[str, bytes] = msgspec.field(default_factory=dict)
     approximated: frozenset[str] = frozenset()
     same_architecture: bool = True
     same_tokenizer: bool = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from math import gcd, prod
 from typing import Any
 
@@ -27,20 +26,25 @@ SMALL = 1 << 22
 """Bytes that are read while a checkpoint is opened, of one tensor: group indices, states, scalars."""
 
 
-@dataclass
-class Parts:
+class Parts(msgspec.Struct):
     """The tensors of a checkpoint while conventions are taken out of them.
 
-    settings: the quantization section of the configuration. metadata: what the headers of the files say.
+    settings: the quantization section of the configuration. metadata: what the headers of the files say. made: what was
+    put in the place of parts, by the name of the first of them.
     """
 
     path: str
     tensors: dict[str, Expression]
     settings: Mapping[str, Any]
     reader: Reader
-    config: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
+    config: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    notes: list[Note] = msgspec.field(default_factory=list)
+    made: dict[str, tuple[str, Expression]] = msgspec.field(default_factory=dict)
+    order: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.order = tuple(self.tensors)
 
     def modules(self, suffix: str) -> Iterator[str]:
         """Names of the modules that have a tensor of this name, `model.layers.0.mlp.up_proj` .."""
@@ -90,13 +94,21 @@ class Parts:
 
     def put(self, name: str, expr: Expression, *taken: str) -> None:
         """One tensor in the place of the parts `taken`."""
-        names = [part for part in taken if part in self.tensors]
-        place = names[0]
-        self.tensors = {
-            (name if key == place else key): (expr if key == place else value)
-            for key, value in self.tensors.items()
-            if key == place or key not in names
-        }
+        names = [part for part in taken if self.tensors.pop(part, None) is not None]
+        self.made[names[0]] = name, expr
+
+    def whole(self) -> dict[str, Expression]:
+        """Every tensor, in the order of the checkpoint. Raises CorruptFile (quant-part) where two have one name."""
+        found: dict[str, Expression] = {}
+        for place in self.order:
+            name, expr = self.made.get(place) or (place, self.tensors.get(place))
+            if name in found:
+                raise CorruptFile(
+                    "a weight is there twice, quantized and as it is", code="quant-part", path=self.path, place=name
+                )
+            if expr is not None:
+                found[name] = expr
+        return found
 
     def drop(self, module: str, *parts: str) -> None:
         """Parts that say how activations are quantized, or nothing that a weight needs."""

@@ -8,11 +8,11 @@ made from the file's own keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from modelfmt import grids
 from modelfmt.checkpoints import huggingface
@@ -43,18 +43,17 @@ _OWN_FACTS = frozenset(
 ) | {f"general.sampling.{key}" for key, _, _ in SAMPLING}
 
 
-@dataclass
-class Checkpoint:
+class Checkpoint(msgspec.Struct):
     """The folder before a type is chosen. home: what the names of weights begin with. original: the types that tensors
     had. layouts: the weights' files then."""
 
     tensors: dict[str, Expression]
     files: dict[str, bytes]
     home: str = ""
-    original: dict[str, str] = field(default_factory=dict)
+    original: dict[str, str] = msgspec.field(default_factory=dict)
     layouts: tuple[FileLayout, ...] = ()
-    losses: list[Loss] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    losses: list[Loss] = msgspec.field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
 
 
 def view(model: Model) -> tuple[dict[str, Expression], dict[str, bytes], list[Loss], list[Note]]:

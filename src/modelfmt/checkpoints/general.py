@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from modelfmt.report import Note
 
@@ -95,8 +96,7 @@ class ParameterCount(NamedTuple):
     expert_count: int
 
 
-@dataclass(frozen=True)
-class ModelId:
+class ModelId(msgspec.Struct, frozen=True):
     """What a hub id or a folder's name says about a model."""
 
     name: str
@@ -299,8 +299,7 @@ def _complete(facts: dict[str, str | None], model_id: ModelId) -> None:
 # -- values from the card and generation_config.json ---------------------------------------------------------------
 
 
-@dataclass
-class _Checked:
+class _Checked(msgspec.Struct):
     """Takes values from files that may hold anything; what does not fit is noted."""
 
     notes: list[Note]

@@ -97,7 +97,7 @@ def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:
     if not 0 <= low <= high <= own.limit or n_cols * bits % 32 or n_rows * bits % 32:
         return None
     form = verdict(rounding(expr, reader, scale="F16"))
-    plain = b"".join((column // group).to_bytes(4, "little") for column in range(n_cols))
+    plain = b"".join(number.to_bytes(4, "little") * group for number in range(n_cols // group))
     shape = (n_cols // group, n_rows * bits // 32)
     parts: dict[str, Expression] = {
         "qweight": Packed(expr, Packing(bits, "words"), "I32"),

@@ -11,10 +11,11 @@ config. Not here: what the tensors mean, adapters.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
+
+import msgspec
 
 from modelfmt.checkpoints import deepspeed, torch_dcp, torch_ranks
 from modelfmt.errors import CorruptFile, LimitExceeded, SourceMissing, UnsupportedError
@@ -41,8 +42,7 @@ ASSETS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.md", "*vocab*.txt", "
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.npz", "*.pkl")
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(msgspec.Struct, frozen=True):
     """A container of weights: a single file's name, the end of every name, loose files, which of them are taken only
     where there are no others, and the reader."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from modelfmt import archs
 from modelfmt.archs import lowrank
@@ -86,8 +88,7 @@ def _check(adapters: Sequence[tuple[Adapter, float]]) -> None:
             raise UnsupportedError("the adapter cannot be merged", code="lora-merge", path=adapter.path, found=why)
 
 
-@dataclass
-class _Merging:
+class _Merging(msgspec.Struct):
     """A model on its way. exprs: its tensors. table: None where its architecture has none. ties: name -> name of the
     tensor that it is where it is left out. native: changes by the names of a checkpoint -> by those of this model."""
 
@@ -247,7 +248,7 @@ def _native(changes: Changes, there: set[str], table: Table, names: _Names) -> C
     if not apart:
         return changes
     kept = {name: pair for name, pair in changes.pairs.items() if name in there}
-    return replace(changes, pairs=kept | table.split(Changes(pairs=apart), names.spelled))
+    return msgspec.structs.replace(changes, pairs=kept | table.split(Changes(pairs=apart), names.spelled))
 
 
 def _first(*choices: Callable[[str], str | None]) -> Callable[[str], str | None]:

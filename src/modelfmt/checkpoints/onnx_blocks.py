@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from math import gcd, prod
 
 import msgspec
+from msgspec.structs import replace
 
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.ir.graph import ELEMENT_TYPES, Attribute, Graph, GraphTensor, Node, Program, walk_graphs
@@ -42,8 +42,7 @@ _LEAST_BLOCK = 16
 _LIMIT = 1 << 31
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(msgspec.Struct, frozen=True):
     """expr: the matrix, [.., rows, columns], in the order that it had before it was quantized: Coded, or turned values.
     linear: the same as [.., out, in], as the layer of a network has it. parts: names of the constants that it is made
     of. node: the name of the first node that uses it."""
@@ -120,8 +119,7 @@ def _table(node: Node, picked: Mapping[str, Node], constants: Mapping[str, Graph
     return Node("MatMulNBits", inputs, node.outputs, given, "com.microsoft", name=node.name)
 
 
-@dataclass
-class _Given:
+class _Given(msgspec.Struct):
     """A node with the constants among its inputs."""
 
     node: Node

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from modelfmt.archs.lowrank import Changes, Pair, Vector
 from modelfmt.checkpoints import peft_options
@@ -44,8 +45,7 @@ _EXPERTS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(msgspec.Struct, frozen=True):
     """The model that an adapter is for. shapes: its tensors. spelled: the name of one of them from the name that a
     module of transformers has, None where there is none. transposed: whether a matrix is stored as [in, out]; None
     where that is not known."""
@@ -55,18 +55,16 @@ class Base:
     transposed: Callable[[str], bool | None]
 
 
-@dataclass
-class _Module:
+class _Module(msgspec.Struct):
     """The tensors of one wrapped module. depth: how many wrappers are around it, more for what was wrapped earlier."""
 
     name: str
     depth: int = 0
     embedding: bool = False
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = msgspec.field(default_factory=dict)
 
 
-@dataclass
-class Adapter:
+class Adapter(msgspec.Struct):
     """An adapter, parsed. options: its configuration. modules: what has factors. saved: whole tensors by name. tokens:
     rows by the name of their module."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, UnsupportedError
 
@@ -47,8 +48,7 @@ _PLAIN = (True, False, None, "gaussian", "eva", "orthogonal")
 _MOST_PATTERNS, _LONGEST = 4096, 512
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What of the configuration changes the result. alora: tokens from which on the adapter works, None: always.
     version: of PEFT. tokens_by_module: the trained tokens, by the end of a module's name, "" for the input embedding.
     """

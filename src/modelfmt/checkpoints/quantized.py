@@ -103,4 +103,4 @@ def read(
     parts = Parts(path, dict(tensors), settings, reader, config, metadata or {})
     convention: Callable[[Parts], None] = import_module(f"modelfmt.checkpoints.{CONVENTIONS[method]}").read
     convention(parts)
-    return method, parts.tensors, parts.notes
+    return method, parts.whole(), parts.notes

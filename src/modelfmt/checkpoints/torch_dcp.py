@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, ShapeError, SourceMissing, UnsupportedError
 from modelfmt.formats.pytorch import strangers
@@ -50,8 +51,7 @@ SMALL_OBJECT = 1 << 16
 _OWN_METADATA = re.compile(r"__\d+\.metadata")
 
 
-@dataclass
-class _Entry:
+class _Entry(msgspec.Struct):
     """A tensor of the state dict: size, dtype, and the (offset, size) of its chunks."""
 
     shape: tuple[int, ...]
@@ -59,17 +59,16 @@ class _Entry:
     chunks: list[tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-@dataclass
-class _Metadata:
+class _Metadata(msgspec.Struct):
     """What the metadata files say. places: (name, offset of the chunk or None) -> (file, offset, length)."""
 
     path: str
-    tensors: dict[str, _Entry] = field(default_factory=dict)
-    objects: list[str] = field(default_factory=list)
-    places: dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]] = field(default_factory=dict)
-    paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    tensors: dict[str, _Entry] = msgspec.field(default_factory=dict)
+    objects: list[str] = msgspec.field(default_factory=list)
+    places: dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]] = msgspec.field(default_factory=dict)
+    paths: dict[str, tuple[str | int, ...]] = msgspec.field(default_factory=dict)
     version: str | None = None
-    pickles: list[Pickle] = field(default_factory=list)
+    pickles: list[Pickle] = msgspec.field(default_factory=list)
 
     def refuse(self, message: str, place: object, found: object = None) -> NoReturn:
         raise CorruptFile(message, code="dcp-metadata", path=self.path, place=str(place)[:200], found=str(found)[:200])

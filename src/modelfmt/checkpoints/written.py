@@ -4,9 +4,10 @@ quantize weights that lie on no grid yet."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
+
+import msgspec
 
 from modelfmt import grids
 from modelfmt.ir import grid
@@ -19,20 +20,18 @@ LEAST = 16
 """Columns of the smallest group that a folder is written with."""
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """parts: suffix of the module's name -> expression. settings: what the configuration says of it. bits: stored bits
     for each weight, parameters included. note: what is to be said of all that have this form."""
 
     parts: Mapping[str, Expression]
     verdict: Verdict
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = msgspec.field(default_factory=dict)
     bits: float = 0.0
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """What a scheme makes of weights that are not quantized: each value to the nearest code, without calibration.
 
     how: a row of modelfmt.ir.to_grid.RULES, or a GGUF type with the same codes. size: columns that share a scale

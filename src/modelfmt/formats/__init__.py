@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+
+import msgspec
 
 __all__ = ["FORMATS", "FormatInfo", "module"]
 
 
-@dataclass(frozen=True, slots=True)
-class FormatInfo:
+class FormatInfo(msgspec.Struct, frozen=True):
     """A container. suffixes: file names it is known by. magic: the first bytes, where it has any. writes: it can be a
     destination. home: the module, where it is not called like the format. reads: it can be a source."""
 

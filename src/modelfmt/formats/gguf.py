@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from math import prod
 from struct import Struct
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, SourceMissing, UnsupportedError
 from modelfmt.formats.gguf_layout import layout
@@ -44,8 +45,7 @@ _OLDER = {b"tjgg": "GGJT", b"fmgg": "GGMF", b"lmgg": "GGML"}
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
-@dataclass
-class _Shard:
+class _Shard(msgspec.Struct):
     """One file: what its header says."""
 
     path: str

@@ -9,8 +9,9 @@ Source: common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp of llama.cpp. Th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UsageError
 from modelfmt.storage.files import Files
@@ -27,8 +28,7 @@ _LEAST_ENTRY = 4 + 1 + 4 + 4 + 4
 _INT32_MAX = (1 << 31) - 1
 
 
-@dataclass(frozen=True)
-class DatValues:
+class DatValues(msgspec.Struct, frozen=True):
     """The values of one entry, float32 [n_values], read when asked for (`np.asarray`)."""
 
     files: Files
@@ -43,8 +43,7 @@ class DatValues:
         return np.frombuffer(data, "<f4").astype(dtype or np.float32)
 
 
-@dataclass(frozen=True)
-class DatImatrix:
+class DatImatrix(msgspec.Struct, frozen=True):
     """What a .dat file holds. entries: name -> (values float32 [n_values], calls). chunk_count: None in older files."""
 
     entries: Mapping[str, tuple[Any, int]]

@@ -6,10 +6,11 @@ the file that it lies in. Everything else crosses as a serialized model. Source:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from modelfmt.errors import CorruptFile, UnsupportedError, UsageError
 from modelfmt.formats import onnx

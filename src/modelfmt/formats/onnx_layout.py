@@ -9,8 +9,9 @@ constant at a multiple of the alignment. A constant may also lie in a file that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from modelfmt.errors import LimitExceeded, UsageError
 from modelfmt.formats.onnx_schema import ATTRIBUTE_KINDS, MODEL, SCHEMAS
@@ -113,13 +114,12 @@ def _placed(tensor: GraphTensor, names: Mapping[int, str], at: int) -> Placed:
     return Placed(names[id(tensor)], encoding, shape, at, tensor.nbytes)
 
 
-@dataclass
-class _Shard:
+class _Shard(msgspec.Struct):
     """One file beside the model."""
 
     name: str
     size: int = 0
-    placed: list[Placed] = field(default_factory=list)
+    placed: list[Placed] = msgspec.field(default_factory=list)
 
 
 class _Writer:

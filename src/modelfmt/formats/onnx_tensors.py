@@ -11,10 +11,11 @@ import hashlib
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, SourceMissing, UnsafePath, UnsupportedError
 from modelfmt.ir.graph import ELEMENT_TYPES, GraphTensor, stored_as
@@ -47,12 +48,11 @@ _TYPED = {
 _BY_NUMBER = {row.number: row.name for row in ELEMENT_TYPES.values()}
 
 
-@dataclass
-class _Beside:
+class _Beside(msgspec.Struct):
     """A file of external data: its path, and the ranges that are named."""
 
     path: str
-    ranges: dict[tuple[int, int], str] = field(default_factory=dict)
+    ranges: dict[tuple[int, int], str] = msgspec.field(default_factory=dict)
 
 
 class Tensors:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
 from modelfmt.formats.pytorch_tensors import Storage, Tensors, dtype_of
@@ -38,15 +39,14 @@ _TAR_MEMBERS = ("sys_info", "pickle", "storages", "tensors")
 _Resolve = Callable[[Persistent], Storage | Expression | None]
 
 
-@dataclass
-class Checkpoint:
+class Checkpoint(msgspec.Struct):
     """An opened file. form: zip, torchscript, legacy, tar or pickle. pickles: all that were followed, nested too.
     region: what the pickle was read from. compression: what it was inflated from, if anything."""
 
     form: str
     root: Any
     tensors: Tensors
-    pickles: list[Pickle] = field(default_factory=list)
+    pickles: list[Pickle] = msgspec.field(default_factory=list)
     region: Region | None = None
     compression: str | None = None
 

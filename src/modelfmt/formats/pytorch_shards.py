@@ -8,9 +8,10 @@ there. Not here: finding the files of the other ranks (checkpoints.torch_ranks).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, UnsupportedError
 from modelfmt.formats.pytorch_types import DTYPES
@@ -60,8 +61,7 @@ DCP_NAMES = frozenset({
 # fmt: on
 
 
-@dataclass(frozen=True, slots=True)
-class Sharded:
+class Sharded(msgspec.Struct, frozen=True):
     """A tensor of `shape` in `encoding`, and the boxes of it that one file holds. at: the byte where it stands."""
 
     shape: tuple[int, ...]
@@ -95,8 +95,7 @@ def sharded(tensors: Tensors, call: Call, args: tuple[Any, ...], depth: int) -> 
     return Sharded(shape, DTYPES[dtype].encoding, tuple(pieces), call.offset)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """Where errors belong."""
 
     tensors: Tensors

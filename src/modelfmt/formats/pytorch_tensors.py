@@ -7,9 +7,10 @@ Source: torch/_utils.py (_rebuild_*), torch/_tensor.py (__reduce_ex__, __setstat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, ShapeError, UnsupportedError
 from modelfmt.formats.pytorch_shards import DCP_NAMES, SHARD_NAMES, WRAPPER, Sharded, sharded
@@ -31,8 +32,7 @@ EXPANDED_LIMIT = 1 << 30
 MAX_SCALES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """n_elements of a dtype in a region. region: None where the file has no data for it (device "meta")."""
 
     region: Region | None

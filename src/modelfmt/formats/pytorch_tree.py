@@ -13,8 +13,9 @@ A root that is itself a tensor is called "tensor".
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded
 from modelfmt.formats.pytorch_tensors import Tensors
@@ -37,15 +38,14 @@ _ROOT_NAME = "tensor"
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 
 
-@dataclass
-class Found:
+class Found(msgspec.Struct):
     """tensors: by name. prefix: the entry that was taken for the model ("" for the whole). left_out: top-level entries
     with tensors beside it, and how many each has. values: plain entries of the root."""
 
-    tensors: dict[str, Expression] = field(default_factory=dict)
+    tensors: dict[str, Expression] = msgspec.field(default_factory=dict)
     prefix: str = ""
-    left_out: dict[str, int] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, int] = msgspec.field(default_factory=dict)
+    values: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def find(root: Any, tensors: Tensors) -> Found:

@@ -5,13 +5,12 @@ Source: torch/storage.py (_dtype_to_storage_type_map, _new_dtypes) and c10/core/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 __all__ = ["DTYPES", "STORAGES", "TORCH_NAMES", "TorchType"]
 
 
-@dataclass(frozen=True, slots=True)
-class TorchType:
+class TorchType(msgspec.Struct, frozen=True):
     """encoding: of ENCODINGS. packed: elements in one stored unit, where torch's shape counts units. codes: the values
     of a quantized tensor, which mean something only with its scale. supported: False where no encoding fits."""
 

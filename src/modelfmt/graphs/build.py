@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs import decoder, encoder, genai, microsoft, openvino, pictures, seq2seq, standard
@@ -23,13 +24,12 @@ PROFILES = ("auto", "onnx-standard", *microsoft.PROFILES)
 as onnxruntime-genai runs them."""
 
 
-@dataclass
-class Made:
+class Made(msgspec.Struct):
     """Programs by the stems of their files, what is to be said of them, and what lies beside them."""
 
     programs: dict[str, Program]
-    notes: list[Note | Loss] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
+    notes: list[Note | Loss] = msgspec.field(default_factory=list)
+    files: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     @property
     def program(self) -> Program:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from modelfmt.graphs.weights import Weight
 from modelfmt.grids import Apart, apart
@@ -39,8 +40,7 @@ _CONSTANTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """How a graph is to be. float_type: FLOAT or FLOAT16, of activations and weights. as_stored: a weight that is
     another type of float keeps it, and is cast in the graph. weight_type: the type of weights that are cast in it.
     blocks: a type of `modelfmt.grids.LAYOUTS`, or integers, that the matrices of linear layers are quantized to.

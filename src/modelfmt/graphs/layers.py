@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.builder import Builder, Form
@@ -38,8 +39,7 @@ def activation_kind(name: object) -> str:
     return _ACTIVATIONS[str(name)]
 
 
-@dataclass(frozen=True, slots=True)
-class Pooling:
+class Pooling(msgspec.Struct, frozen=True):
     """How a text becomes one vector. kind: mean, cls or last."""
 
     kind: str

@@ -9,9 +9,10 @@ what is in them. Source: ONNX Runtime 1.32, docs/ContribOperators.md and contrib
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import Any
+
+from msgspec.structs import replace
 
 from modelfmt.graphs import standard
 from modelfmt.graphs.builder import STRUCTURAL, Form

@@ -6,8 +6,9 @@ Source: transformers 5.24 modeling_rope_utils.py, from the keys that `modelfmt.a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from modelfmt.archs.rope import mscale
 from modelfmt.errors import UnsupportedError
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Turning", "turning"]
 
 
-@dataclass(frozen=True)
-class Turning:
+class Turning(msgspec.Struct, frozen=True):
     """frequencies: float32 [rotated / 2]. scale: of cosine and sine. long, original: frequencies once a text is longer
     than the original context (longrope)."""
 

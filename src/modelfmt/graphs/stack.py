@@ -6,16 +6,16 @@ cross_attn_.., ffn_norm, ffn_gate, ffn_up, ffn_down, and PREFIXoutput_norm behin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelfmt.graphs.layers import Layers
 
 __all__ = ["Stack", "Tower"]
 
 
-@dataclass(frozen=True, slots=True)
-class Tower:
+class Tower(msgspec.Struct, frozen=True):
     """What a stack is like. prefix: of its weights. base: what its nodes are called. scale: of scores. crossed: with a
     cache, and an attention to the states of an encoder."""
 

@@ -7,8 +7,10 @@ are in halves again, inverse operations next to each other fall away, so that mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt import archs
 from modelfmt.archs import bind
@@ -41,16 +43,14 @@ _COMPUTED = frozenset(
 """Conditions of tables that llama.cpp's graphs do not allow for, and ours do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(msgspec.Struct, frozen=True):
     """A weight: its name in the checkpoint (the first of those that it is made of), and how it is made."""
 
     name: str
     expr: Expression
 
 
-@dataclass
-class Weights:
+class Weights(msgspec.Struct):
     """What a graph is built from. params: the table's, by name. config: of the language model. keys: the metadata of
     the GGUF file that it would be, without the architecture's name. windows: for each layer, how near a token must be
     to be seen, itself counted, None for all.
@@ -63,8 +63,8 @@ class Weights:
     tensors: dict[str, Weight]
     windows: list[int | None]
     interleaved: bool = False
-    losses: list[Loss] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    losses: list[Loss] = msgspec.field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
 
     @property
     def kind(self) -> str:

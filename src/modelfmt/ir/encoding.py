@@ -8,9 +8,10 @@ ggml-common.h block structs; docs/encodings.md. This file holds no arithmetic: k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
+
+import msgspec
 
 from modelfmt.errors import ShapeError, UsageError
 from modelfmt.ir import grid
@@ -18,8 +19,7 @@ from modelfmt.ir import grid
 __all__ = ["ENCODINGS", "Element", "Encoding", "Level", "encoding"]
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(msgspec.Struct, frozen=True):
     """One code. kind int: `bits`, `signed`; float: exponent and mantissa bits; table: indices into a named table of
     values."""
 
@@ -32,8 +32,7 @@ class Element:
     table: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(msgspec.Struct, frozen=True):
     """A factor or an offset shared by `block` neighbouring elements, itself stored as `dtype`."""
 
     role: Literal["scale", "offset"]
@@ -41,8 +40,7 @@ class Level:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(msgspec.Struct, frozen=True):
     """A way of storing elements. numpy: the NumPy or ml_dtypes type name of a dense encoding that has one."""
 
     name: str

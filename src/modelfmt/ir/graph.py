@@ -9,9 +9,10 @@ reads a file: constants are tensor expressions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
+
+import msgspec
 
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.ir.ops import Constant, Expression
@@ -80,8 +81,7 @@ ELEMENT_TYPES = {
 """The element types of ONNX 1.23 by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
+class Affine(msgspec.Struct, frozen=True):
     """A size that follows from others: sum of factor * symbol, plus a constant.
 
     >>> str(Affine((("past", 1), ("seq", 1))))
@@ -103,8 +103,7 @@ Dim = int | str | Affine | None
 """A size: a number, a symbol, an expression over symbols, or unknown."""
 
 
-@dataclass(slots=True, eq=False)
-class Value:
+class Value(msgspec.Struct, eq=False):
     """What an input, an output or an edge is. type: a name of ELEMENT_TYPES, empty where unknown. shape: None where
     not even the rank is known. role: what it is for (`token_ids`, `past 3 key`), where that is known. raw: an ONNX
     TypeProto that type and shape cannot say (sequences, maps, denotations). doc, properties, unknown: kept as they are.
@@ -120,8 +119,7 @@ class Value:
     unknown: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
-class GraphTensor:
+class GraphTensor(msgspec.Struct, eq=False):
     """A constant. data: its bytes as an expression (of text: None, and `texts` has it); where elements do not fill
     bytes, their packed bytes as U8 [n]."""
 
@@ -158,8 +156,7 @@ def stored_as(type: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
     return shape, row.encoding
 
 
-@dataclass(slots=True, eq=False)
-class SparseTensor:
+class SparseTensor(msgspec.Struct, eq=False):
     """A constant that is mostly zeros: the others and their places."""
 
     values: GraphTensor
@@ -168,8 +165,7 @@ class SparseTensor:
     unknown: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
-class Attribute:
+class Attribute(msgspec.Struct, eq=False):
     """An attribute. kind: FLOAT, INT, STRING, TENSOR, GRAPH, SPARSE_TENSOR, TYPE_PROTO or their plurals; value: a
     float, int, bytes, GraphTensor, Graph, SparseTensor, bytes (TypeProto), or a list of these. reference: the attribute
     of the function around it that gives the value."""
@@ -182,14 +178,13 @@ class Attribute:
     unknown: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(msgspec.Struct, eq=False):
     """One operation. inputs, outputs: names of values, empty for an optional one that is not there."""
 
     op: str
     inputs: list[str]
     outputs: list[str]
-    attributes: dict[str, Attribute] = field(default_factory=dict)
+    attributes: dict[str, Attribute] = msgspec.field(default_factory=dict)
     domain: str = ""
     name: str | None = None
     overload: str | None = None
@@ -204,25 +199,23 @@ class Node:
         return default if found is None else found.value
 
 
-@dataclass(slots=True, eq=False)
-class Graph:
+class Graph(msgspec.Struct, eq=False):
     """Nodes in an order in which every value is made before it is used. values: what is known of edges between them."""
 
     name: str = ""
-    nodes: list[Node] = field(default_factory=list)
-    inputs: list[Value] = field(default_factory=list)
-    outputs: list[Value] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
-    tensors: dict[str, GraphTensor] = field(default_factory=dict)
-    sparse: list[SparseTensor] = field(default_factory=list)
+    nodes: list[Node] = msgspec.field(default_factory=list)
+    inputs: list[Value] = msgspec.field(default_factory=list)
+    outputs: list[Value] = msgspec.field(default_factory=list)
+    values: list[Value] = msgspec.field(default_factory=list)
+    tensors: dict[str, GraphTensor] = msgspec.field(default_factory=dict)
+    sparse: list[SparseTensor] = msgspec.field(default_factory=list)
     annotations: tuple[bytes, ...] = ()
     doc: str | None = None
     properties: tuple[tuple[str, str], ...] = ()
     unknown: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
-class Function:
+class Function(msgspec.Struct, eq=False):
     """An operator that is made of others. defaults: attributes that have a value where the call gives none."""
 
     domain: str
@@ -232,21 +225,20 @@ class Function:
     nodes: list[Node]
     opsets: dict[str, int]
     overload: str | None = None
-    attributes: list[str] = field(default_factory=list)
-    defaults: list[Attribute] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
+    attributes: list[str] = msgspec.field(default_factory=list)
+    defaults: list[Attribute] = msgspec.field(default_factory=list)
+    values: list[Value] = msgspec.field(default_factory=list)
     doc: str | None = None
     properties: tuple[tuple[str, str], ...] = ()
     unknown: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
-class Program:
+class Program(msgspec.Struct, eq=False):
     """A graph with what it stands on. ir_version, opsets (domain -> version), producer ...: ONNX's own."""
 
     graph: Graph
-    opsets: dict[str, int] = field(default_factory=dict)
-    functions: list[Function] = field(default_factory=list)
+    opsets: dict[str, int] = msgspec.field(default_factory=dict)
+    functions: list[Function] = msgspec.field(default_factory=list)
     ir_version: int | None = None
     producer: str | None = None
     producer_version: str | None = None

@@ -19,7 +19,7 @@ __all__ = ["Model"]
 _ROOT_NAME = "tensor"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # a Struct cannot be a Mapping
 class Model(Mapping[str, Tensor]):
     """A mapping from tensor names to lazy tensors, with what else the files hold.
 

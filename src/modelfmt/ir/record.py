@@ -7,8 +7,9 @@ further records, as they stand in the file; no class is imported. `walk` gives e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded
 from modelfmt.ir.tensor import Tensor
@@ -32,8 +33,7 @@ class Pairs(list[tuple[Any, Any]]):
     __slots__ = ()
 
 
-@dataclass(eq=False, slots=True)
-class Record:
+class Record(msgspec.Struct, eq=False):
     """An object as the file describes it.
 
     type: dotted name of its class (or of the function that makes it). attributes: in the order of the file. args: what
@@ -41,7 +41,7 @@ class Record:
     """
 
     type: str
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = msgspec.field(default_factory=dict)
     args: tuple[Any, ...] = ()
     items: list[Any] | None = None
     pairs: Pairs | None = None
@@ -108,8 +108,7 @@ class Record:
 _STEPS = ("steps", "transformers_", "transformer_list", "transformers", "estimators")
 
 
-@dataclass(eq=False, slots=True)
-class Texts:
+class Texts(msgspec.Struct, eq=False):
     """An array of texts or bytes, decoded when asked for. codes: U32 (texts) or U8 (bytes), [*shape, width]."""
 
     codes: Tensor
@@ -138,12 +137,11 @@ class Texts:
         return f"Texts({list(self.shape)}, up to {self.codes.shape[-1]} {'characters' if self.unicode else 'bytes'})"
 
 
-@dataclass(eq=False, slots=True)
-class Table:
+class Table(msgspec.Struct, eq=False):
     """An array of structures, by column. columns: tensors (or texts) of the table's shape, nested fields as `a.b`."""
 
     shape: tuple[int, ...]
-    columns: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.columns[name]
@@ -152,12 +150,11 @@ class Table:
         return f"Table({list(self.shape)}, {', '.join(self.columns)})"
 
 
-@dataclass(eq=False, slots=True)
-class Objects:
+class Objects(msgspec.Struct, eq=False):
     """An array of objects. items: in row-major order."""
 
     shape: tuple[int, ...]
-    items: list[Any] = field(default_factory=list)
+    items: list[Any] = msgspec.field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Objects({list(self.shape)})"

@@ -8,8 +8,9 @@ numbers are ggml's. Reading lives in `modelfmt.tokenizers`; this file does no I/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
+
+import msgspec
 
 __all__ = ["MODELS", "SPECIAL", "Note", "TokenType", "Tokenizer"]
 
@@ -38,8 +39,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """Something the reader decided or that the runtime will not reproduce.
 
     code: stable kebab-case. lossy: the tokens of some texts will differ from those of the original tokenizer.
@@ -50,8 +50,7 @@ class Note:
     lossy: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokenizer:
+class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """A vocabulary with everything around it.
 
     tokens, token_types and scores have one entry per id; merges are "left right" in rank order. A flag that is None was
@@ -61,11 +60,11 @@ class Tokenizer:
 
     model: str
     pre: str
-    tokens: tuple[str, ...] = field(repr=False)
-    token_types: tuple[int, ...] = field(repr=False)
-    scores: tuple[float, ...] | None = field(default=None, repr=False)
-    merges: tuple[str, ...] | None = field(default=None, repr=False)
-    special: Mapping[str, int] = field(default_factory=dict)
+    tokens: tuple[str, ...]
+    token_types: tuple[int, ...]
+    scores: tuple[float, ...] | None = None
+    merges: tuple[str, ...] | None = None
+    special: Mapping[str, int] = msgspec.field(default_factory=dict)
     add_bos: bool | None = None
     add_eos: bool | None = None
     add_sep: bool | None = None
@@ -74,10 +73,13 @@ class Tokenizer:
     token_type_count: int | None = None
     lowercase: bool | None = None
     strip_accents: bool | None = None
-    chat_template: str | None = field(default=None, repr=False)
-    chat_templates: Mapping[str, str] = field(default_factory=dict, repr=False)
-    precompiled_charsmap: bytes | None = field(default=None, repr=False)
+    chat_template: str | None = None
+    chat_templates: Mapping[str, str] = msgspec.field(default_factory=dict)
+    precompiled_charsmap: bytes | None = None
     notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.model}, {self.pre}, {len(self)} tokens)"

@@ -7,8 +7,9 @@ element type, a shape and an order; `array` makes an expression of it where the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelfmt.arrays.dtypes import CLASSES, Dtype, Element, Field, Struct, field_bytes, named
 from modelfmt.arrays.values import check_shape, dense
@@ -35,8 +36,7 @@ ARRAY_NAMES = ARRAY_CALLS | SCALARS | frozenset(CLASSES) | {"numpy.dtype", "nump
 _MAX_NESTED = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(msgspec.Struct, frozen=True):
     """An array. data: where its elements lie, exactly as many bytes as shape and type ask for; for objects, the list of
     them, or the value that another pickle has in their place."""
 

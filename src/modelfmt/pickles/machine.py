@@ -7,8 +7,9 @@ budgets that follow the size of the pickle. Not here: what a name means, where a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError
 from modelfmt.pickles.stream import Stream
@@ -30,8 +31,7 @@ SLOT_BYTES = 16
 CHECK_EVERY = 1024
 
 
-@dataclass
-class Pickle:
+class Pickle(msgspec.Struct):
     """What one pickle describes. end: offset behind its STOP. globals_, calls, persistents: everything an unpickler
     would import, call and ask its caller for, in the order of the file. inner: pickles that stood inside it. damage:
     why it ends early, where it does."""
@@ -39,9 +39,9 @@ class Pickle:
     root: Any = None
     end: int = 0
     protocol: int = 0
-    globals_: list[Global] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    persistents: list[Persistent] = field(default_factory=list)
+    globals_: list[Global] = msgspec.field(default_factory=list)
+    calls: list[Call] = msgspec.field(default_factory=list)
+    persistents: list[Persistent] = msgspec.field(default_factory=list)
     inner: int = 0
     damage: ModelfmtError | None = None
 

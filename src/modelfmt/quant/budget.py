@@ -9,14 +9,14 @@ single change still fits and gains most. Sizes are whole numbers and ties go by 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+import msgspec
 
 __all__ = ["Option", "spend"]
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One way to store a tensor. size: bytes. error: what the sum over all tensors is made of."""
 
     name: str

@@ -6,8 +6,9 @@ said in modelfmt.ir.encoding, from where the sizes come.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
+
+import msgspec
 
 from modelfmt.errors import UsageError
 from modelfmt.ir.encoding import ENCODINGS, Encoding
@@ -15,8 +16,7 @@ from modelfmt.ir.encoding import ENCODINGS, Encoding
 __all__ = ["GGML_TYPES", "GgmlType", "target_type"]
 
 
-@dataclass(frozen=True, slots=True)
-class GgmlType:
+class GgmlType(msgspec.Struct, frozen=True):
     """One tensor type.
 
     id: its number in the file. fallback: the type for rows that do not divide into its blocks; where that does not fit

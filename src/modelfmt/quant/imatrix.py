@@ -10,9 +10,11 @@ checkpoints/importance; computing an importance matrix is not done here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.errors import CorruptFile, UsageError
 from modelfmt.ir.tensor import Tensor
@@ -30,8 +32,7 @@ UNSIZED = ("token_embd.weight", "per_layer_token_embd.weight")
 """Entries that may be of another size, as in llama.cpp: these tensors then go without."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One weight. in_sum2: float32 [n_mat, n_cols], sums of squares. counts: float32 [n_mat], whole numbers."""
 
     in_sum2: NDArray[np.float32]
@@ -60,8 +61,7 @@ class Entries(Mapping[str, Entry]):
         return len(self.shapes)
 
 
-@dataclass(frozen=True)
-class Importance:
+class Importance(msgspec.Struct, frozen=True):
     """An importance matrix; as a collection, that of the names it has weights for.
 
     entries: made when asked for; raise CorruptFile (importance-value) where a value is NaN, infinite or negative.

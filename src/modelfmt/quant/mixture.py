@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import force_setattr, replace
 
 from modelfmt.errors import UsageError
 from modelfmt.ir.encoding import ENCODINGS
@@ -50,8 +52,7 @@ _OPEN = ""
 """In place of a type: a target of bits per weight chooses it."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True):
     """A tensor as the rules see it.
 
     name: GGUF name. shape: row-major. source_type: the encoding it is stored in now. force: the type that its
@@ -64,8 +65,7 @@ class TensorInfo:
     force: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MixtureContext:
+class MixtureContext(msgspec.Struct, frozen=True):
     """What the rules ask about a model.
 
     architecture: general.architecture. n_layer: all layers, those that predict further tokens (n_nextn) included.
@@ -117,8 +117,7 @@ class MixtureContext:
         )
 
 
-@dataclass(frozen=True)
-class Overrides:
+class Overrides(msgspec.Struct, frozen=True):
     """What the user wants otherwise.
 
     tensor_types: (pattern, type), searched in the name without regard to case; the first that is found decides. pure:
@@ -130,7 +129,7 @@ class Overrides:
     token_embedding_type: str | None = None
     pure: bool = False
     leave_output: bool = False
-    _patterns: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
+    _patterns: tuple[tuple[re.Pattern[str], str], ...] = ()
 
     def __post_init__(self) -> None:
         found = []
@@ -141,11 +140,11 @@ class Overrides:
                 raise UsageError(
                     f"not a regular expression: {error}", code="bad-pattern", place="tensor type", found=pattern
                 ) from None
-        object.__setattr__(self, "_patterns", tuple(found))
+        force_setattr(self, "_patterns", tuple(found))
         for name in ("output_tensor_type", "token_embedding_type"):
             given = getattr(self, name)
             if given is not None:
-                object.__setattr__(self, name, target_type(given, place=name).name)
+                force_setattr(self, name, target_type(given, place=name).name)
 
     def type_of(self, name: str) -> str | None:
         """The type that the first pattern found in `name` asks for."""
@@ -156,8 +155,7 @@ class Overrides:
         return [pattern.pattern for pattern, _ in self._patterns if not any(map(pattern.search, names))]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """What becomes of a tensor.
 
     reason: the rule that decided. via: the dense type that values are rounded to first. role: what the rules take it

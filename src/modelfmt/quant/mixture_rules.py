@@ -8,8 +8,9 @@ engine that reads these tables is modelfmt.quant.mixture; what is odd about them
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 __all__ = [
     "BASE",
@@ -29,8 +30,7 @@ BASE = "base"
 """As a rule's type: the file type's own tensor type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """Where a tensor stands among those of its role.
 
     count: how many of its role came before. index: the same, or its layer's number in models with experts. total: how
@@ -42,8 +42,7 @@ class Position:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One row: the type of a tensor that meets every condition that is set. The first row that matches decides.
 
     layers: a key of LAYERS. min_gqa: query heads per key-value head, at least. experts: exactly this many; min_experts:
@@ -67,8 +66,7 @@ class Rule:
     contains: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """Tensors that are never quantized, by a part of the name or the whole name; `reason` says what they are."""
 
     reason: str

@@ -7,9 +7,10 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
+
+from msgspec.structs import replace
 
 from modelfmt.errors import LimitExceeded, UsageError
 from modelfmt.quant.ggml_types import target_type

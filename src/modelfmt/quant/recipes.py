@@ -7,8 +7,10 @@ llama_ftype of llama.h, llama_ftype_get_default_type of llama-quant.cpp, QUANT_O
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.errors import UsageError
 
@@ -40,8 +42,7 @@ QUANTIZATION_VERSION = 2
 MAX_BITS = 64.0
 
 
-@dataclass(frozen=True, slots=True)
-class FileType:
+class FileType(msgspec.Struct, frozen=True):
     """A value of general.file_type.
 
     number: as it stands there. base: the tensor type it is built round. needs_importance: some of its tensors are not
@@ -103,8 +104,7 @@ def file_type(name: str) -> FileType:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeRule:
+class RecipeRule(msgspec.Struct, frozen=True):
     """Tensors that meet every condition get `type`.
 
     tensors: a pattern, searched in the name without regard to case. roles: see mixture.role. layers: (first, last)
@@ -131,8 +131,7 @@ class RecipeRule:
         return any(first <= layer <= last for first, last in ends)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """A file type, and rules that come before its own.
 
     name: the file type's, empty where there is none. base: its tensor type; None, without a target, keeps every tensor

@@ -12,10 +12,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.errors import BadValue, UsageError
 from modelfmt.ir.op import gather
@@ -41,8 +43,7 @@ _TRANSPOSED_RUN = 16
 _LAYER = re.compile(r"(^|\.)blk\.\d+\.")
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(msgspec.Struct, frozen=True):
     """Rows of a tensor: encoded, their numbers, the matrix (expert) each is of, and the weights of the matrices."""
 
     name: str
@@ -55,8 +56,7 @@ class _Sample:
     weighted: bool
 
 
-@dataclass
-class Measurer:
+class Measurer(msgspec.Struct):
     """Errors of types on samples of tensors, measured once each.
 
     importance: weights for the names in `covered`. rounding: how values become blocks, "ggml" or "best".
@@ -66,7 +66,7 @@ class Measurer:
     importance: Importance | None = None
     covered: frozenset[str] = frozenset()
     rounding: str = "ggml"
-    _found: dict[tuple[str, str, str | None], float] = field(default_factory=dict)
+    _found: dict[tuple[str, str, str | None], float] = msgspec.field(default_factory=dict)
 
     def errors(self, name: str, expr: Expression, choice: Choice) -> dict[str, float]:
         """Candidate -> squared error relative to the energy of the tensor. Raises BadValue with row and column."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from math import frexp, isfinite, lcm
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -88,8 +87,7 @@ class Verdict(msgspec.Struct, frozen=True):
 EXACT, REQUANTIZE = Verdict("exact", 0.0), Verdict("requantize")
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What may become of a tensor. name: auto, exact, near or any; bound: of near."""
 
     name: str
@@ -100,8 +98,7 @@ class Policy:
         return verdict.bound is not None and verdict.bound <= self.bound
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """What becomes of a tensor: its encoding, how exactly, from which expression; scale: one of the whole tensor, to be
     stored beside it."""
 
@@ -249,13 +246,12 @@ class _Fits(NamedTuple):
     largest: float
 
 
-@dataclass
-class _Seen:
+class _Seen(msgspec.Struct):
     """What was looked at of one open model, since several types ask the same."""
 
-    fits: dict[Expression, _Fits] = field(default_factory=dict)
-    zeros: dict[Coded, tuple[float, float]] = field(default_factory=dict)
-    corners: dict[Expression, tuple[str, NDArray[np.uint8]]] = field(default_factory=dict)
+    fits: dict[Expression, _Fits] = msgspec.field(default_factory=dict)
+    zeros: dict[Coded, tuple[float, float]] = msgspec.field(default_factory=dict)
+    corners: dict[Expression, tuple[str, NDArray[np.uint8]]] = msgspec.field(default_factory=dict)
 
 
 _SEEN: WeakKeyDictionary[Reader, _Seen] = WeakKeyDictionary()

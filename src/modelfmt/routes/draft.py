@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import UsageError
 from modelfmt.ir.layout import FileLayout
@@ -20,8 +21,7 @@ __all__ = ["DENSE_TYPES", "Draft", "DraftTensor", "Options", "dense_tensors", "n
 DENSE_TYPES = ("F32", "F16", "BF16")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What the caller asked for, as far as routes care. Sizes are bytes; importance: an
     `Importance` or None. intermediate: the dense type that values pass through on their way from a checkpoint. carry:
     write keys for what the destination lacks of the source. nextn: write the layers that predict further tokens. base:
@@ -35,7 +35,7 @@ class Options:
     token_embedding_type: str | None = None
     pure: bool = False
     importance: Any = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
     pre: str | None = None
     split_size: int | None = None
     split_tensors: int | None = None
@@ -55,8 +55,7 @@ class Options:
     accuracy_level: int = 0
 
 
-@dataclass(frozen=True)
-class DraftTensor:
+class DraftTensor(msgspec.Struct, frozen=True):
     """One tensor of a draft: its source expression, and how it is encoded (see modelfmt.plans.Sink)."""
 
     expr: Expression
@@ -68,8 +67,7 @@ class DraftTensor:
     bound: float | None = None
 
 
-@dataclass
-class Draft:
+class Draft(msgspec.Struct):
     """One destination in one type. build: lays the files out once the name of the destination is known (its stem).
 
     folder: the destination is a folder, and every file has a name in it.
@@ -78,8 +76,8 @@ class Draft:
     quant: str
     tensors: dict[str, DraftTensor]
     build: Callable[[str], list[FileLayout]]
-    losses: list[Loss] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    losses: list[Loss] = msgspec.field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
     folder: bool = False
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.errors import LossyError, UnsupportedError, UsageError
 from modelfmt.formats import gguf
@@ -31,8 +33,7 @@ __all__ = ["drafts", "quantizable"]
 Metadata = list[tuple[str, str, Any]]
 
 
-@dataclass
-class _Content:
+class _Content(msgspec.Struct):
     """What goes into the file, before a type is chosen. keep: the type a tensor has whatever was asked for. merged:
     the types of tensors before an adapter was merged into them, where they were quantized."""
 
@@ -40,10 +41,10 @@ class _Content:
     metadata: Metadata
     context: mixture.MixtureContext
     from_checkpoint: bool
-    keep: dict[str, str] = field(default_factory=dict)
-    losses: list[Loss] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    merged: Mapping[str, str] = field(default_factory=dict)
+    keep: dict[str, str] = msgspec.field(default_factory=dict)
+    losses: list[Loss] = msgspec.field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
+    merged: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def present(self, name: str) -> str:
         """The type that a tensor has; where an adapter changes it, that it had."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from modelfmt.checkpoints import from_gguf, huggingface
 from modelfmt.errors import UnsupportedError, UsageError
@@ -32,15 +33,14 @@ _CODES = ("INT4", "INT8", "UINT4")
 _LEFT_OUT = (".safetensors.index.json", ".bin.index.json")
 
 
-@dataclass
-class Checkpoint:
+class Checkpoint(msgspec.Struct):
     """Tensors and small files, and what is to be said of them."""
 
     architecture: str | None
     config: Mapping[str, Any]
     tensors: Mapping[str, Expression]
     files: Mapping[str, bytes]
-    notes: list[Note | Loss] = field(default_factory=list)
+    notes: list[Note | Loss] = msgspec.field(default_factory=list)
 
 
 def checkpoint_of(model: Model) -> Checkpoint:
@@ -104,13 +104,12 @@ def built(source: Checkpoint, form: Form, *, folder: str | None = None) -> Made:
     return made
 
 
-@dataclass
-class Constants:
+class Constants(msgspec.Struct):
     """The constants of a graph, as they are written, and what is to be said of them."""
 
-    chosen: dict[str, DraftTensor] = field(default_factory=dict)
-    losses: list[Loss] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    chosen: dict[str, DraftTensor] = msgspec.field(default_factory=dict)
+    losses: list[Loss] = msgspec.field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
 
 
 def constants(tensors: Iterable[tuple[str, GraphTensor]], usual: str, said: Sequence[Note | Loss]) -> Constants:

@@ -8,7 +8,8 @@ has beside them, else BF16, which has the range of float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from modelfmt.checkpoints import modules
 from modelfmt.checkpoints.from_gguf import DTYPES, Checkpoint, GgufCheckpoint, usual_type
@@ -93,8 +94,7 @@ def _rounded(expr: Expression, original: str | None) -> bool:
     return not expr.stored.dense or bool(narrowing("", original, expr.stored.name))
 
 
-@dataclass(frozen=True)
-class _Build:
+class _Build(msgspec.Struct, frozen=True):
     """Lays the folder out: the original's files where every tensor is as it was there, else new ones."""
 
     entries: list[Entry]

@@ -7,7 +7,6 @@ of an encoder and a decoder, config.json, generation_config.json and the tokeniz
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -113,8 +112,7 @@ def _key(programs: Mapping[str, Program], stem: str, key: str) -> str:
     return key if len(programs) == 1 else f"{stem}/{key}"
 
 
-@dataclass(frozen=True)
-class _Build:
+class _Build(msgspec.Struct, frozen=True):
     """Lays out the models by their stems, what lies beside them and, in a folder, the small files. Of a weight that
     several of them have, those files hold one copy."""
 

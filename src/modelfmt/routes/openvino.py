@@ -8,7 +8,6 @@ and a decoder), config.json, generation_config.json and the tokenizer's files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -80,8 +79,7 @@ def _key(graphs: Mapping[str, Graph], stem: str, name: str) -> str:
     return name if len(graphs) == 1 else f"{stem}/{name}"
 
 
-@dataclass(frozen=True)
-class _Build:
+class _Build(msgspec.Struct, frozen=True):
     """Lays out the graphs, their constants and, in a folder, the small files."""
 
     graphs: Mapping[str, Graph]

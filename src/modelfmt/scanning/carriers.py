@@ -12,8 +12,9 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.arrays.npy import read_header
 from modelfmt.errors import CorruptFile, LimitExceeded, ModelfmtError
@@ -55,12 +56,11 @@ _TEMPLATE = re.compile(r"__\w+__|\|\s*attr\b|\bimport\b|\bcycler\b.*__|\bself\._
 _LAMBDA = re.compile(rb'"class_name":\s*"Lambda"')
 
 
-@dataclass
-class Found:
+class Found(msgspec.Struct):
     """findings: in the order of the file. names: everything a loader would import."""
 
-    findings: list[Finding] = field(default_factory=list)
-    names: dict[str, None] = field(default_factory=dict)
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    names: dict[str, None] = msgspec.field(default_factory=dict)
 
     def add(self, verdict: str, rule: str, reason: str, offset: int = 0, member: str = "") -> None:
         self.findings.append(Finding(verdict, rule, reason, offset, member))

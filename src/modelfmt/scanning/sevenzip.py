@@ -11,8 +11,9 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
 from modelfmt.storage.region import Region
@@ -29,23 +30,21 @@ _END, _HEADER, _STREAMS, _FILES, _PACK, _UNPACK, _SUBSTREAMS = 0, 1, 4, 5, 6, 7,
 _SIZE, _CRC, _FOLDER, _UNPACK_SIZE, _COUNT, _EMPTY, _NAMES, _PACKED_HEADER = 9, 10, 11, 12, 13, 14, 17, 23
 
 
-@dataclass
-class _Folder:
+class _Folder(msgspec.Struct):
     """A chain of coders, the first decodes what was packed. streams: sizes of the files in it."""
 
-    coders: list[tuple[bytes, bytes]] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    coders: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
+    sizes: list[int] = msgspec.field(default_factory=list)
     has_crc: bool = False
-    streams: list[int] = field(default_factory=list)
+    streams: list[int] = msgspec.field(default_factory=list)
 
 
-@dataclass
-class _Streams:
+class _Streams(msgspec.Struct):
     """Where packed streams lie, behind the start header, and the folders that they are."""
 
     offset: int = 0
-    packed: list[int] = field(default_factory=list)
-    folders: list[_Folder] = field(default_factory=list)
+    packed: list[int] = msgspec.field(default_factory=list)
+    folders: list[_Folder] = msgspec.field(default_factory=list)
 
 
 def members(region: Region) -> Iterator[tuple[str, bytes]]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from modelfmt.errors import CorruptFile, SourceMissing
 
@@ -19,8 +20,7 @@ KEPT_SOURCES = 2
 """Attached sources that may hold memory at a time."""
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(msgspec.Struct, frozen=True):
     """What tells that a source file is still the one that was planned for."""
 
     size: int

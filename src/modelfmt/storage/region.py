@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from modelfmt.errors import CorruptFile
 from modelfmt.storage.files import Files
@@ -10,8 +10,7 @@ from modelfmt.storage.files import Files
 __all__ = ["Region"]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(msgspec.Struct, frozen=True):
     """`size` bytes of the file `path` from `start` on."""
 
     files: Files

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
 from typing import NoReturn
+
+import msgspec
+from msgspec.structs import replace
 
 from modelfmt.errors import CorruptFile, LimitExceeded, UnsupportedError
 from modelfmt.storage.inflated import Inflated
@@ -37,8 +39,7 @@ _MAX_COMMENT = 65535
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One file of an archive. offset: where its bytes begin; stored_size: how many; size: once inflated."""
 
     name: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -30,11 +29,10 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Those that tokenizer_config.json has names for."""
 
 
-@dataclass(frozen=True)
-class _Runtime:
+class _Runtime(msgspec.Struct, frozen=True):
     """What llama.cpp takes for granted where a file does not say it. Source: src/llama-vocab.cpp, October 2026."""
 
-    ids: Mapping[str, int] = field(default_factory=dict)
+    ids: Mapping[str, int] = msgspec.field(default_factory=dict)
     add_bos: bool = False
     add_eos: bool = False
 
@@ -52,8 +50,7 @@ _RUNTIME = {
 }
 
 
-@dataclass(frozen=True)
-class Rebuilt:
+class Rebuilt(msgspec.Struct, frozen=True):
     """Files by name, and what they do otherwise than the tokenizer that was read."""
 
     files: dict[str, bytes]
@@ -127,8 +124,7 @@ def pretty(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2)
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(msgspec.Struct, frozen=True):
     """The parts of tokenizer.json that differ between kinds."""
 
     model: Json

@@ -8,8 +8,10 @@ skipped.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from ..errors import CorruptFile
 from ..ir.tokenizer import TokenType
@@ -23,18 +25,16 @@ UNIGRAM, BPE, WORD, CHAR = 1, 2, 3, 4
 NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     text: str
     score: float
     kind: TokenType
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePieceModel:
+class SentencePieceModel(msgspec.Struct, frozen=True):
     """The fields that decide the tokens; the defaults are those of the protocol buffer definition."""
 
-    pieces: tuple[Piece, ...] = field(default=(), repr=False)
+    pieces: tuple[Piece, ...] = ()
     model_type: int = UNIGRAM
     unk_id: int = 0
     bos_id: int = 1
@@ -42,7 +42,7 @@ class SentencePieceModel:
     pad_id: int = -1
     treat_whitespace_as_suffix: bool = False
     normalizer: str = ""
-    precompiled_charsmap: bytes = field(default=b"", repr=False)
+    precompiled_charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
     escape_whitespaces: bool = True

@@ -9,8 +9,9 @@ token.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ..ir.tokenizer import SPECIAL, Note, TokenType
 from .files import Files, integer, mapping, sequence, string
@@ -29,8 +30,7 @@ END_TEXTS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(msgspec.Struct, frozen=True):
     """One added token: in the vocabulary by its text, not by merges. strips: takes the spaces around it along. whole:
     is found between words only."""
 
@@ -47,14 +47,13 @@ class Added:
         return cls(token_id, text, bool(row.get("special")), strips, bool(row.get("single_word")))
 
 
-@dataclass(slots=True)
-class Special:
+class Special(msgspec.Struct):
     """Roles and flags as found; `adds` maps bos, eos and sep to whether the runtime adds them."""
 
-    ids: dict[str, int] = field(default_factory=dict)
-    adds: dict[str, bool] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
+    ids: dict[str, int] = msgspec.field(default_factory=dict)
+    adds: dict[str, bool] = msgspec.field(default_factory=dict)
+    names: dict[str, str] = msgspec.field(default_factory=dict)
+    notes: list[Note] = msgspec.field(default_factory=list)
 
 
 def added_tokens(files: Files) -> list[Added]:

@@ -10,8 +10,9 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..errors import CorruptFile
 from ..ir.tokenizer import Note, Tokenizer, TokenType

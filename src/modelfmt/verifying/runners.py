@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from modelfmt.errors import ModelfmtError, UnsupportedError, UsageError
 from modelfmt.verifying.inputs import Window, feeds
@@ -27,8 +28,7 @@ _MODULES = {"llama.cpp": "llama_cpp"}
 _SEED = 0
 
 
-@dataclass
-class Subject:
+class Subject(msgspec.Struct):
     """A model that is to run. path: what was given. model: as read; None where only its own runtime reads it. part: of
     a model of several graphs, the stem of the file that is meant."""
 

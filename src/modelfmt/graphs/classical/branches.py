@@ -7,9 +7,9 @@ node, features are columns. Nodes that the root does not reach are left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from modelfmt.errors import LimitExceeded
@@ -25,8 +25,7 @@ MAX_LEVELS = 10_000
 LEQ, LT, MEMBER = 0, 1, 6
 
 
-@dataclass
-class Tree:
+class Tree(msgspec.Struct):
     """One tree. feature, left, right: int64 [n_nodes]; a negative left child is a leaf. threshold, value: float64
     [n_nodes]. missing_left: bool [n_nodes], where NaN goes. target: which sum its leaves belong to. less: a row goes
     left below the threshold, not at it. members: of nodes that ask for one of some categories, these."""
@@ -39,8 +38,8 @@ class Tree:
     missing_left: Array
     target: int = 0
     less: bool = False
-    members: dict[int, list[float]] = field(default_factory=dict)
-    order: Array = field(default_factory=lambda: np.empty(0, np.int64))
+    members: dict[int, list[float]] = msgspec.field(default_factory=dict)
+    order: Array = msgspec.field(default_factory=lambda: np.empty(0, np.int64))
 
     def check(self, e: Fields, name: str, n_features: int) -> Tree:
         """The same, with the nodes that the root reaches in `order`. Raises CorruptFile, LimitExceeded."""

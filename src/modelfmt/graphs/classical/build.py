@@ -7,7 +7,6 @@ transformers, one row for each row of the input. No part of scikit-learn is impo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,12 +32,11 @@ IR_VERSION = 10
 OPSETS = {"": 21, ML: 5, "com.microsoft": 1}
 
 
-@dataclass
-class MadeProgram:
+class MadeProgram(msgspec.Struct):
     """A program, and what is to be said of it."""
 
     program: Program
-    notes: list[Note] = field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
 
 
 def from_record(record: Record, path: str, *, type: str = "DOUBLE") -> MadeProgram:

@@ -7,8 +7,9 @@ decides which inputs the graph has (`Inputs.declare`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.ir.graph import Node, Value
@@ -22,8 +23,7 @@ BATCH = "batch"
 SINGLE = "X"
 
 
-@dataclass(eq=False)
-class Columns:
+class Columns(msgspec.Struct, eq=False):
     """Some columns [N, width] of a source, in an order of their own."""
 
     build: Build
@@ -62,8 +62,7 @@ class Columns:
         return Columns(self.build, self.source, tuple(self.indices[index] for index in indices))
 
 
-@dataclass(eq=False)
-class Made:
+class Made(msgspec.Struct, eq=False):
     """A matrix [N, width] that nodes have made, of one type of elements."""
 
     name: str
@@ -84,16 +83,15 @@ class Made:
         return build.op("Gather", self.name, list(indices), axis=1)
 
 
-@dataclass(eq=False)
-class Inputs:
+class Inputs(msgspec.Struct, eq=False):
     """The graph's own columns. names: of the columns the estimator was fitted on, where they had any.
     apart: each is an input of its own."""
 
     width: int
     names: tuple[str, ...] = ()
-    kinds: dict[int, str] = field(default_factory=dict)
+    kinds: dict[int, str] = msgspec.field(default_factory=dict)
     apart: bool = False
-    asked: dict[tuple[tuple[int, ...], str], str] = field(default_factory=dict)
+    asked: dict[tuple[tuple[int, ...], str], str] = msgspec.field(default_factory=dict)
 
     def columns(self, build: Build) -> Columns:
         """All of them."""

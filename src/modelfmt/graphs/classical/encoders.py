@@ -9,9 +9,9 @@ _target_encoder.py, impute/_base.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from modelfmt.graphs.classical.columns import Columns, Made
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["TRANSFORMERS"]
 
 
-@dataclass(frozen=True)
-class _Categories:
+class _Categories(msgspec.Struct, frozen=True):
     """Of one column. values: float64 [n] (NaN: missing) or texts [n] (empty: missing). missing: its index, or None."""
 
     values: Array

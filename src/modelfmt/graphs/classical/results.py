@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Classified", "Labelled", "Regressed", "Result", "Several"]
 
 
-@dataclass(frozen=True)
-class Classified:
+class Classified(msgspec.Struct, frozen=True):
     """A classifier's. classes: [K], as the file has them. index: INT64 [N], into the classes. probabilities: DOUBLE
     [N, K]. scores: what `decision_function` gives, DOUBLE [N, width]; width: 1 for two classes, else K, where it is
     not given."""
@@ -31,8 +31,7 @@ class Classified:
         return self.width or (1 if len(self.classes) == 2 else len(self.classes))
 
 
-@dataclass(frozen=True)
-class Regressed:
+class Regressed(msgspec.Struct, frozen=True):
     """A regressor's. value: DOUBLE [N, width]. flat: scikit-learn gives [N]."""
 
     value: str
@@ -40,8 +39,7 @@ class Regressed:
     flat: bool = True
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(msgspec.Struct, frozen=True):
     """Of what makes labels without being taught any: clusters, outliers. label: INT64 [N]. scores: DOUBLE [N, width]"""
 
     label: str
@@ -50,8 +48,7 @@ class Labelled:
     probabilities: bool = False
 
 
-@dataclass(frozen=True)
-class Several:
+class Several(msgspec.Struct, frozen=True):
     """Of a classifier with several outputs: one result for each."""
 
     parts: tuple[Classified, ...]

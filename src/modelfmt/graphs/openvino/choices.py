@@ -4,8 +4,9 @@ first, and keys and values of the encoder's states are made where the state has 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.openvino.lowering import Lowering, State
@@ -38,9 +39,9 @@ def _crossed(low: Lowering, node: Node, first: Graph, lower: Callable[[Lowering,
         if name not in kept:
             lower(low, each)
         elif each.op == "CrossAttention":
-            lower(low, dataclasses.replace(each, outputs=[kept[name]]))
+            lower(low, msgspec.structs.replace(each, outputs=[kept[name]]))
         else:
-            lower(low, dataclasses.replace(each, outputs=[f"{name}/made"]))
+            lower(low, msgspec.structs.replace(each, outputs=[f"{name}/made"]))
             _keep(low, f"{name}/made", name, kept[name])
 
 

@@ -7,8 +7,9 @@ uses, with ranks that are always known.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from modelfmt.errors import UnsupportedError
 from modelfmt.graphs.shapes import Shape, broadcast, convolved, rest, total
@@ -17,8 +18,7 @@ from modelfmt.ir.graph import Dim, Value
 __all__ = ["OPERATORS", "Call", "Operator", "infer"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """An operator with what it is given. numbers: those of an input that is constant or made of sizes."""
 
     values: Sequence[Value]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 __all__ = ["UNKNOWN", "Rule", "Schema"]
 
@@ -11,8 +12,7 @@ UNKNOWN = ""
 """The key under which `decode` keeps fields that the schema does not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """How a field is read. kind: int, float, text, bytes, raw (a message kept as bytes), span (left in the file),
     record (as it stands, whatever its wire type), or the name of a schema. many: it may repeat, the value is a list;
     packed: numbers are written packed."""
@@ -23,10 +23,9 @@ class Rule:
     packed: bool = False
 
 
-@dataclass(frozen=True)
-class Schema:
+class Schema(msgspec.Struct, frozen=True):
     """The fields of one kind of message by number; the others of a set of schemas by name."""
 
     name: str
     rules: Mapping[int, Rule]
-    others: dict[str, Schema] = field(default_factory=dict, repr=False)
+    others: dict[str, Schema] = msgspec.field(default_factory=dict)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from modelfmt.storage.protobuf.schema import UNKNOWN, Rule, Schema
 from modelfmt.storage.protobuf.wire import BYTES, key, packed, varint_bytes, written
@@ -19,11 +20,10 @@ class Hole(NamedTuple):
     key: Any
 
 
-@dataclass
-class Pieces:
+class Pieces(msgspec.Struct):
     """A message under construction: bytes and holes, and how long they are together."""
 
-    parts: list[bytes | Hole] = field(default_factory=list)
+    parts: list[bytes | Hole] = msgspec.field(default_factory=list)
     size: int = 0
 
     def add(self, part: bytes | Hole) -> None:
