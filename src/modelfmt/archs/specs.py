@@ -418,6 +418,9 @@ def _dense(expr: Expression) -> Expression:
 
 
 def _entry(expr: Expression, index: int) -> Expression:
+    """One of the first axis; of a stack, what was stacked."""
+    if isinstance(expr, Stack):
+        return expr.parts[index]
     return Reshape(Slice(expr, 0, index, index + 1), expr.shape[1:])
 
 

@@ -29,6 +29,7 @@ from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, valu
 from modelfmt.ir.ops import (
     Blocks,
     Coded,
+    Concat,
     Expression,
     Nearest,
     Numbers,
@@ -37,7 +38,9 @@ from modelfmt.ir.ops import (
     Regrid,
     Reshape,
     RopePermute,
+    Stack,
     Uniform,
+    geometry,
     row_bytes,
 )
 
@@ -108,6 +111,14 @@ def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[N
                 yield expr.permuted(slab, reader)
         case Reshape(inner) if row_bytes(inner) == row_bytes(expr):
             yield from slabs(inner, start, stop, reader)
+        case Stack() | Concat() if len(expr.shape) > 1:
+            base = 0
+            for part in expr.inputs:
+                n_rows = geometry(part.shape, part.stored)[0]
+                first, last = max(start - base, 0), min(stop - base, n_rows)
+                base += n_rows
+                if first < last:
+                    yield from slabs(part, first, last, reader)
         case _:
             yield reader.rows(expr, start, stop)
 
@@ -119,4 +130,6 @@ def in_slabs(expr: Expression) -> bool:
             return True
         case Reshape(inner):
             return row_bytes(inner) == row_bytes(expr) and in_slabs(inner)
+        case Stack() | Concat():
+            return len(expr.shape) > 1 and all(map(in_slabs, expr.inputs))
     return False
