@@ -102,8 +102,7 @@ def numbers(expr: Numbers, start: int, stop: int, reader: Reader) -> Rows:
 
     n_rows = geometry(expr.input.shape, expr.input.stored)[0]
     if expr.turned:  # every line has a number of every row
-        found = _of_planes(expr, (0, n_rows), (start, stop), reader)
-        return _words(found, expr) if expr.bits else _dense(found, expr.encoding)
+        return _stored(expr, _of_planes(expr, (0, n_rows), (start, stop), reader))
     n_groups = grid.parse(expr.input.stored.name).n_cols // (expr.group or expr.input.shape[-1])
     if expr.along == "rows":  # words of neighbouring rows, one line for each word; as many words as bits hold 32 rows
         first = start // expr.bits * 32
@@ -112,8 +111,16 @@ def numbers(expr: Numbers, start: int, stop: int, reader: Reader) -> Rows:
         skip = start - start // expr.bits * expr.bits
         return np.ascontiguousarray(lines[skip : skip + stop - start]).view(np.uint8)
     rows = (start * expr.rows, min(stop * expr.rows, n_rows))
-    found = _of_planes(expr, rows, (0, n_groups), reader)[:: expr.rows]
-    return _words(found, expr) if expr.bits else _dense(found, expr.encoding)
+    return _stored(expr, _of_planes(expr, rows, (0, n_groups), reader)[:: expr.rows])
+
+
+def _stored(expr: Numbers, found: Values) -> Rows:
+    """Lines of numbers as words, or as numbers of a type; made once where all are alike."""
+    import numpy as np
+
+    lines = found[:1] if found.strides[0] == 0 else found
+    rows = _words(lines, expr) if expr.bits else _dense(lines, expr.encoding)
+    return np.repeat(rows, len(found), 0) if len(rows) < len(found) else rows
 
 
 def _of_planes(expr: Numbers, rows: tuple[int, int], groups: tuple[int, int], reader: Reader) -> Values:

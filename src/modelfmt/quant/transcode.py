@@ -384,10 +384,9 @@ def _probed(expr: Expression, target: str, reader: Reader, at_most: float) -> bo
     if expr not in corners:
         corners.clear()
         own = grid.parse(expr.stored.name)
-        unit = lcm(own.group, 256)  # a multiple of every block
-        width = unit * max(1, 512 // unit)
-        window = grids.restricted(expr, 0, width, own.group) if width < own.n_cols and own.n_cols % unit == 0 else expr
-        n_rows = min(64, geometry(expr.shape, expr.stored)[0])
+        width = lcm(own.group, 256)  # a multiple of every block
+        window = grids.restricted(expr, 0, width, own.group) if width < own.n_cols and own.n_cols % width == 0 else expr
+        n_rows = min(16, geometry(expr.shape, expr.stored)[0])
         corners[expr] = window.stored.name, reader.rows(window, 0, n_rows)
     name, rows = corners[expr]
     found = grids.fit(rows, name, target)
