@@ -4,7 +4,7 @@ streams that are mixed by matrices made doubly stochastic; the experts of the fi
 Names are those that transformers saves, and those of DeepSeek's own checkpoints. Queries, keys and what attention gives
 turn back and forth in pairs in the last part of each head, as in the checkpoint. Checked against transformers 5.24
 models/deepseek_v4/{configuration,modeling}_deepseek_v4.py, conversion_mapping.py and llama.cpp
-src/models/deepseek4.cpp (October 2026).
+src/models/deepseek4.cpp, conversion/deepseek.py (October 2026): what is F32 in the released files stays so.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _FIXED = "llama.cpp's deepseek4 graph compresses 4 and 128 tokens into one"
 def _compressor(module: str, target: str, size: str, when: str) -> tuple[Row, ...]:
     """What makes one of several tokens: two series where they overlap."""
     return tuple(
-        Row(f"{module}compressor.{source}", f"{_BLOCK}{target}_{name}.weight", shape, when=when)
-        for source, name, shape in (
-            ("wkv.weight", "kv", (f"series*{size}", "n_embd")),
-            ("wgate.weight", "gate", (f"series*{size}", "n_embd")),
-            ("ape", "ape", ("ratio", f"series*{size}")),
-            ("norm.weight", "norm", (size,)),
+        Row(f"{module}compressor.{source}", f"{_BLOCK}{target}_{name}.weight", shape, when=when, keep=keep)
+        for source, name, shape, keep in (
+            ("wkv.weight", "kv", (f"series*{size}", "n_embd"), None),
+            ("wgate.weight", "gate", (f"series*{size}", "n_embd"), None),
+            ("ape", "ape", ("ratio", f"series*{size}"), "F32"),
+            ("norm.weight", "norm", (size,), None),
         )
     )
 

@@ -2,9 +2,10 @@
 
 fp8 (DeepSeek, Qwen): weight F8_E4M3 and weight_scale_inv, which multiplies, [ceil(out / 128), ceil(in / 128)]; or
 weight_scale, one number. fbgemm_fp8: weight_scale [out, 1]. ModelOpt FP8: weight_scale, one number. ModelOpt NVFP4:
-weight U8 [out, in / 2], low nibble first, weight_scale F8_E4M3 [out, in / 16], weight_scale_2 F32. Source: transformers
-5.24 quantizers and integrations; vllm; llama.cpp conversion/base.py. Not here: the scales of activations and caches,
-which are left out.
+weight U8 [out, in / 2], low nibble first, weight_scale F8_E4M3 [out, in / 16], weight_scale_2 F32. DeepSeek V4: the
+blocks of fp8 under NAME.scale (F8_E8M0, in base models F32), and experts of MXFP4: weight I8 [out, in / 2], low nibble
+first, scale F8_E8M0 [out, in / 32]. Source: transformers 5.24 quantizers and integrations; vllm; llama.cpp
+conversion/{base,deepseek}.py. Not here: the scales of activations and caches, which are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ FORMS = {"fp8": Form("e4m3", "E4M3", 128, "F32", rows=128)}
 """Type -> how weights that are not quantized become one."""
 
 _EIGHT = ("F8_E4M3", "F8_E5M2")
-_SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")
+_BYTES = ("U8", "I8")
+_SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight", "scale")
+_BLOCKS = {"weight_scale_inv": (128, 128), "scale": (128, 128)}
+"""Name of a scale -> the block where the configuration has none."""
 _ACTIVATIONS = ("input_scale", "activation_scale", "qscale_act", "k_scale", "v_scale", "input_scale_ub")
 
 
@@ -33,8 +37,10 @@ def read(parts: Parts) -> None:
     """Puts one tensor in the place of the parts of each module. Raises UnsupportedError, CorruptFile."""
     for name in _SCALES:
         for module in parts.modules(name):
-            weight = parts.need(module, "weight", *_EIGHT, "U8", "I8")
-            make = _four if weight.stored.name == "U8" else _eight
+            if name == "scale" and not _coded(parts, module):
+                continue  # norms and others may have a tensor of that name
+            weight = parts.need(module, "weight", *_EIGHT, *_BYTES)
+            make = _MAKERS.get((name, weight.stored.name), _eight)
             expr = make(parts, module, weight, name)
             parts.put(f"{module}.weight", expr, *(f"{module}.{part}" for part in ("weight", name, "weight_scale_2")))
     for part in _ACTIVATIONS:
@@ -45,12 +51,14 @@ def read(parts: Parts) -> None:
         raise parts.refused(left[0], "8-bit floats without a scale", " or ".join(_SCALES))
 
 
+def _coded(parts: Parts, module: str) -> bool:
+    weight = parts.get(module, "weight")
+    return weight is not None and weight.stored.name in (*_EIGHT, *_BYTES)
+
+
 def _eight(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
-    scale = parts.need(module, name, *FLOATS, "F8_E8M0", "U8")
-    if scale.stored.name == "U8":
-        scale = viewed(scale, "F8_E8M0", scale.shape, parts, f"{module}.{name}")
-    given = block_of(parts.settings.get("weight_block_size"))
-    block = given or ((128, 128) if name == "weight_scale_inv" else None)
+    scale = _powers(parts, module, name, *FLOATS)
+    block = block_of(parts.settings.get("weight_block_size")) or _BLOCKS.get(name)
     param, group = scale_of(parts, f"{module}.{name}", scale, weight.shape, block)
     label = "FP8" + (f", blocks of {block[0]} x {block[1]}" if group != weight.shape[-1] and block else "")
     return floats(parts, module, "weight", weight, (param,), group, label)
@@ -66,6 +74,34 @@ def _four(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
     parts.shape(f"{module}.weight_scale_2", whole, (), (1,))
     params = (param, Param(Reshape(whole, (1, 1)), rows=0))
     return Coded(weight, Packing(4), shape, "E2M1", group, params, label=f"NVFP4, group {group}")
+
+
+def _mx(parts: Parts, module: str, weight: Expression, name: str) -> Coded:
+    scale = _powers(parts, module, name)
+    if len(scale.shape) < 2:
+        raise parts.refused(f"{module}.{name}", list(scale.shape), "a scale for each 32 columns of a row")
+    *outer, n_groups = scale.shape
+    parts.shape(f"{module}.weight", weight, (*outer, 16 * n_groups))
+    codes = viewed(weight, "U8", weight.shape, parts, f"{module}.weight")
+    return Coded(codes, Packing(4), (*outer, 32 * n_groups), "E2M1", 32, (Param(scale, group=32),), label="MXFP4")
+
+
+def _powers(parts: Parts, module: str, name: str, *others: str) -> Expression:
+    """A scale of powers of two, whose bytes may be called U8, or of another type."""
+    scale = parts.need(module, name, *others, "F8_E8M0", "U8")
+    if scale.stored.name == "U8":
+        return viewed(scale, "F8_E8M0", scale.shape, parts, f"{module}.{name}")
+    return scale
+
+
+_MAKERS = {
+    ("weight_scale_inv", "U8"): _four,
+    ("weight_scale", "U8"): _four,
+    ("qscale_weight", "U8"): _four,
+    ("scale", "U8"): _mx,
+    ("scale", "I8"): _mx,
+}
+"""(name of the scale, type of the weight) -> what reads them; `_eight` all others."""
 
 
 def write(expr: Expression, reader: Reader, wanted: Policy) -> Written | None:  # noqa: ARG001  as every scheme's
