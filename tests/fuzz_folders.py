@@ -38,7 +38,7 @@ MADE = (
         "ct-int3-padded",
     ),
     *("ct-int8-asym", "ct-nvfp4", "ct-mxfp4", "ct-mxfp8", "fp8-block", "modelopt-nvfp4", "bnb-nf4-nested", "bnb-int8"),
-    *("mlx-4", "mlx-3", "mlx-mxfp8", "mlx-nvfp4", "fbgemm-fp8"),
+    *("mlx-4", "mlx-3", "mlx-mxfp8", "mlx-nvfp4", "fbgemm-fp8", "deepseek4-fp8", "deepseek4-fp4"),
 )
 
 

@@ -265,6 +265,25 @@ def float8(block: tuple[int, int] | None, name: str, *, power: bool = False, cha
     return make
 
 
+def deepseek_eight(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """F8_E4M3 in blocks of 128 x 128 under powers of two of one byte, as DeepSeek V4 is released."""
+    parts, values = float8((128, 128), "scale", power=True)(weights, rng)
+    return parts | {"scale": parts["scale"].to(torch.float8_e8m0fnu)}, values
+
+
+def deepseek_four(weights: NDArray[np.float32], rng: np.random.Generator) -> Made:
+    """E2M1 by ml_dtypes, two a byte of I8, low nibble first, under a power of two for each 32 of a row: its experts."""
+    import ml_dtypes
+
+    groups = weights.reshape(len(weights), -1, 32)
+    scales = np.exp2(np.ceil(np.log2(np.maximum(np.abs(groups).max(-1), 1e-4) / 6)))
+    fours = (groups / scales[..., None]).astype(ml_dtypes.float4_e2m1fn).reshape(weights.shape)
+    codes = fours.view(np.uint8) & 15
+    parts = {"weight": torch.from_numpy((codes[:, ::2] | codes[:, 1::2] << 4).view(np.int8))}
+    parts["scale"] = torch.from_numpy(scales.astype(np.float32)).to(torch.float8_e8m0fnu)
+    return parts, fours.astype(np.float64) * scales.repeat(32, 1)
+
+
 def nvfp4(reciprocal: bool):
     """Four-bit floats by MLX's own rounding, e4m3 scales by torch, and a scale of the whole."""
 
@@ -419,6 +438,8 @@ SCHEMES: dict[str, Scheme] = {
     "fp8-block": Scheme({**_FP8, "weight_block_size": [128, 128]}, float8((128, 128), "weight_scale_inv")),
     "fp8-ragged": Scheme({**_FP8, "weight_block_size": [96, 96]}, float8((96, 96), "weight_scale_inv")),
     "fp8-ue8m0": Scheme({**_FP8, "weight_block_size": [128, 128]}, float8((128, 128), "weight_scale_inv", power=True)),
+    "deepseek4-fp8": Scheme({**_FP8, "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}, deepseek_eight),
+    "deepseek4-fp4": Scheme({**_FP8, "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}, deepseek_four),
     "modelopt-fp8": Scheme({"quant_method": "modelopt", "quant_algo": "FP8"}, float8(None, "weight_scale")),
     "modelopt-nvfp4": Scheme({"quant_method": "modelopt", "quant_algo": "NVFP4"}, nvfp4(False)),
     "bnb-nf4": Scheme({**_BNB, "bnb_4bit_quant_type": "nf4"}, bitsandbytes4("nf4", nested=False)),

@@ -12,21 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import llama
 import modelfmt
 from folders import computed, tokens
 from modelfmt.errors import CorruptFile, UnsupportedError
+from schemes import SCHEMES, Arrays, Values, of_module
 from test_arch_models import DEEPSEEK4, MODELS, make
-
-Arrays = dict[str, torch.Tensor]
-Values = NDArray[np.float64]
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "q_lora_rank": 256}
 CASE = replace(next(case for case in MODELS if case.name == "deepseek4"), config=DEEPSEEK4 | WIDE)
@@ -40,13 +36,6 @@ RENAMED = (
 EIGHT = ("wq_a.weight", "wq_b.weight", "attn.wkv.weight", "wo_a.weight", "wo_b.weight")
 WHOLE = ("hc_", "attn_sink", ".ape", "gate.bias")
 """Parts of the names of what is FP8, and of what stays float32."""
-QUANTIZATION = {
-    "quant_method": "fp8",
-    "fmt": "e4m3",
-    "scale_fmt": "ue8m0",
-    "activation_scheme": "dynamic",
-    "weight_block_size": [128, 128],
-}
 RELEASED = {
     "compress_ratios": [0, 4, 128, 4, 0],
     "num_hash_layers": 1,
@@ -54,7 +43,7 @@ RELEASED = {
     "rope_theta": 1e4,
     "compress_rope_theta": 1.6e5,
     "expert_dtype": "fp4",
-    "quantization_config": QUANTIZATION,
+    "quantization_config": SCHEMES["deepseek4-fp8"].config,
 }
 """What config.json has in the form of the released ones."""
 OURS = ("layer_types", "mlp_layer_types", "rope_parameters", "partial_rotary_factor", "compress_rates", "dtype")
@@ -62,41 +51,11 @@ OURS = ("layer_types", "mlp_layer_types", "rope_parameters", "partial_rotary_fac
 
 @dataclass(frozen=True)
 class Release:
-    """A folder in the released layout, the values of its tensors, and the codes and bytes of the scales of experts."""
+    """A folder in the released layout, its tensors, and the values that they mean."""
 
     folder: Path
+    stored: Arrays
     values: dict[str, Values]
-    experts: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-
-
-def powers(largest: NDArray[np.float64], top: float) -> Values:
-    """The smallest powers of two under which nothing is beyond `top`, as DeepSeek rounds them (ue8m0)."""
-    return np.exp2(np.ceil(np.log2(np.maximum(largest, 1e-4) / top)))
-
-
-def e8m0(scales: Values) -> torch.Tensor:
-    return torch.from_numpy(scales.astype(np.float32)).to(torch.float8_e8m0fnu)
-
-
-def eight(weight: NDArray[np.float32]) -> tuple[Arrays, Values]:
-    """F8_E4M3 in blocks of 128 x 128, ragged at the edges."""
-    rows, cols = (-(-n // 128) for n in weight.shape)
-    padded = np.zeros((rows * 128, cols * 128))
-    padded[: weight.shape[0], : weight.shape[1]] = np.abs(weight)
-    scales = powers(padded.reshape(rows, 128, cols, 128).max((1, 3)), 448.0)
-    whole = scales.repeat(128, 0).repeat(128, 1)[: weight.shape[0], : weight.shape[1]]
-    codes = torch.from_numpy((weight / whole).astype(np.float32)).to(torch.float8_e4m3fn)
-    return {"weight": codes, "scale": e8m0(scales)}, codes.double().numpy() * whole
-
-
-def four(weight: NDArray[np.float32]) -> tuple[Arrays, Values, NDArray[np.uint8]]:
-    """E2M1 by ml_dtypes, two a byte, low nibble first, under a power of two for each 32 of a row."""
-    groups = weight.reshape(len(weight), -1, 32)
-    scales = powers(np.abs(groups).max(-1), 6.0)
-    fours = (groups / scales[..., None]).astype(ml_dtypes.float4_e2m1fn).reshape(weight.shape)
-    codes = fours.view(np.uint8) & 15
-    packed = torch.from_numpy((codes[:, ::2] | codes[:, 1::2] << 4).view(np.int8))
-    return {"weight": packed, "scale": e8m0(scales)}, fours.astype(np.float64) * scales.repeat(32, 1), codes
 
 
 @pytest.fixture(scope="module")
@@ -105,29 +64,29 @@ def release(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
     make(CASE, golden, folder)
     stored: Arrays = {}
     values: dict[str, Values] = {}
-    experts = {}
+    rng = np.random.default_rng(0)
+    fours, eights = SCHEMES["deepseek4-fp4"].make, SCHEMES["deepseek4-fp8"].make
     for saved, tensor in load_file(folder / "model.safetensors").items():
         name = saved.removeprefix("model.")
         for old, new in RENAMED:
-            name = name.replace(old, new) if name.startswith(old) or ".attn.norm" in name else name
+            name = name.replace(old, new)
         module, parts = name.removesuffix(".weight"), {}
         if ".ffn.experts." in name:
-            parts, values[name], codes = four(tensor.numpy())
-            experts[name] = codes, parts["scale"].view(torch.uint8).numpy()
+            parts, values[name] = fours(tensor.numpy(), rng)
         elif (name.endswith(EIGHT) or "shared_experts" in name) and "compressor" not in name:
-            parts, values[name] = eight(tensor.numpy())
+            parts, values[name] = eights(tensor.numpy(), rng)
         elif tensor.is_floating_point() and not any(part in name for part in WHOLE):
             tensor = tensor.bfloat16()
         stored |= {f"{module}.{part}": value for part, value in parts.items()} or {name: tensor}
         values.setdefault(name, tensor.double().numpy())
     further = "mtp.0.e_proj.weight"  # of the layer that predicts a further token
-    parts, values[further] = eight(np.eye(256, dtype=np.float32))
+    parts, values[further] = eights(np.ones((256, 256), np.float32), rng)
     stored |= {f"mtp.0.e_proj.{part}": value for part, value in parts.items()}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     config = {key: value for key, value in config.items() if key not in OURS} | RELEASED
     (folder / "config.json").write_text(json.dumps(config))
-    return Release(folder, values, experts)
+    return Release(folder, stored, values)
 
 
 def test_values_are_those_of_the_release(release: Release, tmp_path: Path) -> None:
@@ -151,8 +110,9 @@ def test_experts_keep_their_codes_in_gguf_and_the_network_is_that_of_transformer
             tensor = found[f"blk.{layer}.ffn_{kind}_exps.weight"]
             assert tensor.tensor_type.name == "MXFP4"
             for number, rows in enumerate(np.asarray(tensor.data)):
-                codes, scales = release.experts[f"layers.{layer}.ffn.experts.{number}.{part}.weight"]
-                blocks = rows.reshape(*scales.shape, 17)
+                parts = of_module(release.stored, f"layers.{layer}.ffn.experts.{number}.{part}")
+                scales, pairs = (parts[name].view(torch.uint8).numpy() for name in ("scale", "weight"))
+                blocks, codes = rows.reshape(*scales.shape, 17), np.stack([pairs & 15, pairs >> 4], -1)
                 halves = codes.reshape(*scales.shape, 2, 16)
                 assert np.array_equal(blocks[..., 0], scales)
                 assert np.array_equal(blocks[..., 1:], halves[..., 0, :] | halves[..., 1, :] << 4)
@@ -173,7 +133,7 @@ def test_experts_keep_their_codes_in_gguf_and_the_network_is_that_of_transformer
 
 def changed(release: Release, folder: Path, **parts: torch.Tensor) -> Path:
     folder.mkdir()
-    save_file(load_file(release.folder / "model.safetensors") | parts, folder / "model.safetensors")
+    save_file(release.stored | parts, folder / "model.safetensors")
     (folder / "config.json").write_bytes((release.folder / "config.json").read_bytes())
     return folder
 
@@ -181,11 +141,11 @@ def changed(release: Release, folder: Path, **parts: torch.Tensor) -> Path:
 def test_base_models_have_scales_of_float32(release: Release, tmp_path: Path) -> None:
     """Their experts are FP8, too."""
     name = "layers.0.ffn.experts.0.w1.weight"
-    parts, values = eight(release.values[name].astype(np.float32))
-    base = {name: parts["weight"], name.replace("weight", "scale"): parts["scale"].float() * 1.1}
+    scale = np.random.default_rng(1).uniform(0.1, 0.2, (2, 2)).astype(np.float32)
+    codes = torch.from_numpy(release.values[name]).to(torch.float8_e4m3fn)
+    base = {name: codes, name.replace("weight", "scale"): torch.from_numpy(scale)}
     with modelfmt.open(changed(release, tmp_path / "base", **base)) as model:
-        scale = base[name.replace("weight", "scale")].double().numpy().repeat(128, 0).repeat(128, 1)
-        expected = base[name].double().numpy() * scale[: values.shape[0], : values.shape[1]]
+        expected = codes.double().numpy() * scale.astype(np.float64).repeat(128, 0).repeat(128, 1)
         assert np.array_equal(model[name].numpy(), expected.astype(np.float32))
 
 

@@ -150,7 +150,7 @@ def can_encode(expr: Expression, target: str, reader: Reader, *, at_most: float 
         return REQUANTIZE
     if own.integer == (target in ("MXFP4", "NVFP4")) or not (own.integer or own.table == "E2M1"):
         return REQUANTIZE
-    if _plain(expr, own, target, reader):
+    if _plain(expr, own, target, reader) or _same_scales(expr, own, target):
         return EXACT
     if not _probed(expr, target, reader, at_most):
         return REQUANTIZE
@@ -309,6 +309,25 @@ def _plain(expr: Expression, own: grid.Grid, target: str, reader: Reader) -> boo
         elif is_grid(node) and not any(map(is_grid, node.inputs)):
             return False
     return True
+
+
+_SCALES = {"MXFP4": "F8_E8M0"}
+"""Type of four-bit floats -> the type of its scales, where any number of that is one."""
+
+
+def _same_scales(expr: Expression, own: grid.Grid, target: str) -> bool:
+    """Whether every scale is stored as the blocks of a type of floats store theirs: none has to be looked at."""
+    if target not in _SCALES or own.group % ENCODINGS[target].block_elements:
+        return False
+    plain = [(_SCALES[target], False)]
+    sources = (node for node in nodes(expr) if is_grid(node) and not any(map(is_grid, node.inputs)))
+    return all(
+        isinstance(node, Coded)
+        and node.offset is None
+        and node.zero == 0.0
+        and [(scale.input.stored.name, scale.divide) for scale in node.scales] == plain
+        for node in sources
+    )
 
 
 def _fits(least: float, most: float, limit: int, middle: int, top: int) -> bool:
