@@ -391,10 +391,9 @@ def _free_folder(folder: Path, draft: Draft) -> Path:
 
     if folder.suffix in _suffixes() and not folder.is_dir():
         raise UsageError("the name is that of a file", code="name-format", found=folder.name, allowed="a folder")
-    ours = {layout.name for layout in draft.build("model")}
     patterns = ("*.safetensors", *(pattern for pattern in ASSETS if pattern.startswith(("*", "merges"))))
-    held = {path.name for pattern in patterns for path in folder.glob(pattern)} - ours
-    others = sorted(name for name in held if not name.endswith(".md"))
+    held = {path.name for pattern in patterns for path in folder.glob(pattern) if not path.name.endswith(".md")}
+    others = sorted(held - {layout.name for layout in draft.build("model")}) if held else []
     if others:
         raise DestinationExists(
             "the folder holds files of another model",

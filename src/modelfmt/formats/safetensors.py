@@ -321,7 +321,7 @@ def _check_entries(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Non
 
 
 def _encodable(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _shards(entries: Sequence[Entry], limit: int | None) -> list[list[Entry]]:
