@@ -965,6 +965,7 @@ REFUSED = (
     ("deepseek32", {"index_head_dim": 96}, "64 values"),
     ("deepseek4", {"hc_mult": 2}, "another way"),
     ("deepseek4", {"index_head_dim": 96}, "64 values"),
+    ("deepseek4", {"head_dim": 64}, "as wide as"),
     ("deepseek4", {"compress_rates": {"compressed_sparse_attention": 8}}, "compresses 4 and 128"),
     ("deepseek4", {"layer_types": None, "compress_ratios": [0, 4, 64, 4, 0]}, "compresses 4 and 128"),
     ("deepseek4", {"mlp_layer_types": ["moe", "hash_moe", "moe", "moe"]}, "before all others"),

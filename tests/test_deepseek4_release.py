@@ -173,3 +173,10 @@ def test_a_scale_that_is_none_stays(release: Release, tmp_path: Path) -> None:
     norm = {"layers.0.some_norm.scale": torch.ones(4), "layers.0.some_norm.weight": torch.ones(4)}
     with modelfmt.open(changed(release, tmp_path / "norm", **norm)) as model:
         assert set(norm) <= set(model)
+
+
+def test_a_matrix_without_rows_has_no_values(release: Release, tmp_path: Path) -> None:
+    empty = {"layers.0.none.weight": torch.zeros(0, 16, dtype=torch.int8)}
+    empty["layers.0.none.scale"] = torch.zeros(0, 1).to(torch.float8_e8m0fnu)
+    with modelfmt.open(changed(release, tmp_path / "none", **empty)) as model:
+        assert model["layers.0.none.weight"].numpy().shape == (0, 32)

@@ -174,6 +174,7 @@ DEEPSEEK4 = DECODER.derive(
         Refuses("rate_heavy != 128", _FIXED),
         Refuses("ratio and ratio != 4 and ratio != 128", _FIXED),
         TURNED_BY_64,
+        Refuses("head_size == index_size", "llama.cpp divides by zero where heads are as wide as its indexer's"),
         Refuses("n_head % o_groups", "heads must divide among the groups of the output"),
         Refuses("tied", "llama.cpp's deepseek4 graph wants an output matrix besides the embedding"),
     ),

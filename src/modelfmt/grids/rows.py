@@ -46,7 +46,8 @@ def coded(expr: Coded, start: int, stop: int, reader: Reader) -> Rows:
     columns = expr.first + np.arange(n_groups) * expr.group
     if order is not None and not expr.sorted:
         columns = order[columns].astype(np.int64) * max(p.group for p in expr.scales)
-    out[:, : n_groups * grid.RECORD] = params.records(expr, start, stop, columns, reader).view(np.uint8).reshape(n, -1)
+    n_bytes = n_groups * grid.RECORD
+    out[:, :n_bytes] = params.records(expr, start, stop, columns, reader).view(np.uint8).reshape(n, n_bytes)
     return out
 
 
