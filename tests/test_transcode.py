@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,16 @@ def test_a_weight_that_is_there_quantized_and_as_it_is_is_an_error(awq: Path, tm
     assert (caught.value.code, caught.value.place) == ("quant-part", "model.layers.0.mlp.up_proj.weight")
 
 
+def test_a_packed_weight_beside_the_weight_is_an_error(golden: Path, tmp_path: Path) -> None:
+    schemes.write(schemes.SCHEMES["ct-int4-sym"], golden / "checkpoints/llama3-big", tmp_path / "in", layers=1)
+    tensors = load_file(tmp_path / "in/model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(tensors | {name: torch.zeros(8, 8)}, tmp_path / "in/model.safetensors")
+    with pytest.raises(CorruptFile) as caught:
+        modelfmt.plan(tmp_path / "in", tmp_path / "out.gguf")
+    assert (caught.value.code, caught.value.place) == ("quant-part", name)
+
+
 def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> None:
     tensors = load_file(awq / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.scales"][1, 3] = float("nan")
@@ -186,6 +197,22 @@ def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> Non
     with pytest.raises(modelfmt.ModelfmtError) as caught:
         modelfmt.convert(awq, tmp_path / "out.gguf")
     assert caught.value.code == "scale-not-finite"
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_scale_that_is_no_number_any_more_is_an_error_of_its_tensor(awq: Path, tmp_path: Path) -> None:
+    path = awq / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors, path)
+    plan = modelfmt.plan(awq, tmp_path / "out.gguf")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    tensors["model.layers.0.mlp.up_proj.scales"][1, 3] = float("nan")
+    save_file(tensors, tmp_path / "changed")
+    path.write_bytes((tmp_path / "changed").read_bytes())
+    os.utime(path, ns=times)
+    with pytest.raises(modelfmt.BadValue) as caught:
+        modelfmt.run(plan)
+    assert (caught.value.code, caught.value.path) == ("scale-not-finite", "blk.0.ffn_up.weight")
     assert not (tmp_path / "out.gguf").exists()
 
 
