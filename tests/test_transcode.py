@@ -230,6 +230,17 @@ def test_small_scales_that_are_no_number_are_errors(scheme: str, byte: int, gold
     assert caught.value.code == "scale-not-finite"
 
 
+@pytest.mark.parametrize("whole", [float("inf"), float("nan"), 0.0])
+def test_a_scale_of_the_whole_that_leaves_nothing_is_an_error(whole: float) -> None:
+    """One that the others are divided by: over infinity, all weights would be zeros."""
+    codes, scales = Constant(bytes(range(32)), (2, 16), "U8"), Constant(np.ones((2, 2), "f2").tobytes(), (2, 2), "F16")
+    over = Param(Constant(np.array(whole, "f4").tobytes(), (1, 1), "F32"), rows=0, divide=True)
+    coded = Coded(codes, Packing(4), (2, 32), "E2M1", 16, (Param(scales, group=16), over))
+    with pytest.raises(modelfmt.BadValue) as caught:
+        Evaluator(Files()).values(coded, 0, 2)
+    assert caught.value.code == "scale-not-finite"
+
+
 def test_an_index_out_of_range_is_an_error(golden: Path, tmp_path: Path) -> None:
     schemes.write(schemes.SCHEMES["gptq-4-act"], golden / "checkpoints/llama3-big", tmp_path / "g", layers=1)
     tensors = load_file(tmp_path / "g/model.safetensors")
