@@ -192,9 +192,11 @@ def test_words_that_occur_are_marked() -> None:
     assert np.array_equal(np.flatnonzero(seen), np.unique(words))
 
 
-@pytest.mark.parametrize(("kind", "zero", "code"), [("Q8_0", 100, 250), ("Q8_0", 200, 0), ("Q5_0", -230, 15)])
-def test_codes_do_not_come_back_past_the_end_of_a_byte(level: str, kind: str, zero: int, code: int) -> None:
-    """Moved by what their zero is off, they are one of the type's codes again in eight bits alone."""
+@pytest.mark.parametrize(
+    ("kind", "zero", "code"), [("Q8_0", 100, 250), ("Q8_0", 200, 0), ("Q5_0", -230, 15), ("Q4_0", -3 * 2**52, 8)]
+)
+def test_codes_do_not_come_back_past_the_end_of_a_byte(level: str, kind: str, zero: float, code: int) -> None:
+    """Moved by what their zero is off, they are one of the type's codes again in eight bits alone, or in 64."""
     _, number, elements, size, *_ = TYPES[kind]
     limit = 255 if kind == "Q8_0" else 15
     rows = grid(np.full((1, elements), code), np.array([[[0.5, 0.0, zero]]]))

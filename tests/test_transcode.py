@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,16 @@ def test_a_weight_that_is_there_quantized_and_as_it_is_is_an_error(awq: Path, tm
     assert (caught.value.code, caught.value.place) == ("quant-part", "model.layers.0.mlp.up_proj.weight")
 
 
+def test_a_packed_weight_beside_the_weight_is_an_error(golden: Path, tmp_path: Path) -> None:
+    schemes.write(schemes.SCHEMES["ct-int4-sym"], golden / "checkpoints/llama3-big", tmp_path / "in", layers=1)
+    tensors = load_file(tmp_path / "in/model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(tensors | {name: torch.zeros(8, 8)}, tmp_path / "in/model.safetensors")
+    with pytest.raises(CorruptFile) as caught:
+        modelfmt.plan(tmp_path / "in", tmp_path / "out.gguf")
+    assert (caught.value.code, caught.value.place) == ("quant-part", name)
+
+
 def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> None:
     tensors = load_file(awq / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.scales"][1, 3] = float("nan")
@@ -186,6 +197,22 @@ def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> Non
     with pytest.raises(modelfmt.ModelfmtError) as caught:
         modelfmt.convert(awq, tmp_path / "out.gguf")
     assert caught.value.code == "scale-not-finite"
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_scale_that_is_no_number_any_more_is_an_error_of_its_tensor(awq: Path, tmp_path: Path) -> None:
+    path = awq / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors, path)
+    plan = modelfmt.plan(awq, tmp_path / "out.gguf")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    tensors["model.layers.0.mlp.up_proj.scales"][1, 3] = float("nan")
+    save_file(tensors, tmp_path / "changed")
+    path.write_bytes((tmp_path / "changed").read_bytes())
+    os.utime(path, ns=times)
+    with pytest.raises(modelfmt.BadValue) as caught:
+        modelfmt.run(plan)
+    assert (caught.value.code, caught.value.path) == ("scale-not-finite", "blk.0.ffn_up.weight")
     assert not (tmp_path / "out.gguf").exists()
 
 
@@ -200,6 +227,17 @@ def test_small_scales_that_are_no_number_are_errors(scheme: str, byte: int, gold
     save_file(tensors, tmp_path / "in/model.safetensors")
     with pytest.raises(modelfmt.ModelfmtError) as caught:
         modelfmt.convert(tmp_path / "in", tmp_path / "out.gguf")
+    assert caught.value.code == "scale-not-finite"
+
+
+@pytest.mark.parametrize("whole", [float("inf"), float("nan"), 0.0])
+def test_a_scale_of_the_whole_that_leaves_nothing_is_an_error(whole: float) -> None:
+    """One that the others are divided by: over infinity, all weights would be zeros."""
+    codes, scales = Constant(bytes(range(32)), (2, 16), "U8"), Constant(np.ones((2, 2), "f2").tobytes(), (2, 2), "F16")
+    over = Param(Constant(np.array(whole, "f4").tobytes(), (1, 1), "F32"), rows=0, divide=True)
+    coded = Coded(codes, Packing(4), (2, 32), "E2M1", 16, (Param(scales, group=16), over))
+    with pytest.raises(modelfmt.BadValue) as caught:
+        Evaluator(Files()).values(coded, 0, 2)
     assert caught.value.code == "scale-not-finite"
 
 

@@ -253,11 +253,11 @@ static inline uint64_t bits_of(const uint8_t *records, size_t i, size_t field) {
 
 /* Such numbers of n groups; false: some are of another kind, or could take codes up to `limit` past the end of a byte
  * and back into the range. Without a branch: `other` gathers bits that have to be 0, `outside` signs of what is out of
- * a range. */
+ * a range, in numbers without sign, since the zero of a file can be any. */
 static inline bool plain(const uint8_t *records, size_t n, int limit, int middle, int top, plain_groups *found) {
     const double whole = 0x1.8p52; /* a number that is added to it is rounded to a whole one, in the lowest bits */
-    uint64_t other = 0, begin;
-    int64_t outside = 0;
+    const uint64_t bias = (1023 - 15) << 10, least = (uint64_t)(top - 255), most = (uint64_t)(255 - limit);
+    uint64_t other = 0, outside = 0, begin;
     memcpy(&begin, &whole, sizeof begin);
     for (size_t i = 0; i < n; i++) {
         const uint64_t scale = bits_of(records, i, offsetof(mf_record, scale));
@@ -269,14 +269,14 @@ static inline bool plain(const uint8_t *records, size_t n, int limit, int middle
         memcpy(&moved, &zero, sizeof moved);
         zero -= whole;
         memcpy(&back, &zero, sizeof back);
-        const int64_t shift = middle - (int64_t)(moved - begin), above = shift - (top - 255);
-        const int64_t half = (int64_t)(scale >> 42 & 0x1fffff) - ((1023 - 15) << 10), normal = half - (1 << 10);
+        const uint64_t shift = (uint64_t)middle - (moved - begin);
+        const uint64_t half = (scale >> 42 & 0x1fffff) - bias, normal = half - (1 << 10);
         other |= (back ^ given) | scale << (64 - 42) | bits_of(records, i, offsetof(mf_record, offset)) << 1;
-        outside |= above | (255 - limit - shift) | normal | ((30 << 10) - 1 - normal);
-        found->scale[i] = (uint16_t)((uint64_t)half | (scale >> 48 & 0x8000));
+        outside |= (shift - least) | (most - shift) | normal | ((30 << 10) - 1 - normal);
+        found->scale[i] = (uint16_t)(half | (scale >> 48 & 0x8000));
         found->shift[i] = (uint8_t)shift;
     }
-    return !other && outside >= 0;
+    return !other && !(outside >> 63);
 }
 
 /* n groups of `run` blocks each; false: some code has no place as it is. */

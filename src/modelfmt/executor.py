@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelfmt import grids, sources
-from modelfmt.errors import CorruptFile, OutputError, UsageError
+from modelfmt.errors import BadValue, CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
 from modelfmt.ir.op import spans
 from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes
@@ -199,10 +199,15 @@ class _Session:
     def do(self, job: Job, evaluator: Evaluator, kernel: threading.Semaphore) -> None:
         """One job: read its rows, convert and write them for every sink."""
         stream = self.plan.streams[job.stream]
+        name = stream.sinks[0].name
         wrote = self._copy(job, stream)
         if wrote is None:
             moved = self.moved(job.stream)
-            wrote = self._make(job, evaluator, kernel) if moved is None else self._move(job, moved, evaluator)
+            try:
+                wrote = self._make(job, evaluator, kernel) if moved is None else self._move(job, moved, evaluator)
+            except BadValue as error:
+                error.path = error.path or name
+                raise
         read, _ = self.plan.moved_bytes(job)
         self.journal.done(job.number)
         with self.lock:
@@ -210,7 +215,6 @@ class _Session:
             self.read += read
             self.written += wrote
             self.left[job.stream] -= 1
-            name = stream.sinks[0].name
             self.on_event(Progress(self.read, self.written, self.done, self.total, name))
             if self.left[job.stream] == 0:
                 self.on_event(TensorDone(name, tuple(sink.encoding for sink in stream.sinks)))

@@ -56,9 +56,9 @@ def held(expr: Expression, moved: Expression | None, n_rows: int, written: int) 
     n_cols = geometry(expr.shape, expr.stored)[1]
     if moved is not None and grids.in_slabs(moved):
         n_groups = n_rows * n_cols // grid.parse(expr.stored.name).group
-        return read_bytes(expr, n_rows) + n_groups * _GROUP_BYTES + 2 * grids.SLAB
-    if _into_columns(expr):
-        return n_rows * written + 2 * grids.SLAB
+        return read_bytes(expr, n_rows) + n_groups * _GROUP_BYTES + grids.slab_bytes(moved, n_rows)
+    if (coded := _into_columns(expr)) is not None:
+        return n_rows * written + 2 * max(grids.SLAB, grids.SLAB_ROWS * row_bytes(coded.codes))
     own = n_rows * (2 * row_bytes(expr) + _made_of(expr) + written) + 4 * n_cols * min(n_rows, 16)
     return own + _merged_bytes(expr, n_rows, n_cols)
 
@@ -69,18 +69,26 @@ def _times(expr: Expression, moved: Expression | None, *, measured: bool) -> int
         return 1
     parts = nodes(expr)
     crossed = any(isinstance(node, Coded) and node.packing.crosses for node in parts)
-    if _into_columns(expr) or (crossed and moved is not None and grids.in_slabs(moved)):
+    if _into_columns(expr) is not None or (crossed and moved is not None and grids.in_slabs(moved)):
         return IN_SLABS
     moves = any(isinstance(node, Coded | Regrid) for node in parts) and not measured
     across = crossed != (isinstance(expr, Packed) and expr.packing.crosses)
     return (ACROSS if across else ALONG)[moves and not any(isinstance(node, Encoded) for node in parts)]
 
 
-def _into_columns(expr: Expression) -> bool:
-    """Whether rows of codes go straight into words that lie across (see grids.parts)."""
+def _into_columns(expr: Expression) -> Coded | None:
+    """The rows of codes that go straight into words that lie across (see grids.parts), where an expression is that."""
     if not (isinstance(expr, Packed) and expr.packing.crosses and 32 % expr.packing.bits == 0):
+        return None
+    rows = expr.input
+    return rows if isinstance(rows, Coded) and rows.packing.lay == "rows" and rows.index is None else None
+
+
+def _through_a_grid(expr: Expression) -> TypeGuard[Packed]:
+    """Whether words that lie across are made of all rows of a window of a grid, and of what is moved into it."""
+    if not isinstance(expr, Packed) or not expr.packing.crosses or isinstance(expr.input, Nearest):
         return False
-    return isinstance(expr.input, Coded) and expr.input.packing.lay == "rows" and expr.input.index is None
+    return bool(32 % expr.packing.bits) or not grids.direct(expr.input)
 
 
 def _wide(expr: Expression, n_cols: int) -> int:
@@ -92,6 +100,9 @@ def _wide(expr: Expression, n_cols: int) -> int:
 
 def _made_of(expr: Expression) -> int:
     """Bytes of the rows of grids, blocks and values that a row of what is made from them needs at once."""
+    if _through_a_grid(expr):
+        n_lines, n_rows = (geometry(part.shape, part.stored)[0] for part in (expr, expr.input))
+        return 2 * n_rows * row_bytes(expr.input) // max(n_lines, 1)
     if not _of_rows(expr):
         return 24 * expr.shape[-1] if isinstance(expr, Numbers) else 0  # planes
     parts = [row_bytes(node) + (4 * node.shape[-1] if isinstance(node, Encoded) else 0) for node in nodes(expr.input)]

@@ -102,12 +102,13 @@ class Parts(msgspec.Struct):
         found: dict[str, Expression] = {}
         for place in self.order:
             name, expr = self.made.get(place) or (place, self.tensors.get(place))
+            if expr is None:  # taken, or dropped
+                continue
             if name in found:
                 raise CorruptFile(
                     "a weight is there twice, quantized and as it is", code="quant-part", path=self.path, place=name
                 )
-            if expr is not None:
-                found[name] = expr
+            found[name] = expr
         return found
 
     def drop(self, module: str, *parts: str) -> None:

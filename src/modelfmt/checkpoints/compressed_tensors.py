@@ -55,7 +55,8 @@ def read(parts: Parts) -> None:
     _check(parts)
     for module in parts.modules("weight_scale"):
         scheme = _scheme(parts, module)
-        names = (*_PARTS, "weight_g_idx")
+        beside = parts.get(module, "weight_packed") is not None  # then a weight is another one: `whole` refuses two
+        names = [part for part in (*_PARTS, "weight_g_idx") if not (beside and part == "weight")]
         expr = _module(parts, module, scheme)
         parts.put(f"{module}.weight", expr, *(f"{module}.{part}" for part in names))
     for part in (*_ACTIVATIONS, *_CACHE):

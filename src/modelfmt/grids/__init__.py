@@ -15,6 +15,7 @@ from modelfmt.grids.apart import LAYOUTS, Apart, Layout, apart, half_scales
 from modelfmt.grids.kinds import (
     BLOCKS,
     blocks_of,
+    direct,
     records_of,
     regridded,
     restricted,
@@ -24,7 +25,7 @@ from modelfmt.grids.kinds import (
 )
 from modelfmt.grids.params import Planes, records, zeros_of
 from modelfmt.grids.parts import planes_of
-from modelfmt.grids.rows import SLAB
+from modelfmt.grids.rows import SLAB, SLAB_ROWS
 from modelfmt.grids.values import as_blocks, decode, doubles, fit, storing, values
 from modelfmt.ir.ops import (
     Blocks,
@@ -54,6 +55,7 @@ __all__ = [
     "BLOCKS",
     "LAYOUTS",
     "SLAB",
+    "SLAB_ROWS",
     "Apart",
     "Layout",
     "Planes",
@@ -61,6 +63,7 @@ __all__ = [
     "as_blocks",
     "blocks_of",
     "decode",
+    "direct",
     "doubles",
     "fit",
     "half_scales",
@@ -70,6 +73,7 @@ __all__ = [
     "records_of",
     "regridded",
     "restricted",
+    "slab_bytes",
     "slabs",
     "source",
     "sources",
@@ -107,7 +111,7 @@ def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[N
         case Blocks():
             yield from rows.slabs(expr, start, stop, reader)
         case RopePermute(Blocks() as inner) if start % expr.head_rows == 0 and stop % expr.head_rows == 0:
-            for slab in rows.slabs(inner, start, stop, reader, lcm(expr.head_rows, rows.SLAB_ROWS)):
+            for slab in rows.slabs(inner, start, stop, reader, _heads(expr)):
                 yield expr.permuted(slab, reader)
         case Reshape(inner) if row_bytes(inner) == row_bytes(expr):
             yield from slabs(inner, start, stop, reader)
@@ -133,3 +137,20 @@ def in_slabs(expr: Expression) -> bool:
         case Stack() | Concat():
             return len(expr.shape) > 1 and all(map(in_slabs, expr.inputs))
     return False
+
+
+def slab_bytes(expr: Expression, n_rows: int) -> int:
+    """What `slabs` holds at most of n_rows rows: a slab, the one before it, and one whose rows change places."""
+    match expr:
+        case Blocks():
+            return 2 * min(rows.slab_rows(expr), n_rows) * row_bytes(expr)
+        case RopePermute(Blocks() as inner):
+            return 3 * min(rows.slab_rows(inner, _heads(expr)), n_rows) * row_bytes(expr)
+        case Reshape() | Stack() | Concat():
+            return max((slab_bytes(part, n_rows) for part in expr.inputs), default=0)
+    return n_rows * row_bytes(expr)
+
+
+def _heads(expr: RopePermute) -> int:
+    """Rows that are whole heads, and lines of words where these lie across."""
+    return lcm(expr.head_rows, SLAB_ROWS)

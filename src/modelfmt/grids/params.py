@@ -68,7 +68,7 @@ def planes(
             if n == 0 and param.divide:
                 scale.fill(1.0)
             how = "over" if param.divide else "times" if n else "set"
-            finite = _spread(param, rows, expr, reader, scale, how, turned=turned)
+            finite &= _spread(param, rows, expr, reader, scale, how, turned=turned)
         if not finite:
             raise BadValue(
                 "a scale that is not finite",
@@ -183,6 +183,8 @@ def _spread(
         )
     kind = np.uint8 if found.dtype == np.uint8 else np.float32
     found = found.astype(kind, copy=False)
+    if how == "over" and not np.isfinite(found).all():  # what is left of a number over infinity is finite
+        return False
     step = (found.shape[1], 1)
     if found.T.flags.c_contiguous:
         found, step = found.T, (1, found.shape[0])

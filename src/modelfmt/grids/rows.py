@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import lcm
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from modelfmt.ir.ops import Blocks, Coded, Reader, Regrid, Uniform, row_bytes
 from modelfmt.kernels import kernel_types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.uint8]
     Values = NDArray[np.float64]
 
-__all__ = ["blocks", "coded", "regrid", "slabs", "uniform"]
+__all__ = ["blocks", "coded", "regrid", "slab_rows", "slabs", "uniform"]
 
 SLAB, SLAB_ROWS = 1 << 20, 128
 """Bytes of blocks that are made at once, about, in whole multiples of so many rows: those of a cache line of words."""
@@ -117,23 +118,37 @@ def uniform(expr: Uniform, start: int, stop: int, reader: Reader) -> Rows:
 
 
 def blocks(expr: Blocks, start: int, stop: int, reader: Reader) -> Rows:
-    all_at_once = stop - start + 16  # with the rest of the first and the last word
-    return next(slabs(expr, start, stop, reader, all_at_once), reader.empty(0, row_bytes(expr)))
+    return next(_made(expr, (start, stop), reader)) if start < stop else reader.empty(0, row_bytes(expr))
 
 
 def slabs(expr: Blocks, start: int, stop: int, reader: Reader, unit: int = SLAB_ROWS) -> Iterator[Rows]:
-    """Rows start..stop, a multiple of `unit` at a time: so many that they stay in the cache. What they are made of is
-    read once."""
-    inner, row, size = expr.input, kernel_types()[expr.encoding], row_bytes(expr)
-    word = 8 if isinstance(inner, Coded) and inner.packing.lay == "columns" else 1  # rows
-    first, last = start // word * word, -(-stop // word) * word
-    unit = max(lcm(unit, word), 1)
-    n_rows = max(SLAB // (size * unit), 1) * unit
-    held = hold(inner, first, last, reader, params.Planes._fields)
-    for begin in range(first, last, n_rows):
-        end = min(begin + n_rows, last)
+    """Rows start..stop, cut where multiples of `unit` lie: so many that they stay in the cache. What they are made of
+    is read once."""
+    step = slab_rows(expr, unit)
+    first = start // step * step + step
+    yield from _made(expr, (start, *range(first, stop, step), stop), reader)
+
+
+def slab_rows(expr: Blocks, unit: int = SLAB_ROWS) -> int:
+    """Rows of a slab: whole units, which begin and end with words of the codes."""
+    unit = max(lcm(unit, _word(expr)), 1)
+    return max(SLAB // max(row_bytes(expr) * unit, 1), 1) * unit
+
+
+def _word(expr: Blocks) -> int:
+    """Rows of a word."""
+    return 8 if isinstance(expr.input, Coded) and expr.input.packing.lay == "columns" else 1
+
+
+def _made(expr: Blocks, cuts: Sequence[int], reader: Reader) -> Iterator[Rows]:
+    """Rows from each cut to the next; all but the first and the last lie between words."""
+    row, size, word = kernel_types()[expr.encoding], row_bytes(expr), _word(expr)
+    whole = cuts[0] // word * word
+    held = hold(expr.input, whole, -(-cuts[-1] // word) * word, reader, params.Planes._fields)
+    for start, stop in pairwise(cuts):
+        begin, end = start // word * word, -(-stop // word) * word
         out = reader.empty(end - begin, size)
-        fault = held.move((begin - first, end - first), (params.LAYS["blocks"], 0, row.id, 0, size), out)
+        fault = held.move((begin - whole, end - whole), (params.LAYS["blocks"], 0, row.id, 0, size), out)
         if fault is not None:
             raise no_place(*fault, expr.encoding, begin)
-        yield out[max(start - begin, 0) : stop - begin]
+        yield out[start - begin : stop - begin]
