@@ -196,8 +196,11 @@ def test_a_scale_that_is_no_number_is_an_error(awq: Path, tmp_path: Path) -> Non
     save_file(tensors, awq / "model.safetensors")
     with pytest.raises(modelfmt.ModelfmtError) as caught:
         modelfmt.convert(awq, tmp_path / "out.gguf")
-    assert caught.value.code == "scale-not-finite"
+    assert (caught.value.code, caught.value.path) == ("scale-not-finite", "blk.0.ffn_up.weight")
     assert not (tmp_path / "out.gguf").exists()
+    with pytest.raises(modelfmt.ModelfmtError) as caught:
+        modelfmt.convert(awq, tmp_path / "out", to="gptq")
+    assert (caught.value.code, caught.value.path) == ("scale-not-finite", "model.layers.0.mlp.up_proj.scales")
 
 
 def test_a_scale_that_is_no_number_any_more_is_an_error_of_its_tensor(awq: Path, tmp_path: Path) -> None:

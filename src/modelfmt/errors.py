@@ -21,6 +21,8 @@ attributes; `code` is stable kebab-case and meant for programs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "UnsafePath",
     "UnsupportedError",
     "UsageError",
+    "naming",
 ]
 
 
@@ -189,6 +192,22 @@ class BadValue(ArrayError):
 
     exit_code = 4
     default_code = "bad-value"
+
+
+@contextmanager
+def naming(tensor: str) -> Iterator[None]:
+    """Errors about values that do not say where they are get the name of a tensor.
+
+    >>> with naming("blk.0.ffn_up.weight"):
+    ...     raise BadValue("a scale that is not finite", found="NaN")
+    Traceback (most recent call last):
+    modelfmt.errors.BadValue: blk.0.ffn_up.weight: a scale that is not finite (found NaN) [bad-value]
+    """
+    try:
+        yield
+    except BadValue as error:
+        error.path = error.path or tensor
+        raise
 
 
 def _plain(value: object) -> object:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelfmt import grids, sources
-from modelfmt.errors import BadValue, CorruptFile, OutputError, UsageError
+from modelfmt.errors import CorruptFile, OutputError, UsageError, naming
 from modelfmt.ir.model import Model
 from modelfmt.ir.op import spans
 from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes
@@ -203,11 +203,8 @@ class _Session:
         wrote = self._copy(job, stream)
         if wrote is None:
             moved = self.moved(job.stream)
-            try:
+            with naming(name):
                 wrote = self._make(job, evaluator, kernel) if moved is None else self._move(job, moved, evaluator)
-            except BadValue as error:
-                error.path = error.path or name
-                raise
         read, _ = self.plan.moved_bytes(job)
         self.journal.done(job.number)
         with self.lock:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from modelfmt.errors import LossyError, UnsupportedError, UsageError
+from modelfmt.errors import LossyError, UnsupportedError, UsageError, naming
 from modelfmt.formats import gguf
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 from modelfmt.ir.layout import Entry, FileLayout
@@ -184,10 +184,11 @@ def _moves(
         expr = content.tensors[name]
         if not transcode.is_grid(expr):
             continue
-        if free and "override" not in choice.reason:
-            moves[name] = transcode.choose(expr, wanted, reader, name=name)
-            continue
-        verdict = transcode.can_encode(expr, choice.type, reader, at_most=wanted.bound)
+        with naming(name):
+            if free and "override" not in choice.reason:
+                moves[name] = transcode.choose(expr, wanted, reader, name=name)
+                continue
+            verdict = transcode.can_encode(expr, choice.type, reader, at_most=wanted.bound)
         if wanted.takes(verdict) or ENCODINGS[choice.type].dense:
             moves[name] = transcode.Move(choice.type, verdict, expr)
     return moves
