@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -99,8 +100,14 @@ modelfmt.convert({str(source)!r}, {str(out)!r}, quant="F16", threads=1, on_event
     assert digest(out) == digest(other)
 
 
-def test_jobs_that_were_cut_otherwise_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after an upgrade to a version whose tiles are larger: the first three jobs of four are both of two there."""
+@pytest.mark.parametrize(
+    ("where", "name", "value", "jobs"), [(tiling, "ALONG", (2, 4), 2), (modelfmt, "__version__", "1000.0", 4)]
+)
+def test_jobs_of_another_version_are_not_taken(
+    where: Any, name: str, value: object, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade: tiles are larger there, so that the first three jobs of four are both of two, or it rounds
+    otherwise."""
     source, out, other = (tmp_path / f"{name}.safetensors" for name in ("source", "out", "other"))
     matrix = np.random.default_rng(2).standard_normal((4096, 1024), np.float32)
     modelfmt.convert({"weight": matrix}, source, quant="auto")
@@ -112,9 +119,9 @@ def test_jobs_that_were_cut_otherwise_are_not_taken(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         modelfmt.convert(source, out, quant="F16", threads=1, on_event=stop)
     assert leftovers(tmp_path)
-    monkeypatch.setattr(tiling, "ALONG", (2, 4))
+    monkeypatch.setattr(where, name, value)
     report = modelfmt.convert(source, out, quant="F16")
-    assert (report.resumed_jobs, report.jobs) == (0, 2)
+    assert (report.resumed_jobs, report.jobs) == (0, jobs)
     assert leftovers(tmp_path) == []
     modelfmt.convert(source, other, quant="F16")
     assert digest(out) == digest(other)

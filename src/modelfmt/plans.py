@@ -98,10 +98,12 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the plan and of how its streams are cut into jobs, hexadecimal: equal plans write equal bytes, and
-        a job's number means the same rows wherever the hash is the same."""
+        """SHA-256 of the plan, of how its streams are cut into jobs, and of the version, hexadecimal: equal plans write
+        equal bytes, and a job's number means the same rows and the same bytes wherever the hash is the same."""
+        from modelfmt import __version__
+
         steps = [self._tile(stream)[0] for stream in self.streams]
-        return hashlib.sha256(msgspec.msgpack.encode((self, steps))).hexdigest()
+        return hashlib.sha256(msgspec.msgpack.encode((self, steps, __version__))).hexdigest()
 
     @property
     def bytes_read(self) -> int:
