@@ -40,7 +40,6 @@ __all__ = [
     "UnsafePath",
     "UnsupportedError",
     "UsageError",
-    "naming",
 ]
 
 
@@ -193,21 +192,21 @@ class BadValue(ArrayError):
     exit_code = 4
     default_code = "bad-value"
 
+    @classmethod
+    @contextmanager
+    def of(cls, tensor: str) -> Iterator[None]:
+        """Errors of this kind that do not say where they are get the name of a tensor.
 
-@contextmanager
-def naming(tensor: str) -> Iterator[None]:
-    """Errors about values that do not say where they are get the name of a tensor.
-
-    >>> with naming("blk.0.ffn_up.weight"):
-    ...     raise BadValue("a scale that is not finite", found="NaN")
-    Traceback (most recent call last):
-    modelfmt.errors.BadValue: blk.0.ffn_up.weight: a scale that is not finite (found NaN) [bad-value]
-    """
-    try:
-        yield
-    except BadValue as error:
-        error.path = error.path or tensor
-        raise
+        >>> with BadValue.of("blk.0.ffn_up.weight"):
+        ...     raise BadValue("a scale that is not finite", found="NaN")
+        Traceback (most recent call last):
+        modelfmt.errors.BadValue: blk.0.ffn_up.weight: a scale that is not finite (found NaN) [bad-value]
+        """
+        try:
+            yield
+        except cls as error:
+            error.path = error.path or tensor
+            raise
 
 
 def _plain(value: object) -> object:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelfmt import grids, sources
-from modelfmt.errors import CorruptFile, OutputError, UsageError, naming
+from modelfmt.errors import BadValue, CorruptFile, OutputError, UsageError
 from modelfmt.ir.model import Model
 from modelfmt.ir.op import spans
 from modelfmt.ir.ops import Concat, Expression, Leaf, Reshape, Stack, geometry, row_bytes
@@ -203,7 +203,7 @@ class _Session:
         wrote = self._copy(job, stream)
         if wrote is None:
             moved = self.moved(job.stream)
-            with naming(name):
+            with BadValue.of(name):
                 wrote = self._make(job, evaluator, kernel) if moved is None else self._move(job, moved, evaluator)
         read, _ = self.plan.moved_bytes(job)
         self.journal.done(job.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modelfmt import grids
-from modelfmt.errors import naming
+from modelfmt.errors import BadValue
 from modelfmt.ir.encoding import ENCODINGS
 from modelfmt.kernels import can_decode, convert, error_sums, kernel_types
 from modelfmt.tiles import decode
@@ -53,7 +53,7 @@ def encode_rows(
         if source == target:
             return rows
     out = np.empty((len(rows), ENCODINGS[target].row_bytes(n_cols)), np.uint8)
-    with naming(tensor):
+    with BadValue.of(tensor):
         convert(source, rows, target, out, len(rows), n_cols, importance, rounding=rounding, first_row=first_row)
     return out
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from modelfmt.errors import LossyError, UnsupportedError, UsageError, naming
+from modelfmt.errors import BadValue, LossyError, UnsupportedError, UsageError
 from modelfmt.formats import gguf
 from modelfmt.ir.encoding import ENCODINGS, Encoding
 from modelfmt.ir.layout import Entry, FileLayout
@@ -184,7 +184,7 @@ def _moves(
         expr = content.tensors[name]
         if not transcode.is_grid(expr):
             continue
-        with naming(name):
+        with BadValue.of(name):
             if free and "override" not in choice.reason:
                 moves[name] = transcode.choose(expr, wanted, reader, name=name)
                 continue

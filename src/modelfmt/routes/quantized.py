@@ -19,7 +19,7 @@ from modelfmt import grids
 from modelfmt.checkpoints import act_order, from_gguf
 from modelfmt.checkpoints.quantized import FILES
 from modelfmt.checkpoints.written import LEAST, Form, Written, largest, on_grid
-from modelfmt.errors import LossyError, UnsupportedError, UsageError, naming
+from modelfmt.errors import BadValue, LossyError, UnsupportedError, UsageError
 from modelfmt.formats import safetensors
 from modelfmt.ir.layout import Entry, FileLayout
 from modelfmt.ir.model import Model
@@ -77,7 +77,7 @@ def drafts(model: Model, wanted: Sequence[Recipe], options: Options) -> list[Dra
     modules: dict[str, Mapping[str, Any]] = {}
     others: list[str] = []
     for name, given in tensors.items():
-        with naming(name):
+        with BadValue.of(name):
             written, loss = chooser.choose(name, given)
         losses += [loss] if loss else []
         if written is None:
