@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import struct
 import subprocess
@@ -192,11 +191,10 @@ def speed(layers: int, where: str | None) -> None:
                 size = apart.submit(checkpoint, folder, layers, kind).result()
             options = [] if target.endswith(".gguf") else ["--to", target]
             copy = f"cp -r {folder} {place / 'copy'}"
-            copied, copied_cpu = timed(["sh", "-c", copy], place / "copy")
-            synced, _ = timed(["sh", "-c", f"{copy}; sync {place / 'copy'}/*"], place / "copy")
-            planned, _ = timed([*ours, "plan", str(folder), str(dest), "--summary", *options], place / "none")
-            made, made_cpu = timed([*ours, "convert", str(folder), str(dest), "-q", *options], dest)
-            peak = held([*ours, "convert", str(folder), str(dest), "-q", *options], dest)
+            copied, copied_cpu, _ = timed(["sh", "-c", copy], place / "copy")
+            synced, *_ = timed(["sh", "-c", f"{copy}; sync {place / 'copy'}/*"], place / "copy")
+            planned, *_ = timed([*ours, "plan", str(folder), str(dest), "--summary", *options], place / "none")
+            made, made_cpu, peak = timed([*ours, "convert", str(folder), str(dest), "-q", *options], dest)
             print(
                 f"{kind} to {target}: {size / 1e9:.2f} GB, cp {copied:.2f} s ({copied_cpu:.2f} s of processor), "
                 f"to the disk {synced:.2f} s; "
@@ -251,7 +249,7 @@ def quantize(layers: int, schemes: list[str], where: str | None) -> None:
             target, _, only = name.partition(":")
             for kind in (only,) if only else ROWS[target]:
                 command = [sys.executable, "-m", "modelfmt", "convert", str(place / "dense"), str(place / "out")]
-                made, cpu = timed([*command, "-q", "--to", target, "-t", kind], place / "out", tries=2)
+                made, cpu, _ = timed([*command, "-q", "--to", target, "-t", kind], place / "out", tries=2)
                 print(
                     f"{target} {kind}: {made:.2f} s ({cpu:.2f} s of processor), {size / made / 1e6:.0f} MB/s",
                     flush=True,
@@ -299,28 +297,21 @@ def peers() -> None:
         print(f"{name}: {2 * weights.numel() / best / 1e6:.0f} MB/s", flush=True)
 
 
-def timed(command: list[str], made: Path, tries: int = 5) -> tuple[float, float]:
-    """The best of some tries, each to a destination that is not there: seconds, and seconds of processor."""
-    best = (float("inf"), float("inf"))
+def timed(command: list[str], made: Path, tries: int = 5) -> tuple[float, float, float]:
+    """The best of some tries, each to a destination that is not there: seconds, seconds of processor, and the most
+    that was held, in MiB as Linux counts them."""
+    seconds, cpu, peak = float("inf"), float("inf"), 0.0
     for _ in range(tries):
         remove(made)
-        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        best = min(best[0], time.perf_counter() - begin), min(best[1], used)
+        begin = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, command
+        seconds, cpu = min(seconds, time.perf_counter() - begin), min(cpu, used.ru_utime + used.ru_stime)
+        peak = max(peak, used.ru_maxrss / 1024)
     remove(made)
-    return best
-
-
-def held(command: list[str], made: Path) -> float:
-    """MiB that a command holds at most, as Linux counts."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    remove(made)
-    return used.ru_maxrss / 1024
+    return seconds, cpu, peak
 
 
 def remove(made: Path) -> None:

@@ -75,7 +75,8 @@ def finalize(plan: Plan, *, overwrite: bool = False, on_event: Callable[[Event],
     started = time.monotonic()
     for planned in plan.outputs:
         check_destination(planned.path, overwrite=overwrite)
-    journals = _part_journals(plan)
+    plan_hash = plan.hash
+    journals = _part_journals(plan, plan_hash[:12])
     finished: set[int] = set().union(*(journal.finished() for journal in journals))
     wanted = sum(1 for _ in plan.jobs())
     if len(finished) < wanted:
@@ -86,7 +87,7 @@ def finalize(plan: Plan, *, overwrite: bool = False, on_event: Callable[[Event],
             allowed=f"{wanted} jobs",
             hint="run the missing parts, then finalize again",
         )
-    outputs = [OutputFile(output.path, output.size, plan.hash[:12]) for output in plan.outputs]
+    outputs = [OutputFile(output.path, output.size, plan_hash[:12]) for output in plan.outputs]
     for output in outputs:
         output.open()
     _commit(plan, outputs)
@@ -94,7 +95,7 @@ def finalize(plan: Plan, *, overwrite: bool = False, on_event: Callable[[Event],
         journal.close(remove=True)
     if on_event:
         on_event(Done(tuple(output.path for output in plan.outputs), time.monotonic() - started))
-    return _report(plan, started, {}, 0, 0, wanted, wanted)
+    return _report(plan, plan_hash, started, {}, (0, 0), wanted, wanted)
 
 
 def _pool(plan: Plan) -> Files:
@@ -134,7 +135,8 @@ class _Session:
         self.part = part
         self.on_event = on_event
         self.files = _pool(plan) if source is None else source.files
-        self.token = plan.hash[:12]
+        self.hash = plan.hash
+        self.token = self.hash[:12]
         self.outputs = [OutputFile(output.path, output.size, self.token) for output in plan.outputs]
         name = "all" if part is None else f"{part[0]}-of-{part[1]}"
         self.journal = Journal.beside(plan.outputs[0].path, self.token, name)
@@ -194,7 +196,8 @@ class _Session:
             output.close()
         self.files.close()
         self.on_event(Done(tuple(output.path for output in self.plan.outputs), time.monotonic() - started))
-        return _report(self.plan, started, self.errors, self.read, self.written, self.total, self.resumed)
+        moved = self.read, self.written
+        return _report(self.plan, self.hash, started, self.errors, moved, self.total, self.resumed)
 
     def do(self, job: Job, evaluator: Evaluator, kernel: threading.Semaphore) -> None:
         """One job: read its rows, convert and write them for every sink."""
@@ -468,9 +471,9 @@ def _complete(output: OutputFile, planned: Planned) -> None:
             output.write(place, memoryview(value))
 
 
-def _part_journals(plan: Plan) -> list[Journal]:
+def _part_journals(plan: Plan, token: str) -> list[Journal]:
     path = Path(plan.outputs[0].path)
-    prefix = Journal.beside(plan.outputs[0].path, plan.hash[:12], "").path.name.split("..")[0]
+    prefix = Journal.beside(plan.outputs[0].path, token, "").path.name.split("..")[0]
     if not path.parent.is_dir():
         return []
     return [
@@ -480,7 +483,9 @@ def _part_journals(plan: Plan) -> list[Journal]:
     ]
 
 
-def _report(plan: Plan, started: float, errors: _Errors, read: int, written: int, jobs: int, resumed: int) -> Report:
+def _report(
+    plan: Plan, plan_hash: str, started: float, errors: _Errors, moved: tuple[int, int], jobs: int, resumed: int
+) -> Report:
     tensors = []
     sources = {(sink.output, sink.name): stream for stream in plan.streams for sink in stream.sinks}
     for index, output in enumerate(plan.outputs):
@@ -494,7 +499,7 @@ def _report(plan: Plan, started: float, errors: _Errors, read: int, written: int
             )
     outputs = tuple(OutputReport(output.path, output.size) for output in plan.outputs)
     seconds = time.monotonic() - started
-    return Report(outputs, tuple(tensors), plan.losses, plan.notes, seconds, read, written, jobs, resumed, plan.hash)
+    return Report(outputs, tuple(tensors), plan.losses, plan.notes, seconds, *moved, jobs, resumed, plan_hash)
 
 
 def _errors(sums: Iterable[tuple[int, float, float, float]]) -> tuple[float | None, float | None]:

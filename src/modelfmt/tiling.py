@@ -54,9 +54,9 @@ def rows(expr: Expression, moved: Expression | None, elements: int, *, measured:
 def held(expr: Expression, moved: Expression | None, n_rows: int, written: int) -> int:
     """Bytes that a job of n_rows rows holds at once. written: bytes of a row as it is written."""
     n_cols = geometry(expr.shape, expr.stored)[1]
-    if moved is not None and grids.in_slabs(moved):
+    if moved is not None and (slabs := grids.slab_bytes(moved, n_rows)) is not None:
         n_groups = n_rows * n_cols // grid.parse(expr.stored.name).group
-        return read_bytes(expr, n_rows) + n_groups * _GROUP_BYTES + grids.slab_bytes(moved, n_rows)
+        return read_bytes(expr, n_rows) + n_groups * _GROUP_BYTES + slabs
     if (coded := _into_columns(expr)) is not None:
         return n_rows * written + 2 * max(grids.SLAB, grids.SLAB_ROWS * row_bytes(coded.codes))
     own = n_rows * (2 * row_bytes(expr) + _made_of(expr) + written) + 4 * n_cols * min(n_rows, 16)
@@ -69,7 +69,7 @@ def _times(expr: Expression, moved: Expression | None, *, measured: bool) -> int
         return 1
     parts = nodes(expr)
     crossed = any(isinstance(node, Coded) and node.packing.crosses for node in parts)
-    if _into_columns(expr) is not None or (crossed and moved is not None and grids.in_slabs(moved)):
+    if _into_columns(expr) is not None or (crossed and moved is not None and grids.slab_bytes(moved, 1) is not None):
         return IN_SLABS
     moves = any(isinstance(node, Coded | Regrid) for node in parts) and not measured
     across = crossed != (isinstance(expr, Packed) and expr.packing.crosses)

@@ -67,7 +67,6 @@ __all__ = [
     "doubles",
     "fit",
     "half_scales",
-    "in_slabs",
     "planes_of",
     "records",
     "records_of",
@@ -127,28 +126,25 @@ def slabs(expr: Expression, start: int, stop: int, reader: Reader) -> Iterator[N
             yield reader.rows(expr, start, stop)
 
 
-def in_slabs(expr: Expression) -> bool:
-    """Whether `slabs` makes the rows of whole heads so."""
-    match expr:
-        case Blocks() | RopePermute(Blocks()):
-            return True
-        case Reshape(inner):
-            return row_bytes(inner) == row_bytes(expr) and in_slabs(inner)
-        case Stack() | Concat():
-            return len(expr.shape) > 1 and all(map(in_slabs, expr.inputs))
-    return False
-
-
-def slab_bytes(expr: Expression, n_rows: int) -> int:
-    """What `slabs` holds at most of n_rows rows: a slab, the one before it, and one whose rows change places."""
+def slab_bytes(expr: Expression, n_rows: int) -> int | None:
+    """What `slabs` holds at most of n_rows rows of whole heads: a slab, the one before it, and one whose rows change
+    places; None where it makes all rows at once."""
     match expr:
         case Blocks():
             return 2 * min(rows.slab_rows(expr), n_rows) * row_bytes(expr)
         case RopePermute(Blocks() as inner):
             return 3 * min(rows.slab_rows(inner, _heads(expr)), n_rows) * row_bytes(expr)
-        case Reshape() | Stack() | Concat():
-            return max((slab_bytes(part, n_rows) for part in expr.inputs), default=0)
-    return n_rows * row_bytes(expr)
+        case Reshape(inner) if row_bytes(inner) == row_bytes(expr):
+            return slab_bytes(inner, n_rows)
+        case Stack() | Concat() if len(expr.shape) > 1:
+            largest = 0
+            for part in expr.inputs:
+                size = slab_bytes(part, n_rows)
+                if size is None:
+                    return None
+                largest = max(largest, size)
+            return largest
+    return None
 
 
 def _heads(expr: RopePermute) -> int:
